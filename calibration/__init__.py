@@ -1,0 +1,1 @@
+"""Data that decides numbers: sample sources, metrics, activation ranges, quantization grids."""

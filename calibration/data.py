@@ -1,0 +1,69 @@
+"""The samples that decide numbers: read once, streamed in batches, never held whole unless the source holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Sample = tuple[tuple[Tensor, ...], Tensor]
+"""Inputs of the network without the batch dimension, and the label (a scalar integer tensor for classification)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the data. `samples` may read lazily: only one batch is alive at a time."""
+
+    name: str
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def head(self, count: int) -> Part:
+        """The first `count` samples (all, when there are fewer)."""
+        return Part(self.name, _Head(self.samples, min(count, len(self.samples))))
+
+    def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Batches of `size` samples in order, the last one shorter: inputs (batch, ...) and labels (batch, ...)."""
+        for start in range(0, len(self.samples), size):
+            chosen = [self.samples[i] for i in range(start, min(start + size, len(self.samples)))]
+            inputs = tuple(torch.stack(column) for column in zip(*(x for x, _ in chosen), strict=True))
+            yield inputs, torch.stack([y for _, y in chosen])
+
+
+@dataclass(frozen=True)
+class _Head(Sequence[Sample]):
+    samples: Sequence[Sample]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return self.samples[index]
+
+
+@dataclass(frozen=True)
+class DataParts:
+    """Disjoint parts. Passes look at train, calibration and validation; only the verdict looks at `test`.
+
+    manifest: SHA-256 over the parts' sample digests, so that a changed data set is another data set.
+    notes: what a reader of the report must know ("3 test samples also occur in train").
+    """
+
+    train: Part
+    calibration: Part
+    validation: Part
+    test: Part | None
+    manifest: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def judge(self) -> Part:
+        """The part that the verdict is taken on: test, else validation."""
+        return self.test or self.validation

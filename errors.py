@@ -1,0 +1,36 @@
+"""What a user can fix. `cli.py` turns each of these into one clear message and one exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every `compress` command."""
+
+    PASS = 0
+    INTERNAL_ERROR = 1
+    USAGE_ERROR = 2
+    FAIL = 3
+    INCONCLUSIVE = 4
+    DEVICE_UNAVAILABLE = 5
+    UNSAFE_INPUT = 6
+    INTERRUPTED = 130
+
+
+class CompressError(Exception):
+    """Something a user can fix: says which file, layer or option, what is wrong with it, and what to do."""
+
+    exit_code = ExitCode.USAGE_ERROR
+
+
+class DeviceUnavailableError(CompressError):
+    """A runtime or a device that the user asked for is not here; the message carries the reason."""
+
+    exit_code = ExitCode.DEVICE_UNAVAILABLE
+
+
+class UnsafeInputError(CompressError):
+    """A file that could run code when it is read, and that the user has not explicitly trusted."""
+
+    exit_code = ExitCode.UNSAFE_INPUT

@@ -1,0 +1,82 @@
+"""Model: what flows between the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be counted without running on a device.
+
+    params: number of weights; macs: multiply-accumulates for one sample;
+    bytes: what the weights take when stored at their precision.
+    """
+
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, with all that is needed to run, export and judge it.
+
+    module: takes `len(input_names)` tensors, returns one tensor or a tuple of `len(output_names)`; in eval mode.
+    example_inputs: one tensor per input, shape (batch, ...); the batch is what a static export would have.
+    dynamic_batch: whether the module accepts any batch size (decided when it is captured).
+    onnx_path: the file, when the model was read from ONNX: exported as it is while no pass has changed it.
+    original: the float model as ingested; None on the float model itself.
+    stored_bytes: bytes of the weights at their stored precision; None means that of their dtypes.
+    """
+
+    module: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...] = ("input",)
+    output_names: tuple[str, ...] = ("logits",)
+    dynamic_batch: bool = True
+    onnx_path: Path | None = None
+    original: Model | None = None
+    stored_bytes: int | None = None
+    source: str = field(default="", compare=False)
+
+    @property
+    def float_original(self) -> Model:
+        """The model every parity and baseline is taken against."""
+        return self.original or self
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for one batch, without gradients."""
+        with torch.no_grad():
+            outputs = self.module(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def facts(self) -> Facts:
+        """Count parameters, multiply-accumulates of one sample, and stored bytes."""
+        params = sum(p.numel() for p in self.module.parameters())
+        size = sum(t.numel() * t.element_size() for t in self.module.state_dict().values())
+        return Facts(params, self._macs(), self.stored_bytes if self.stored_bytes is not None else size)
+
+    def _macs(self) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self.run(*self.example_inputs)
+        batch = self.example_inputs[0].shape[0]
+        return counter.get_total_flops() // 2 // batch
+
+    def successor(self, module: nn.Module, **changes: object) -> Model:
+        """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
+        return replace(self, module=module, onnx_path=None, original=self.float_original, **changes)  # type: ignore[arg-type]
+
+
+Forward = Callable[..., tuple["Tensor", ...]]
+"""Runs a batch: tensors in, a tuple of output tensors out. An eager model or an engine."""

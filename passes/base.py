@@ -1,0 +1,95 @@
+"""The contract of a pass: frozen options, a plan that is pure data, and surgery that follows the plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ..calibration.scheme import QuantScheme
+from ..progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..calibration.data import DataParts
+    from ..calibration.metric import Metric
+    from ..model import Model
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may look at beside its model. `layer_ms` times a model's layers on the recipe's first device."""
+
+    data: DataParts
+    metric: Metric
+    scheme: QuantScheme = QuantScheme()
+    seed: int = 0
+    device: str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+    layer_ms: Callable[[Model], Mapping[str, float]] | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh random generator under the recipe's seed."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """All that a pass decided, as data: stored between runs, and enough to rebuild its model.
+
+    structure: JSON values (which layers, which grids); tensors: the weights and scales, by name.
+    modified: False when there was nothing to do, and then `notes` says why.
+    details: JSON values for the report; they decide nothing.
+    """
+
+    structure: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    modified: bool = True
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """A pass applied: the new model, and what the report says of it."""
+
+    model: Model
+    modified: bool
+    notes: tuple[str, ...]
+    plan: PassPlan
+
+
+class Pass(BaseModel, ABC):
+    """One compression pass. Its fields are its only options: recipe syntax, `--help` text and report row in one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+
+    @abstractmethod
+    def plan(self, model: Model, context: PassContext) -> PassPlan:
+        """Decide everything from the model and the data; the input model is not touched."""
+
+    @abstractmethod
+    def rebuild(self, model: Model, plan: PassPlan) -> Model:
+        """The compressed model that `plan` describes; the same for the same plan, in any process."""
+
+    def apply(self, model: Model, context: PassContext) -> PassResult:
+        """Plan, then rebuild: a fresh run and a resumed one take the same path to the model."""
+        plan = self.plan(model, context)
+        return self.result(model, plan)
+
+    def result(self, model: Model, plan: PassPlan) -> PassResult:
+        """The result of a plan, fresh or stored."""
+        compressed = self.rebuild(model, plan) if plan.modified else model
+        return PassResult(compressed, plan.modified, plan.notes, plan)
+
+    @classmethod
+    def refuses(cls, model: Model) -> str | None:
+        """Why this pass cannot work on `model`, in words; None when it can."""
+        return None

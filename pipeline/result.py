@@ -1,0 +1,170 @@
+"""run.json: the one record of a run, from which every report is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """A part of run.json."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class MetricRecord(Record):
+    """A metric with the sample it stands on; accuracies are fractions."""
+
+    name: str
+    value: float
+    n: int
+    ci95: tuple[float, float]
+    part: str
+
+
+class BudgetRecord(Record):
+    """One promise and whether it was kept. `limit` and `measured` are texts with their units ("5 ms", "4.1 ms")."""
+
+    name: str
+    limit: str
+    measured: str
+    verdict: Literal["PASS", "FAIL"]
+    reason: str
+
+
+class StepRecord(Record):
+    """One pass, or the float model (`pass_name` "float") in the first row."""
+
+    pass_name: str
+    options: dict[str, Any] = {}
+    modified: bool
+    seconds: float
+    cached: bool
+    params: int
+    macs: int
+    bytes: int
+    metric: MetricRecord
+    notes: list[str] = []
+    details: dict[str, Any] = {}
+
+
+class ArtefactRecord(Record):
+    """A file in the run folder, `path` relative to it."""
+
+    path: str
+    kind: str
+    bytes: int
+    sha256: str
+
+
+class LatencyRecord(Record):
+    """Steady-state latency of one inference. A percentile that the sample cannot support is null and `note` says so."""
+
+    p50: float
+    p90: float | None
+    p99: float | None
+    n: int
+    launches: int
+    ci95: tuple[float, float]
+    load_ms: float
+    first_inference_ms: float
+    warmup_iterations: int
+    measured_at: str
+    cached: bool = False
+    note: str = ""
+    samples_ms: list[list[float]]
+    """Raw samples of each launch, in order."""
+
+
+class LayerRecord(Record):
+    """One executed layer; `ms` is null when the runtime does not time layers."""
+
+    name: str
+    type: str
+    precision: str
+    ms: float | None
+    macs: int
+    onnx_nodes: list[str] = []
+
+
+class EngineRecord(Record):
+    """One model on one device."""
+
+    label: str
+    settings: dict[str, Any]
+    latency_ms: LatencyRecord | None = None
+    metric: MetricRecord | None = None
+    engine_bytes: int
+    precision: dict[str, float] = {}
+    """Share of the MACs executed in each precision, by the runtime's own word."""
+    layers: list[LayerRecord] = []
+
+
+class SpeedupRecord(Record):
+    """Baseline time over compressed time, paired and interleaved; above 1 the compressed engine is faster."""
+
+    baseline: str
+    ratio: float
+    ci95: tuple[float, float]
+    pairs: int
+
+
+class ParityRecord(Record):
+    """How far the outputs of one edge of the flow are from the edge before it, on real samples."""
+
+    edge: str
+    max_error: float
+    sqnr_db: float
+    top1_agreement: float | None
+    n: int
+    limit: str
+    ok: bool
+
+
+class TargetRecord(Record):
+    """One device. `baseline` is the float model in f32, `default` the float model as the runtime runs it unasked."""
+
+    device: str
+    runtime: str
+    version: str | None
+    status: Literal["run", "built", "unavailable", "failed"]
+    reason: str = ""
+    baseline: EngineRecord | None = None
+    default: EngineRecord | None = None
+    compressed: EngineRecord | None = None
+    speedup: list[SpeedupRecord] = []
+    parity: ParityRecord | None = None
+
+
+class RunRecord(Record):
+    """The whole of run.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    verdict: Literal["PASS", "FAIL"]
+    reason: str
+    command: str
+    started_at: str
+    seconds: float
+    seed: int
+    environment: dict[str, Any]
+    data: dict[str, Any]
+    recipe: str
+    """The recipe's text, as it was read."""
+    budgets: list[BudgetRecord]
+    steps: list[StepRecord]
+    proofs: list[ParityRecord]
+    artefacts: list[ArtefactRecord]
+    targets: list[TargetRecord]
+
+    def write(self, folder: Path) -> Path:
+        """Write run.json into `folder`; the file is complete or not there at all."""
+        from .files import write_atomically
+
+        path = folder / "run.json"
+        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
+        return path
