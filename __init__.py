@@ -1,0 +1,30 @@
+"""edgepress: trained vision networks onto edge devices, with proof. Nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .passes import PASSES
+    from .pipeline.recipe import Recipe
+    from .pipeline.run import compress
+    from .targets import TARGETS
+
+__version__ = "0.1.0"
+__all__ = ["PASSES", "TARGETS", "Model", "Recipe", "compress"]
+
+_HOMES = {
+    "Model": ".model",
+    "PASSES": ".passes",
+    "Recipe": ".pipeline.recipe",
+    "TARGETS": ".targets",
+    "compress": ".pipeline.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,1 @@
+"""Digits: the embedded default that `compress demo` runs."""

@@ -1,0 +1,1 @@
+"""Solar-cell inspection: the real work that the tool is proven on."""
