@@ -1,4 +1,4 @@
-"""The samples that decide numbers: read once, streamed in batches, never held whole unless the source holds them."""
+"""The samples that decide numbers: streamed in batches, never held whole unless the source holds them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Sample = tuple[tuple[Tensor, ...], Tensor]
-"""Inputs of the network without the batch dimension, and the label (a scalar integer tensor for classification)."""
+"""Inputs without the batch dimension, and the label (a scalar integer tensor for classification)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,12 @@ class Part:
         """The first `count` samples (all, when there are fewer)."""
         return Part(self.name, _Head(self.samples, min(count, len(self.samples))))
 
+    def example(self) -> tuple[Tensor, ...]:
+        """The first sample as a batch of one: shape (1, ...) each, as `Model.example_inputs` has them."""
+        return tuple(x.unsqueeze(0) for x in self.samples[0][0])
+
     def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Batches of `size` samples in order, the last one shorter: inputs (batch, ...) and labels (batch, ...)."""
+        """Batches of `size` samples in order, the last one shorter: inputs and labels (batch, ...)."""
         for start in range(0, len(self.samples), size):
             chosen = [self.samples[i] for i in range(start, min(start + size, len(self.samples)))]
             inputs = tuple(torch.stack(column) for column in zip(*(x for x, _ in chosen), strict=True))
@@ -37,13 +41,13 @@ class Part:
 @dataclass(frozen=True)
 class _Head(Sequence[Sample]):
     samples: Sequence[Sample]
-    count: int
+    length: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.length:
             raise IndexError(index)
         return self.samples[index]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,7 +68,7 @@ class PassResult:
 class Pass(BaseModel, ABC):
     """One compression pass. Its fields are its only options: recipe syntax, `--help` text and report row in one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     name: ClassVar[str]
 
     @abstractmethod
@@ -92,4 +92,9 @@ class Pass(BaseModel, ABC):
     @classmethod
     def refuses(cls, model: Model) -> str | None:
         """Why this pass cannot work on `model`, in words; None when it can."""
+        return None
+
+    @classmethod
+    def refuses_after(cls, earlier: Sequence[Pass]) -> str | None:
+        """Why this pass cannot work after the passes `earlier` in a recipe, in words; None when it can."""
         return None

@@ -2,103 +2,123 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
 
 from ..passes.base import Pass
+from .recipe_values import Bytes, ComputeCapability, MetricName, Milliseconds, ModelSource, RunName, quantity
+
+
+def _split(value: dict[str, float]) -> dict[str, float]:
+    for part in ("calibration", "validation"):
+        if not value.get(part):
+            raise ValueError(f"expected a fraction above 0 for {part}, which every run needs")
+    if (total := sum(value.values())) > 1 + 1e-9:
+        raise ValueError(f"expected fractions that sum to at most 1, and they sum to {total:.6g}")
+    return value
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
     """Which network, and which weights."""
 
-    source: str
+    source: ModelSource
     """`pkg.module:factory`, `timm:NAME`, `torchvision:NAME`, or a `.pt2` or `.onnx` file."""
     args: dict[str, Any] = {}
     """Keyword arguments of the factory."""
     weights: Path | None = None
-    """A `.safetensors` file or a weights-only `.pt` file."""
-    input_shape: tuple[int, ...] | None = None
+    """A `.safetensors` or weights-only `.pt` file; `package:pkg.name/file` lies in an installed package."""
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Shape of one sample without the batch, when no data says it: [3, 224, 224]."""
-    outputs: tuple[str, ...] = ("logits",)
+    outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)
+    """Names of the network's outputs, in order; the metric reads the first."""
 
 
 class ImagePreprocessing(Section):
-    """What happens to each image of a folder: resize to `size` x `size` (bilinear, antialiased), then (x/255 - mean)/std."""
+    """What happens to each image of a folder: resize (bilinear, antialiased), then (x/255 - mean)/std."""
 
-    size: int = Field(224, ge=8, le=4096)
+    size: int = Field(default=224, ge=8, le=4096)
+    """Height and width in pixels."""
     channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB; a grey image is repeated."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Subtracted from each channel, on the scale 0 to 1."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    """What each channel is then divided by."""
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        if {len(self.mean), len(self.std)} != {self.channels}:
+            raise ValueError(
+                f"expected mean and std with one value for each channel, which are {self.channels}"
+            )
+        return self
+
+
+SplitPart = Literal["train", "calibration", "validation", "test"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class DataSection(Section):
     """Where samples come from, and how they are split."""
 
     source: str
-    """`pkg.module:factory`, a folder with one sub-folder a class, or an `.npz` file with arrays `x` and `y`."""
+    """`pkg.module:factory`, a folder with a sub-folder for each class, or an `.npz` file with `x` and `y`."""
     args: dict[str, Any] = {}
-    split: dict[Literal["train", "calibration", "validation", "test"], float] | None = None
+    """Keyword arguments of the factory."""
+    split: Annotated[dict[SplitPart, Fraction], AfterValidator(_split)] | None = None
     """Fractions of the parts, when the source does not come in parts; default 0.6 / 0.1 / 0.1 / 0.2."""
     preprocess: ImagePreprocessing = ImagePreprocessing()
-    calibration_samples: int = Field(256, ge=1)
+    """For image folders only."""
+    calibration_samples: int = Field(default=256, ge=1)
     """At most so many samples of the calibration part are used."""
 
 
-_BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _parse_bytes(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
-        if match is None or match[2].upper() not in _BYTE_UNITS:
-            raise ValueError("expected a size such as 2 MB, 500 kB or 1.5 MiB")
-        return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
-    return value
-
-
-def _parse_ms(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*(ms|us|µs|s)\s*", value)
-        if match is None:
-            raise ValueError("expected a time such as 5 ms, 800 us or 0.1 s")
-        return float(match[1]) * {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}[match[2]]
-    return value
+_DROP_WORDS = 'a drop such as "0.5 points", or "1 %" of the float value'
 
 
 class MetricDrop(Section):
-    """How much of the metric may be lost: in points of the metric (0.005 = half a point), or relative to the float value."""
+    """How much of the metric may be lost: in points of the metric, or relative to the float model's value."""
 
-    fraction: float = Field(ge=0.0, le=1.0)
+    fraction: Fraction
+    """0.005 is half a point, or half a percent when `relative`."""
     relative: bool = False
+    """Whether `fraction` is of the float model's value."""
 
 
 def _parse_drop(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*(points?|%)\s*", value)
-        if match is None:
-            raise ValueError('expected a drop such as "0.5 points" or "1 %" (relative to the float model)')
-        return {"fraction": float(match[1]) / 100, "relative": match[2] == "%"}
-    return value
+    if isinstance(value, dict | MetricDrop):
+        return value
+    parsed = quantity(value, {"point": 0.01, "points": 0.01, "%": 0.01}, _DROP_WORDS)
+    if parsed is None or parsed > 1:
+        raise ValueError(f"expected {_DROP_WORDS}")
+    relative = isinstance(value, str) and value.rstrip().endswith("%")
+    return {"fraction": parsed, "relative": relative}
 
 
-Milliseconds = Annotated[float, BeforeValidator(_parse_ms), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
-Drop = Annotated[MetricDrop, BeforeValidator(_parse_drop)]
+Drop = Annotated[MetricDrop, BeforeValidator(_parse_drop), Field(json_schema_extra={"expected": _DROP_WORDS})]
 
 
 class Budgets(Section):
     """The promise to keep. What is not named here is reported and not judged."""
 
     metric_drop: Drop | None = None
+    """Most that the metric may fall below the float model's, on the part that the verdict is taken on."""
     latency: dict[str, Milliseconds] = {}
     """Median latency per device, as `openvino:CPU: 5 ms`."""
     speedup: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -113,10 +133,15 @@ class TargetSection(Section):
     """A device to build for and measure on: `openvino:CPU`, `onnxruntime`, `tensorrt`."""
 
     runtime: str
+    """`openvino`, `onnxruntime` or `tensorrt`."""
     device: str = ""
-    threads: int = Field(0, ge=0)
+    """What follows the colon, as the runtime names it; empty is the runtime's own default."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """CPU threads; 0 is the runtime's own choice."""
     float_precision: Literal["default", "f32"] = "default"
-    compute_capabilities: tuple[str, ...] = ()
+    """What float layers run in: the runtime's choice (BF16 on some CPUs), or always `f32`."""
+    compute_capabilities: tuple[ComputeCapability, ...] = ()
+    """TensorRT only: the GPU generations to build engines for, as `SM86`; needs no GPU."""
     required: bool = False
     """Whether the run ends with exit code 5 when this device is not here."""
 
@@ -129,32 +154,45 @@ class TargetSection(Section):
 class ExportSection(Section):
     """How the ONNX file is written."""
 
-    opset: int = Field(19, ge=18, le=20)
-    ir_version: int = Field(9, ge=8, le=10)
+    opset: int = Field(default=19, ge=18, le=20)
+    """ONNX operator set."""
+    ir_version: int = Field(default=9, ge=8, le=10)
+    """ONNX file format; older runtimes read older versions."""
     dynamic_batch: bool = True
+    """Whether the file takes any batch size."""
 
 
 class MeasureSection(Section):
     """How latency is measured."""
 
-    pairs: int = Field(6, ge=2, le=50)
+    pairs: int = Field(default=6, ge=2, le=50)
     """Interleaved launches (own processes) of each engine; the speed-up's interval is over these pairs."""
-    iterations: int = Field(60, ge=11)
+    iterations: int = Field(default=60, ge=11)
     """Timed inferences in each launch."""
-    batch: int = Field(1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    """Samples in one inference."""
 
 
 class Recipe(Section):
     """A whole recipe. Paths are relative to the recipe's own folder."""
 
-    name: str = ""
+    name: RunName = ""
+    """What the reports call the run; the recipe's file name when not given."""
     model: ModelSection
+    """The network and its weights."""
     data: DataSection
-    metric: str = "top1"
+    """The samples that decide numbers."""
+    metric: MetricName = "top1"
     """`top1`, `topK` (as `top5`), or `pkg.module:function` (outputs, labels) -> per-sample scores."""
     passes: tuple[SerializeAsAny[Pass], ...] = ()
+    """What is done to the network, in this order: `- quantize`, or `- quantize:` with options below it."""
     export: ExportSection = ExportSection()
+    """The ONNX file."""
     targets: tuple[TargetSection, ...] = Field(min_length=1)
+    """The devices: `- openvino:CPU`, or `- openvino:CPU:` with options below it."""
     measure: MeasureSection = MeasureSection()
+    """How latency is taken."""
     budgets: Budgets = Budgets()
-    seed: int = Field(0, ge=0)
+    """The limits that the verdict is made of."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Decides every random choice of the run."""

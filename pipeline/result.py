@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 class Record(BaseModel):
     """A part of run.json."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # an SQNR may be infinite
 
 
 class MetricRecord(Record):

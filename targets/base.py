@@ -1,8 +1,8 @@
-"""The contract of a target: a module that fits `Target`. Vendor libraries are imported inside its functions."""
+"""The contract of a target: a module that fits `Target` and imports its vendor's library inside functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
+from ..errors import CompressError
 
 Feeds = Mapping[str, "np.ndarray[Any, Any]"]
 FloatPrecision = Literal["default", "f32"]
@@ -20,23 +21,28 @@ class TargetOptions:
     """A device of a runtime, and how to build for it.
 
     device: what follows the colon in `openvino:CPU`; "" means the runtime's own default device.
-    float_precision: what the float layers run in: "default" is the runtime's choice (BF16 on some CPUs), "f32" is forced.
+    float_precision: what the float layers run in: "default" is the runtime's choice (BF16 on some CPUs),
+        "f32" is forced.
     threads: 0 means the runtime's own choice.
     compute_capabilities: TensorRT only: the GPUs to build for ahead of time, as "SM86".
+    batch: fix a varying batch to this size when the model is compiled, which is faster; 0 leaves it varying.
     """
 
     device: str = ""
     float_precision: FloatPrecision = "default"
     threads: int = 0
     compute_capabilities: tuple[str, ...] = ()
+    batch: int = 0
 
 
 @dataclass(frozen=True)
 class Layer:
     """One layer as the runtime executed it.
 
-    name: the runtime's; onnx_nodes: names of the ONNX nodes fused in it; macs: their multiply-accumulates, one sample;
-    precision: what it *executed* in ("int8", "bf16", "f32", ...); ms: mean time per inference, None when not measured.
+    name: the runtime's; onnx_nodes: names of the ONNX nodes fused in it;
+    macs: their multiply-accumulates, one sample;
+    precision: what it *executed* in ("int8", "bf16", "f32", ...);
+    ms: mean time per inference, None when not measured.
     """
 
     name: str
@@ -71,6 +77,7 @@ class Engine(Protocol):
     settings: dict[str, Any]
     """The effective settings, as the runtime tells them: threads, streams, precision hint."""
     artefacts: tuple[Artefact, ...]
+    """The first one is the file that the target's `load` opens."""
 
     def run(self, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """One synchronous inference; arrays in and out by value, in the model's output order."""
@@ -95,10 +102,13 @@ class Target(Protocol):
         """Why nothing can *run* on `device` here, in words; None when it can."""
 
     def can_build(self) -> str | None:
-        """Why nothing can even be *built* here, in words; None when it can (TensorRT builds without a GPU)."""
+        """Why nothing can even be *built* here, in words; None when it can (also without a GPU)."""
 
     def build(self, onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | BuiltOnly:
-        """Build `onnx_path` and leave the engine files in `folder`; CompressError when the runtime refuses it."""
+        """Build `onnx_path`, leave engine files in `folder`; CompressError when the runtime refuses it."""
+
+    def load(self, path: Path, options: TargetOptions) -> Engine:
+        """Open a file that `build` left (its first artefact), in this process or another one."""
 
     def lint(self, onnx_path: Path) -> list[Lint]:
         """What this runtime would refuse, run in float or clip silently, each with its fix."""
@@ -111,3 +121,13 @@ class BuiltOnly:
     reason: str
     artefacts: tuple[Artefact, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def require_feeds(feeds: Feeds, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays for exactly the model's inputs, contiguous; CompressError when others are given."""
+    if set(feeds) != set(names):
+        raise CompressError(
+            f"the model takes the inputs {sorted(names)}, but was fed {sorted(feeds)}; "
+            "feed each input by its name"
+        )
+    return {name: np.ascontiguousarray(feeds[name]) for name in names}

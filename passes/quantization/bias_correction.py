@@ -1,0 +1,62 @@
+"""Bias correction (Nagel et al. 2019, arXiv 1906.04721, section 4.2): rounding weights shifts the mean of a layer's
+outputs; the shift is measured on calibration data and taken out of the bias, layer after layer, so that each layer is
+corrected for inputs that are already rounded and corrected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .capture import CONVOLUTIONS, ensure_biases, get_tensor, set_tensor
+from .observe import Batch, watch
+from .placement import Placement
+
+aten = torch.ops.aten
+
+
+def correctable(module: fx.GraphModule, placement: Placement) -> list[fx.Node]:
+    """The quantized layers that have, or can be given, a bias."""
+    quantized = {c.node for c in placement.coverage if c.quantized}
+    return [
+        n for n in module.graph.nodes if n.name in quantized and n.target in (*CONVOLUTIONS, aten.linear.default)
+    ]
+
+
+def correct_biases(float_module: fx.GraphModule, quantized: fx.GraphModule, placement: Placement, batch: Batch) -> int:
+    """Change the biases of both graphs' shared layers in `quantized`, in place; returns how many were corrected.
+
+    `ensure_biases` must have run on the float graph before quantizers were inserted, so that every layer has a bias.
+    """
+    names = {n.name for n in correctable(float_module, placement)}
+    wanted: dict[str, Tensor] = {}
+
+    def note_mean(node: fx.Node, value: Any) -> Any:
+        if node.name in names:
+            wanted[node.name] = _channel_means(node, value)
+        return value
+
+    watch(float_module, batch, note_mean)
+    corrected = 0
+
+    def correct(node: fx.Node, value: Any) -> Any:
+        nonlocal corrected
+        if node.name not in wanted:
+            return value
+        shift = wanted[node.name] - _channel_means(node, value)
+        bias = str(node.args[2].target)  # type: ignore[union-attr]
+        set_tensor(quantized, bias, get_tensor(quantized, bias) + shift)
+        corrected += 1
+        return value + (shift.reshape(-1, *([1] * (value.dim() - 2))) if node.target in CONVOLUTIONS else shift)
+
+    watch(quantized, batch, correct)
+    return corrected
+
+
+def _channel_means(node: fx.Node, value: Tensor) -> Tensor:
+    axis = 1 if node.target in CONVOLUTIONS else -1
+    return value.movedim(axis, 0).flatten(1).mean(1)
+
+
+__all__ = ["correct_biases", "correctable", "ensure_biases"]

@@ -1,0 +1,68 @@
+"""Run a captured graph over data and look at its tensors on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ...calibration.ranges import Observer, RangeMethod, choose_range
+from ...calibration.scheme import QuantScheme
+from ...progress import Progress
+from .quantizers import Grid
+
+Batch = tuple[Tensor, ...]
+
+
+class Watcher(fx.Interpreter):
+    """Runs a graph and shows every node's result to `see`, which may replace it."""
+
+    def __init__(self, module: fx.GraphModule, see: Callable[[fx.Node, Any], Any]) -> None:
+        super().__init__(module)
+        self.see = see
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's result, or what `see` made of it."""
+        return self.see(n, super().run_node(n))
+
+
+def watch(module: fx.GraphModule, batch: Batch, see: Callable[[fx.Node, Any], Any]) -> Any:
+    """The outputs of one batch, with every intermediate result shown to `see`; no gradients."""
+    with torch.no_grad():
+        return Watcher(module, see).run(*batch)
+
+
+def observe(
+    module: fx.GraphModule,
+    groups: Sequence[Sequence[str]],
+    batches: Callable[[], Iterable[Batch]],
+    progress: Progress,
+) -> dict[str, Observer]:
+    """One observer a group, by its first node: extremes in a first pass over the data, histograms in a second."""
+    observers = {group[0]: Observer() for group in groups}
+    owner = {name: observers[group[0]] for group in groups for name in group}
+    for look, what in ((Observer.see_extremes, "extremes"), (Observer.see_values, "histograms")):
+
+        def see(node: fx.Node, value: Any, look: Any = look) -> Any:
+            if node.name in owner:
+                look(owner[node.name], value)
+            return value
+
+        for batch in progress.track(batches(), f"calibrating: {what}"):
+            watch(module, batch, see)
+    return observers
+
+
+def grids_for(observers: Mapping[str, Observer], method: RangeMethod, scheme: QuantScheme) -> dict[str, Grid]:
+    """A grid for each observed group, on the targets' scheme."""
+    return {name: _grid(observer, method, scheme) for name, observer in observers.items()}
+
+
+def _grid(observer: Observer, method: RangeMethod, scheme: QuantScheme) -> Grid:
+    chosen = choose_range(observer, method, symmetric=not scheme.asymmetric)
+    if scheme.asymmetric:
+        scale = (chosen.high - chosen.low) / 255
+        return Grid(scale, zero_point=max(0, min(255, round(-chosen.low / scale))), unsigned=True)
+    return Grid(max(-chosen.low, chosen.high) / 127)

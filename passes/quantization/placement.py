@@ -1,0 +1,304 @@
+"""Placement: which tensors of a canonical graph are quantized. One policy for post-training and for training.
+
+A tensor is quantized once, at its producer, and every consumer reads the quantized one. It is quantized when
+
+1. a convolution, linear layer or matmul reads it (through operators that only move values), or
+2. an addition, multiplication or average whose own result is quantized reads it, so that a residual or gated
+   branch stays in INT8; of an addition's operands the one that a convolution alone produced stays as it is,
+   because runtimes add it inside the convolution's accumulator.
+
+Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-norm transformer stay float.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from .capture import CONVOLUTIONS, get_tensor
+
+aten = torch.ops.aten
+
+MATMULS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
+TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
+NEVER_INT8 = {
+    aten.einsum.default: "einsum has no INT8 kernel; write it as matmul",
+    aten.lstm.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.gru.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.baddbmm.default: "baddbmm has no Q/DQ form; write it as matmul and add",
+    aten.addmm.default: "addmm has no Q/DQ form; write it as linear",
+    aten.scaled_dot_product_attention.default: "causal or grouped-query attention stays fused",
+}
+
+# Their outputs hold values of their inputs (or zeros), so the grid of the input is the grid of the output.
+MOVES = {
+    getattr(packet, name)
+    for packet, names in {
+        aten.view: ("default",), aten.reshape: ("default",), aten._unsafe_view: ("default",),
+        aten.permute: ("default",), aten.transpose: ("int",), aten.t: ("default",), aten.flatten: ("using_ints",),
+        aten.unflatten: ("int",), aten.squeeze: ("default", "dim", "dims"), aten.unsqueeze: ("default",),
+        aten.slice: ("Tensor",), aten.select: ("int",), aten.expand: ("default",), aten.contiguous: ("default",),
+        aten.clone: ("default",), aten.chunk: ("default",), aten.split: ("Tensor",), aten.unbind: ("int",),
+        aten.split_with_sizes: ("default",), aten.roll: ("default",), aten.repeat: ("default",),
+        aten.movedim: ("int", "intlist"), aten.max_pool2d: ("default",), aten.max_pool1d: ("default",),
+        aten.pixel_shuffle: ("default",), aten.pixel_unshuffle: ("default",), aten.channel_shuffle: ("default",),
+        aten.upsample_nearest2d: ("default", "vec"), aten.constant_pad_nd: ("default",), aten.pad: ("default",),
+        aten.narrow: ("int",), aten.swapaxes: ("default",),
+    }.items()
+    for name in names
+    if hasattr(packet, name)
+}  # fmt: skip
+
+ACTIVATIONS = (
+    aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,
+    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default,
+    aten.mish.default, aten.tanh.default, aten.prelu.default, aten.clamp.default, aten.clamp_min.default,
+    aten.softplus.default, aten.selu.default,
+)  # fmt: skip
+ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
+MULTIPLICATIONS = (aten.mul.Tensor,)
+AVERAGES = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)
+CONCATENATIONS = (aten.cat.default, aten.concat.default)
+
+
+@dataclass(frozen=True)
+class WeightSite:
+    """A constant operand to quantize: the tensor's name, its output-channel axis, and the layer it belongs to."""
+
+    tensor: str
+    axis: int
+    layer: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One layer that multiplies and accumulates, and whether it is quantized; `reason` says why not."""
+
+    layer: str
+    node: str
+    kind: str
+    macs: int
+    quantized: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where quantizers go. groups: node names whose tensors share one grid (most groups hold one node)."""
+
+    groups: tuple[tuple[str, ...], ...]
+    weights: tuple[WeightSite, ...]
+    coverage: tuple[Coverage, ...]
+
+    @property
+    def int8_macs(self) -> float:
+        """Share of all multiply-accumulates that are quantized."""
+        total = sum(c.macs for c in self.coverage)
+        return sum(c.macs for c in self.coverage if c.quantized) / total if total else 0.0
+
+
+def place(module: fx.GraphModule, keep_float: Iterable[str] = ()) -> Placement:
+    """Apply the policy to a canonical graph; layers named in `keep_float` demand nothing.
+
+    A layer's name is that of the module that owns its weight, or its node's name when it owns none.
+    """
+    policy = _Policy(module, frozenset(keep_float))
+    for node in module.graph.nodes:
+        policy.visit(node)
+    return policy.result()
+
+
+def layer_name(node: fx.Node) -> str:
+    """The name a user knows a layer by: that of the module owning its weight, else where it is called, else the node's."""
+    if "layer" in node.meta:
+        return str(node.meta["layer"])
+    operands = weight_operands(node)
+    if not operands:
+        return node.name
+    tensor = str(operands[0].target)
+    return tensor.removesuffix(".weight") if tensor.endswith(".weight") else tensor
+
+
+def weight_operands(node: fx.Node) -> list[fx.Node]:
+    """The constant operands of a layer that can be stored as INT8."""
+    if node.target in WEIGHTED:
+        candidates = [node.args[1]]
+    elif node.target in MATMULS:
+        candidates = list(node.args[:2])
+    else:
+        return []
+    return [c for c in candidates if isinstance(c, fx.Node) and c.op == "get_attr"]
+
+
+def layers_of(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that multiply and accumulate, in order."""
+    return [n for n in module.graph.nodes if n.target in (*WEIGHTED, *MATMULS) or n.target in NEVER_INT8]
+
+
+@dataclass
+class _Policy:
+    module: fx.GraphModule
+    keep_float: frozenset[str]
+    sites: dict[fx.Node, int] = field(default_factory=dict)
+    weights: list[WeightSite] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
+
+    def visit(self, node: fx.Node) -> None:
+        if node.target not in (*WEIGHTED, *MATMULS) and node.target not in NEVER_INT8:
+            return
+        name = layer_name(node)
+        reason = self._why_float(node, name)
+        kind = str(node.target).removeprefix("aten.").split(".")[0]
+        self.coverage.append(Coverage(name, node.name, kind, macs_of(node), not reason, reason))
+        if reason:
+            return
+        constants = weight_operands(node)
+        for operand in node.args[:2]:
+            if operand in constants:
+                self.weights.append(WeightSite(str(operand.target), _channel_axis(node, operand), name))
+            else:
+                self.demand(operand)
+
+    def _why_float(self, node: fx.Node, name: str) -> str:
+        if name in self.keep_float:
+            return "kept in float by the recipe"
+        if node.target in NEVER_INT8:
+            return NEVER_INT8[node.target]
+        if node.target in WEIGHTED and not weight_operands(node):
+            return "its weight is computed from activations, so it cannot be stored as INT8"
+        if node.target in TRANSPOSED and _groups(node) != 1:
+            return "a grouped transposed convolution has no per-channel INT8 form"
+        if any(not _is_float(o) for o in node.args[:2]):
+            return "its operands are not floating point"
+        return ""
+
+    def demand(self, node: fx.Node) -> None:
+        """Quantize the tensor that `node` shows, where it is produced."""
+        sources = _sources(node)
+        for source in sources:
+            if source not in self.sites:
+                self.sites[source] = len(self.sites)
+                self._demand_operands(source)
+        self._share(sources)
+
+    def _share(self, sources: Sequence[fx.Node]) -> None:
+        """Give tensors that meet in a concatenation one grid, so that it moves bytes and rescales nothing."""
+        groups = {self.sites[s] for s in sources}
+        if len(groups) > 1:
+            first = min(groups)
+            for site, group in self.sites.items():
+                if group in groups:
+                    self.sites[site] = first
+
+    def _demand_operands(self, source: fx.Node) -> None:
+        root = _before_activations(source)
+        operands = [a for a in root.args if isinstance(a, fx.Node) and a.op != "get_attr" and _is_float(a)]
+        if root.target in ADDITIONS and len(operands) == 2:
+            accumulated = [o for o in operands if o.target in WEIGHTED and len(o.users) == 1]
+            for operand in operands:
+                if not accumulated or operand is not accumulated[-1]:
+                    self.demand(operand)
+        elif root.target in MULTIPLICATIONS and len(operands) == 2:
+            for operand in operands:
+                if _shape(operand) == _shape(root):  # a per-channel gate is tiny: leave it float
+                    self.demand(operand)
+        elif root.target in AVERAGES:
+            self.demand(operands[0])
+
+    def result(self) -> Placement:
+        groups: dict[int, list[str]] = {}
+        for site, group in self.sites.items():
+            groups.setdefault(group, []).append(site.name)
+        unique = {site.tensor: site for site in self.weights}
+        return Placement(tuple(tuple(g) for g in groups.values()), tuple(unique.values()), tuple(self.coverage))
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """The tensors whose values `node` shows: up through value-moving operators, through every concatenated input."""
+    if node.target in CONCATENATIONS:
+        inputs = [i for i in node.args[0] if isinstance(i, fx.Node)]  # type: ignore[union-attr]
+        if all(i.op != "get_attr" for i in inputs):
+            return list(dict.fromkeys(source for i in inputs for source in _sources(i)))
+    if node.target is operator.getitem or (node.target in MOVES and _pads_with_zero(node)):
+        return _sources(node.args[0])  # type: ignore[arg-type]
+    return [node]
+
+
+def _pads_with_zero(node: fx.Node) -> bool:
+    if node.target is aten.pad.default:
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        return mode != "constant" or (len(node.args) < 4 or node.args[3] in (None, 0, 0.0))
+    if node.target is aten.constant_pad_nd.default:
+        return len(node.args) < 3 or node.args[2] == 0
+    return True
+
+
+def _before_activations(node: fx.Node) -> fx.Node:
+    while node.target in ACTIVATIONS:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _channel_axis(node: fx.Node, operand: fx.Node) -> int:
+    """The axis of a constant operand along which outputs are independent."""
+    if node.target in WEIGHTED:
+        return 1 if node.target in TRANSPOSED else 0
+    rank = len(_shape(operand))
+    return rank - 1 if operand is node.args[1] else rank - 2
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _is_float(node: object) -> bool:
+    if not isinstance(node, fx.Node):
+        return False
+    value = node.meta.get("val")
+    return value is None or (isinstance(value, torch.Tensor) and value.dtype.is_floating_point)
+
+
+def _groups(node: fx.Node) -> int:
+    position = 8 - 2 if node.target in TRANSPOSED else 6
+    return int(node.args[position]) if len(node.args) > position else 1  # type: ignore[arg-type]
+
+
+def macs_of(node: fx.Node) -> int:
+    """Multiply-accumulates of one sample, from the shapes noted at capture."""
+    output = node.meta.get("val")
+    if not isinstance(output, torch.Tensor):
+        return 0
+    elements = 1
+    for size in output.shape:
+        elements *= size if isinstance(size, int) else 1  # a symbolic size is the batch
+    if node.target in CONVOLUTIONS or node.target in TRANSPOSED:
+        weight = _shape(node.args[1])  # type: ignore[arg-type]
+        taps = 1
+        for size in weight[1:]:
+            taps *= size
+        if node.target in TRANSPOSED:
+            inputs = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+            return _product(s for s in inputs if isinstance(s, int)) * taps
+        return elements * taps
+    if node.target in MATMULS or node.target is aten.linear.default:
+        inner = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
+        return elements * int(inner)
+    return 0
+
+
+def _product(sizes: Iterable[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def constant(module: fx.GraphModule, site: WeightSite) -> torch.Tensor:
+    """The float tensor of a weight site."""
+    return get_tensor(module, site.tensor)

@@ -1,0 +1,110 @@
+"""Sensitivity: what quantizing each layer alone costs, and the fewest layers to give back to float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from ...progress import Progress
+from .observe import Batch
+from .placement import Placement
+from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """SQNR in dB of the network's outputs when this layer's inputs and weight alone are rounded."""
+
+    layer: str
+    sqnr_db: float
+
+
+def sqnr_db(reference: Tensor, actual: Tensor) -> float:
+    """10 log10(sum reference^2 / sum (reference - actual)^2) over all elements; 200 when they are equal."""
+    noise = float((reference.double() - actual.double()).pow(2).sum())
+    signal = float(reference.double().pow(2).sum())
+    if noise == 0.0:
+        return 200.0
+    return 10 * float(torch.log10(torch.tensor(max(signal, 1e-300) / noise)))
+
+
+def measure_sensitivity(
+    quantized: fx.GraphModule, placement: Placement, batch: Batch, progress: Progress
+) -> list[LayerSensitivity]:
+    """Every quantized layer's sensitivity on one batch, the most sensitive first."""
+    quantizers = quantizers_of(quantized)
+    readers = _quantizers_by_layer(quantized, placement)
+    results = []
+    try:
+        _enable(quantizers.values(), False)
+        with torch.no_grad():
+            reference = _first(quantized(*batch))
+            for layer, names in progress.track(readers.items(), "sensitivity of each layer", total=len(readers)):
+                _enable([quantizers[n] for n in names], True)
+                results.append(LayerSensitivity(layer, sqnr_db(reference, _first(quantized(*batch)))))
+                _enable([quantizers[n] for n in names], False)
+    finally:
+        _enable(quantizers.values(), True)
+    return sorted(results, key=lambda r: r.sqnr_db)
+
+
+def fewest_float_layers(
+    ranked: Sequence[str], drop_with: Callable[[frozenset[str]], float], max_drop: float
+) -> tuple[frozenset[str], dict[str, float]]:
+    """The smallest set of layers, by a search over `ranked` (most sensitive first), whose return meets `max_drop`.
+
+    drop_with(layers kept in float) measures the drop. A doubling search finds how many of the first layers are
+    needed, then each is quantized again if the drop allows. Returns the set and, for each layer in it, the drop
+    (a fraction) that quantizing it again would bring. The set is all layers when even that does not meet the drop.
+    """
+    count = 0
+    while count < len(ranked) and drop_with(frozenset(ranked[:count])) > max_drop:
+        count = min(len(ranked), max(1, 2 * count))
+    low, high = count // 2, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        if drop_with(frozenset(ranked[:middle])) <= max_drop:
+            high = middle
+        else:
+            low = middle
+    kept = set(ranked[:high])
+    costs: dict[str, float] = {}
+    for layer in reversed(ranked[:high]):
+        drop = drop_with(frozenset(kept - {layer}))
+        if drop <= max_drop:
+            kept.discard(layer)
+        else:
+            costs[layer] = drop
+    return frozenset(kept), {layer: costs[layer] for layer in kept}
+
+
+def _quantizers_by_layer(module: fx.GraphModule, placement: Placement) -> dict[str, list[str]]:
+    """For each quantized layer the quantizers that round what it reads, found by walking up to the nearest ones."""
+    names = set(quantizers_of(module))
+    nodes = {n.name: n for n in module.graph.nodes}
+    return {
+        c.layer: sorted({q for operand in nodes[c.node].all_input_nodes for q in _nearest(operand, names)})
+        for c in placement.coverage
+        if c.quantized
+    }
+
+
+def _nearest(node: fx.Node, names: set[str]) -> set[str]:
+    if node.op == "call_module" and str(node.target) in names:
+        return {str(node.target)}
+    if node.op in ("placeholder", "get_attr"):
+        return set()
+    return {q for operand in node.all_input_nodes for q in _nearest(operand, names)}
+
+
+def _enable(quantizers: object, enabled: bool) -> None:
+    for quantizer in quantizers:  # type: ignore[attr-defined]
+        assert isinstance(quantizer, (ActivationQuantizer, WeightQuantizer))
+        quantizer.enabled = enabled
+
+
+def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

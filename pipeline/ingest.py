@@ -1,0 +1,231 @@
+"""From what a recipe names as its model to a `Model`: a network that runs, with its weights, in eval mode."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..calibration.named import describe, is_callable_name
+from ..errors import CompressError
+from ..model import Model
+from ..progress import Progress, Silent
+from .checkpoint import load_into, read_weights, refuse_unusable
+from .factories import Shapes, build_network
+
+if TYPE_CHECKING:
+    from .recipe import ModelSection
+
+INIT_SEED = 0  # a network without weights, and the numbers of an example input, are the same in every run
+
+
+def ingest(
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None = None,
+    trust_pickle: str | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress = Silent(),
+) -> Model:
+    """The model that `section` names, checked by one run.
+
+    example: one tensor per input, shape (batch, ...), as `Part.example()` gives; without it the shape comes
+    from `section.input_shape`, from what the source says of itself, or a CompressError asks for it.
+    trust_pickle: SHA-256 of the one file that may run code.
+    folder: the recipe's: paths are relative to it, and factories may lie in it.
+    CompressError says what to change; UnsafeInputError is for files that could run code.
+    """
+    base = folder or Path()
+    suffix = Path(section.source).suffix.lower()
+    if section.source.startswith(("timm:", "torchvision:")) or is_callable_name(section.source):
+        return _from_factory(section, example, trust_pickle, base, progress)
+    for key in ("weights", "args"):
+        if getattr(section, key):
+            raise CompressError(f"model.{key}: only a factory takes {key}; {section.source} brings its own")
+    if suffix == ".pt2":
+        return _from_exported(section, example, trust_pickle, base)
+    if suffix == ".onnx":
+        return _from_onnx(section, example, base, progress)
+    raise CompressError(
+        f"model.source: {section.source!r}: expected pkg.module:factory, timm:NAME, torchvision:NAME, a .pt2"
+        f" or an .onnx"
+        " file; a file of weights alone belongs under `weights`, beside a factory"
+    )
+
+
+def _from_factory(
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    trust: str | None,
+    base: Path,
+    progress: Progress,
+) -> Model:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(INIT_SEED)
+        warnings.simplefilter("ignore")
+        module, shapes = build_network(section.source, dict(section.args), base)
+    module = copy.deepcopy(module).cpu().eval()
+    source = section.source
+    if section.weights is None:
+        progress.say(f"{section.source}: no weights are given: the network is as its factory leaves it")
+        refuse_unusable(module.state_dict(), section.source, {n for n, _ in module.named_parameters()})
+    else:
+        path = base / section.weights
+        note = load_into(module, read_weights(path, trust), path)
+        source += f", weights {section.weights.name}" + (f" ({note})" if note else "")
+        if note:
+            progress.say(f"{path.name}: {note}")
+    inputs = _example(section, example, shapes)
+    return _checked(section, module, inputs, _input_names(module, len(inputs)), source=source)
+
+
+def _from_exported(
+    section: ModelSection, example: tuple[Tensor, ...] | None, trust: str | None, base: Path
+) -> Model:
+    from .exported_program import load_exported
+
+    path = base / section.source
+    program = load_exported(path, trust)
+    parameters = {n for n, _ in program.named_parameters()}
+    refuse_unusable(program.state_dict, str(path), parameters)
+    own = program.example_inputs[0] if program.example_inputs else ()
+    stored = (
+        example is None and section.input_shape is None and own and all(isinstance(x, Tensor) for x in own)
+    )
+    if stored:
+        example = tuple(own)
+    inputs = _example(section, example, [])
+    module = program.module()
+    names = tuple(n for n in program.graph_signature.user_inputs if isinstance(n, str))
+    if len(names) != len(inputs):
+        raise CompressError(f"model.source: {path} takes {len(names)} inputs, the data gives {len(inputs)}")
+    fixed = not _accepts(module, tuple(torch.cat([x, x]) for x in inputs))
+    single = tuple(x[:1] for x in inputs)
+    if not fixed and stored and _accepts(module, single):
+        inputs = single
+    return _checked(section, module, inputs, names, source=path.name, dynamic_batch=not fixed)
+
+
+def _accepts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    except (
+        Exception
+    ):  # a static program refuses another batch size, by a type of error that depends on the operator
+        return False
+    return True
+
+
+def _from_onnx(
+    section: ModelSection, example: tuple[Tensor, ...] | None, base: Path, progress: Progress
+) -> Model:
+    from .onnx_file import graph_inputs, read_onnx, sample_shape
+    from .onnx_network import as_network, why_no_pass
+
+    path = base / section.source
+    graph = read_onnx(path)
+    declared = [sample_shape(value) for value in graph_inputs(graph)]
+    names = tuple(value.name for value in graph_inputs(graph))
+    known = [
+        tuple(shape[1:])
+        for shape in declared
+        if shape and all(isinstance(d, int) and d > 0 for d in shape[1:])
+    ]
+    inputs = _example(section, example, known if len(known) == len(declared) else [])  # type: ignore[arg-type]
+    if len(names) != len(inputs):
+        raise CompressError(
+            f"model.source: {path} takes {len(names)} inputs ({', '.join(names)}), the data {len(inputs)}"
+        )
+    fixed = [shape[0] for shape in declared if shape and isinstance(shape[0], int)]
+    if fixed and all(x.shape[0] != fixed[0] for x in inputs):
+        inputs = tuple(torch.cat([x[:1]] * int(fixed[0])) for x in inputs)
+    module = as_network(graph, path, inputs)
+    if reason := why_no_pass(module):
+        progress.say(reason)
+    outputs = tuple(value.name for value in graph.graph.output)
+    return _checked(
+        section, module, inputs, names, outputs, source=path.name, dynamic_batch=not fixed, onnx_path=path
+    )
+
+
+def _example(section: ModelSection, example: tuple[Tensor, ...] | None, shapes: Shapes) -> tuple[Tensor, ...]:
+    """Example inputs: the data's, else random numbers of the stated shape."""
+    if example is not None:
+        return example
+    if section.input_shape is not None:
+        shapes = [section.input_shape]
+    if not shapes:
+        raise CompressError(
+            f"model.input_shape: the shape of {section.source}'s input is not known; give the shape of one"
+            f" sample without"
+            " the batch, for instance [3, 224, 224]"
+        )
+    generator = torch.Generator().manual_seed(INIT_SEED)
+    return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
+
+
+def _checked(
+    section: ModelSection,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: tuple[str, ...],
+    output_names: tuple[str, ...] | None = None,
+    **fields: Any,
+) -> Model:
+    """The Model, once its network has run on the example and returned finite tensors."""
+    shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+    try:
+        with torch.no_grad():
+            found = module(*inputs)
+    except Exception as error:
+        raise CompressError(
+            f"{section.source}: the network fails on an example input of shape {shapes}: {describe(error)};"
+            f" check"
+            " model.input_shape, or the shape of the data's samples"
+        ) from error
+    outputs = found if isinstance(found, tuple) else (found,)
+    for output in outputs:
+        if not isinstance(output, Tensor):
+            raise CompressError(
+                f"{section.source}: the network returns {_kind(found)}; it must return a tensor or a tuple"
+                f" of tensors:"
+                " wrap it in a module that picks them"
+            )
+        if output.is_floating_point() and bool(output.isnan().any()):
+            raise CompressError(
+                f"{section.source}: the network returns NaN on an example input of shape {shapes}"
+            )
+    names = output_names or section.outputs
+    if "outputs" in section.model_fields_set and len(section.outputs) != len(outputs):
+        raise CompressError(
+            f"model.outputs: names {len(section.outputs)} outputs, and the network returns {len(outputs)}"
+        )
+    if len(names) != len(outputs):
+        names = (names[0], *(f"output_{i}" for i in range(1, len(outputs))))
+    return Model(module, inputs, input_names, names, **fields)
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, tuple):
+        return f"a tuple of {', '.join(type(x).__name__ for x in found)}"
+    return f"a {type(found).__name__}"
+
+
+def _input_names(module: nn.Module, count: int) -> tuple[str, ...]:
+    """`input` for one input; for several, the names of forward's parameters."""
+    if count == 1:
+        return ("input",)
+    parameters = [
+        p.name
+        for p in inspect.signature(module.forward).parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    return (
+        tuple(parameters[:count]) if len(parameters) >= count else tuple(f"input_{i}" for i in range(count))
+    )

@@ -1,0 +1,196 @@
+"""What a model is made of: layers or tensors, parameters, multiply-accumulates, and which passes apply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..calibration.named import is_callable_name
+from ..errors import CompressError
+from .inspect_layers import LayerRow, layer_rows
+from .result import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model import Model
+    from .recipe import ModelSection
+
+
+class TensorRow(Record):
+    """One stored tensor."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    params: int
+
+
+class PassRow(Record):
+    """Whether a pass can work on this model; `reason` says why not."""
+
+    name: str
+    applies: bool
+    reason: str = ""
+
+
+class Inspection(Record):
+    """What `compress inspect` knows. `bytes`: size of the weights as stored; `macs`: for one sample."""
+
+    kind: Literal["network", "weights", "onnx"]
+    source: str
+    params: int
+    macs: int | None = None
+    bytes: int
+    inputs: dict[str, list[int | str]] = {}
+    outputs: dict[str, list[int | str]] = {}
+    layers: list[LayerRow] = []
+    tensors: list[TensorRow] = []
+    operators: dict[str, int] = {}
+    opset: dict[str, int] = {}
+    ir_version: int | None = None
+    passes: list[PassRow] = []
+    notes: list[str] = []
+
+
+def inspect_model(
+    target: str | ModelSection,
+    example: tuple[Tensor, ...] | None = None,
+    trust_pickle: str | None = None,
+    folder: Path | None = None,
+) -> Inspection:
+    """Inspect a recipe's model section, or what a user names: a recipe, .onnx, .pt2, weights, a factory.
+
+    example: inputs with a batch dimension, when the model does not state their shape. Errors as `ingest`.
+    """
+    from .checkpoint import WEIGHT_SUFFIXES, read_weights, require_file
+    from .recipe import ModelSection
+
+    if isinstance(target, ModelSection):
+        return _inspect_section(target, example, trust_pickle, folder)
+    path = (folder or Path()) / target
+    if target.startswith(("timm:", "torchvision:")) or is_callable_name(target):
+        return _inspect_section(ModelSection(source=target), example, trust_pickle, folder or Path())
+    require_file(path, "model")
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        from .recipe_file import read_recipe
+
+        return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent)
+    if suffix == ".onnx":
+        return _inspect_onnx(path, example)
+    if suffix == ".pt2":
+        return _inspect_section(ModelSection(source=str(path.resolve())), example, trust_pickle, None)
+    if suffix in WEIGHT_SUFFIXES:
+        return _inspect_weights(read_weights(path, trust_pickle), path)
+    raise CompressError(
+        f"model: {path}: expected a recipe (.yaml), .onnx, .pt2, .safetensors or .pt file,"
+        f" pkg.module:factory, timm:NAME"
+        " or torchvision:NAME"
+    )
+
+
+def _inspect_section(
+    section: ModelSection, example: tuple[Tensor, ...] | None, trust: str | None, folder: Path | None
+) -> Inspection:
+    from .ingest import ingest
+
+    model = ingest(section, example, trust, folder=folder)
+    if model.onnx_path is not None:
+        return _inspect_onnx(model.onnx_path, example, model)
+    facts = model.facts()
+    return Inspection(
+        kind="network",
+        source=model.source,
+        params=facts.params,
+        macs=facts.macs,
+        bytes=facts.bytes,
+        inputs={n: list(x.shape) for n, x in zip(model.input_names, model.example_inputs, strict=True)},
+        outputs={n: list(y.shape) for n, y in zip(model.output_names, _outputs(model), strict=True)},
+        layers=layer_rows(model),
+        passes=pass_rows(model),
+    )
+
+
+def _outputs(model: Model) -> tuple[Tensor, ...]:
+    return model.run(*model.example_inputs)
+
+
+def pass_rows(model: Model) -> list[PassRow]:
+    """Every pass, and why those that cannot work on `model` cannot."""
+    from ..passes import PASSES
+    from .onnx_network import why_no_pass
+
+    blocked = why_no_pass(model.module)
+    reasons = {name: blocked or kind.refuses(model) for name, kind in PASSES.items()}
+    return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
+
+
+def _inspect_weights(weights: dict[str, Tensor], path: Path) -> Inspection:
+    rows = [
+        TensorRow(name=n, shape=list(t.shape), dtype=str(t.dtype).removeprefix("torch."), params=t.numel())
+        for n, t in weights.items()
+    ]
+    bad = [n for n, t in weights.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    notes = ["weights alone: which passes apply needs the network (inspect a recipe or a factory)"]
+    notes += [f"tensor {n!r} holds NaN or infinite values" for n in bad]
+    size = sum(t.numel() * t.element_size() for t in weights.values())
+    total = sum(r.params for r in rows)
+    return Inspection(kind="weights", source=path.name, params=total, bytes=size, tensors=rows, notes=notes)
+
+
+def _inspect_onnx(path: Path, example: tuple[Tensor, ...] | None, model: Model | None = None) -> Inspection:
+    import onnx
+
+    from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
+
+    graph = read_onnx(path)
+    notes: list[str] = []
+    passes: list[PassRow] = []
+    try:
+        passes = pass_rows(model or _onnx_model(path, example))
+    except CompressError as error:
+        notes.append(f"which passes apply is not known: {error}")
+    tensors = [
+        TensorRow(
+            name=t.name,
+            shape=list(t.dims),
+            dtype=onnx.TensorProto.DataType.Name(t.data_type).lower(),
+            params=prod(t.dims) if is_weight(t) else 0,
+        )
+        for t in graph.graph.initializer
+    ]
+    return Inspection(
+        kind="onnx",
+        source=path.name,
+        params=sum(t.params for t in tensors),
+        macs=_onnx_macs(graph, notes),
+        bytes=path.stat().st_size,
+        inputs={v.name: sample_shape(v) for v in graph_inputs(graph)},
+        outputs={v.name: sample_shape(v) for v in graph.graph.output},
+        tensors=tensors,
+        operators=dict(Counter(n.op_type for n in graph.graph.node).most_common()),
+        opset={o.domain or "ai.onnx": o.version for o in graph.opset_import},
+        ir_version=graph.ir_version,
+        passes=passes,
+        notes=notes,
+    )
+
+
+def _onnx_model(path: Path, example: tuple[Tensor, ...] | None) -> Model:
+    from .ingest import ingest
+    from .recipe import ModelSection
+
+    return ingest(ModelSection(source=str(path.resolve())), example)
+
+
+def _onnx_macs(graph: Any, notes: list[str]) -> int | None:
+    from ..targets.macs import node_macs
+
+    try:
+        return sum(node_macs(graph).values())
+    except CompressError as error:
+        notes.append(f"multiply-accumulates are not known: {error}")
+        return None

@@ -1,0 +1,102 @@
+"""The layers of a network that runs in PyTorch: what each holds, costs and returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .result import Record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..model import Model
+
+
+class LayerRow(Record):
+    """One layer: what it holds itself (not its sub-layers'), and what it returns for a batch of one."""
+
+    name: str
+    type: str
+    params: int
+    macs: int
+    output_shape: list[int]
+
+
+def layer_rows(model: Model) -> list[LayerRow]:
+    """The layers in execution order, or the operators of a captured graph that hold weights or multiply."""
+    import torch
+
+    if isinstance(model.module, torch.fx.GraphModule):
+        return _operator_rows(model, model.module)
+    return _module_rows(model)
+
+
+def _module_rows(model: Model) -> list[LayerRow]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shapes: dict[str, list[int]] = {}
+    handles = [m.register_forward_hook(_note_shape(shapes, name)) for name, m in model.module.named_modules()]
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model.run(*model.example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    root = type(model.module).__name__
+    batch = model.example_inputs[0].shape[0]
+    by_module = counter.get_flop_counts()
+    totals = {
+        name: sum(by_module.get(f"{root}.{name}" if name else root, {}).values()) // 2 // batch
+        for name, _ in model.module.named_modules()
+    }
+    modules = dict(model.module.named_modules())
+    order = [*shapes, *(n for n in modules if n not in shapes)]
+    rows = []
+    for name in order:
+        params = sum(p.numel() for p in modules[name].parameters(recurse=False))
+        children = [f"{name}.{c}" if name else c for c, _ in modules[name].named_children()]
+        macs = max(0, totals[name] - sum(totals.get(c, 0) for c in children))
+        if params or macs or (not children and name in shapes):
+            kind = type(modules[name]).__name__
+            rows.append(
+                LayerRow(name=name, type=kind, params=params, macs=macs, output_shape=shapes.get(name, []))
+            )
+    return rows
+
+
+def _note_shape(shapes: dict[str, list[int]], name: str) -> Any:
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        first = output[0] if isinstance(output, (tuple, list)) and output else output
+        shapes[name] = list(getattr(first, "shape", []))
+
+    return hook
+
+
+def _operator_rows(model: Model, graph_module: Any) -> list[LayerRow]:
+    """A captured graph has operators, not layers: run it node by node."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rows: list[LayerRow] = []
+    stored = dict(graph_module.named_parameters())
+    batch = model.example_inputs[0].shape[0]
+
+    class Counting(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            with FlopCounterMode(display=False) as counter:
+                result = super().run_node(n)
+            params = sum(
+                stored[a.target].numel()
+                for a in n.all_input_nodes
+                if a.op == "get_attr" and a.target in stored
+            )
+            macs = counter.get_total_flops() // 2 // batch
+            if n.op.startswith("call_") and (params or macs):
+                name = str(n.target).removesuffix(".default")
+                shape = list(getattr(result, "shape", []))
+                rows.append(LayerRow(name=n.name, type=name, params=params, macs=macs, output_shape=shape))
+            return result
+
+    with torch.no_grad():
+        Counting(graph_module).run(*model.example_inputs)
+    return rows

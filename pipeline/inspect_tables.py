@@ -1,0 +1,69 @@
+"""An inspection on a terminal. Names come out of files: shown as text, never as markup or codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from .inspect import Inspection
+
+MAX_ROWS = 400  # a terminal; --json has all
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print all tables of an inspection."""
+    console.print(Group(*_parts(inspection)))
+
+
+def safe(text: object) -> Text:
+    """`text` without control characters, which could rewrite the screen."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
+
+
+def _parts(found: Inspection) -> Iterator[Text | Table]:
+    macs = f", {found.macs:,} MACs a sample" if found.macs is not None else ""
+    yield safe(f"{found.source}: {found.params:,} parameters{macs}, {found.bytes:,} bytes")
+    for label, values in (("inputs", found.inputs), ("outputs", found.outputs)):
+        if values:
+            yield safe(f"{label}: " + "; ".join(f"{name} {_shape(shape)}" for name, shape in values.items()))
+    if found.ir_version is not None:
+        opsets = ", ".join(f"{domain} {version}" for domain, version in found.opset.items())
+        yield safe(f"opset {opsets}; IR version {found.ir_version}")
+    if found.layers:
+        rows = [
+            (r.name or "(top)", r.type, f"{r.params:,}", f"{r.macs:,}", _shape(r.output_shape))
+            for r in found.layers
+        ]
+        yield from _table(("layer", "type", "parameters", "MACs", "output"), rows, numeric=(2, 3))
+    if found.operators:
+        yield from _table(
+            ("operator", "count"), [(k, f"{v:,}") for k, v in found.operators.items()], numeric=(1,)
+        )
+    if found.tensors:
+        tensors = [(t.name, _shape(t.shape), t.dtype, f"{t.params:,}") for t in found.tensors]
+        yield from _table(("tensor", "shape", "dtype", "parameters"), tensors, numeric=(3,))
+    if found.passes:
+        passes = [(p.name, "yes" if p.applies else "no", p.reason) for p in found.passes]
+        yield from _table(("pass", "applies", "reason"), passes)
+    for note in found.notes:
+        yield safe(f"note: {note}")
+
+
+def _table(
+    headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numeric: Iterable[int] = ()
+) -> Iterator[Text | Table]:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index in set(numeric) else "left", overflow="fold")
+    for row in rows[:MAX_ROWS]:
+        table.add_row(*(safe(cell) for cell in row))
+    yield table
+    if len(rows) > MAX_ROWS:
+        yield Text(f"... and {len(rows) - MAX_ROWS} more; --json has all")
+
+
+def _shape(shape: Iterable[int | str]) -> str:
+    return " x ".join(str(d) for d in shape) or "scalar"

@@ -1,0 +1,263 @@
+"""Budgets against what was measured: one record for each promise, and the verdict of the whole run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from .report_text import NOT_MEASURED, TIMES, between, byte_size, known, metric_value, ms, percent, ratio
+from .result import (
+    ArtefactRecord,
+    BudgetRecord,
+    MetricRecord,
+    ParityRecord,
+    SpeedupRecord,
+    StepRecord,
+    TargetRecord,
+)
+
+if TYPE_CHECKING:
+    from .recipe import Budgets, MetricDrop
+
+Verdict = Literal["PASS", "FAIL"]
+
+
+ROUNDING = 1e-9  # 0.8674 - 0.8624 is a little over 0.005 in floating point, and is half a point all the same
+FLOAT_PRECISION = "f32"
+
+
+def judge(
+    budgets: Budgets,
+    steps: Sequence[StepRecord],
+    proofs: Sequence[ParityRecord],
+    targets: Sequence[TargetRecord],
+    artefacts: Sequence[ArtefactRecord],
+) -> tuple[list[BudgetRecord], Verdict, str]:
+    """One record for each budget, the verdict, and the sentence that explains it.
+
+    FAIL when a budget is broken or could not be measured, a proof is past its limit, or a device failed.
+    A device that is not here fails only the budgets that name it.
+    """
+    records = []
+    if budgets.metric_drop is not None:
+        records.append(_metric_drop(budgets.metric_drop, steps, targets))
+    records += [_latency(device, limit, targets) for device, limit in budgets.latency.items()]
+    records += [_speedup(device, limit, targets) for device, limit in budgets.speedup.items()]
+    records += [_int8_share(device, limit, targets) for device, limit in budgets.int8_share.items()]
+    if budgets.bytes is not None:
+        records.append(_model_bytes(budgets.bytes, artefacts))
+    verdict, reason = _verdict(records, proofs, targets)
+    return records, verdict, reason
+
+
+def target_label(target: TargetRecord) -> str:
+    """The name that budgets use for a device: `openvino:CPU`, whichever way the record spells the device."""
+    if not target.device or target.device == target.runtime or target.device.startswith(f"{target.runtime}:"):
+        return target.device or target.runtime
+    return f"{target.runtime}:{target.device}"
+
+
+def speedup_over_f32(target: TargetRecord) -> SpeedupRecord | None:
+    """The speed-up whose named baseline is the float engine in f32; None when it was not measured."""
+    f32_label = target.baseline.label if target.baseline is not None else None
+    for speedup in target.speedup:
+        if speedup.baseline == f32_label:
+            return speedup
+    return next((s for s in target.speedup if FLOAT_PRECISION in s.baseline.lower()), None)
+
+
+def _verdict(
+    records: Sequence[BudgetRecord], proofs: Sequence[ParityRecord], targets: Sequence[TargetRecord]
+) -> tuple[Verdict, str]:
+    broken = [record for record in records if record.verdict == "FAIL"]
+    problems = [f"{len(broken)} of {len(records)} budgets {'is' if len(broken) == 1 else 'are'} broken"]
+    problems = problems * bool(broken) + [
+        f"The {record.name} was {record.reason}"
+        if record.measured == NOT_MEASURED
+        else f"The {record.name} is {record.measured}, the limit is {record.limit}"
+        for record in broken
+    ]
+    parities = [*proofs, *(t.parity for t in targets if t.parity is not None and t.parity not in proofs)]
+    problems += [
+        f"The proof {parity.edge} is broken: the outputs differ by more than the limit ({parity.limit})."
+        for parity in parities
+        if not parity.ok
+    ]
+    problems += [
+        f"The device {target_label(target)} failed: {target.reason or 'no reason was given'}"
+        for target in targets
+        if target.status == "failed"
+    ]
+    if problems:
+        return "FAIL", " ".join(map(_sentence, problems))
+    if not records:
+        return "PASS", "The recipe names no budgets, so nothing was promised; every proof held."
+    kept = "The one budget was kept" if len(records) == 1 else f"All {len(records)} budgets were kept"
+    return "PASS", f"{kept}, and every proof held."
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _record(name: str, limit: str, measured: str, kept: bool, reason: str) -> BudgetRecord:
+    return BudgetRecord(
+        name=name, limit=limit, measured=measured, verdict="PASS" if kept else "FAIL", reason=reason
+    )
+
+
+def _unmeasured(name: str, limit: str, why: str) -> BudgetRecord:
+    return _record(name, limit, NOT_MEASURED, False, f"{NOT_MEASURED}: {why}")
+
+
+def _text(limit: float, measured: float, coarse: Callable[[float], str], fine: str) -> str:
+    """`measured` as text, with more digits where rounding would make it look like a limit that it is not."""
+    text = coarse(measured)
+    same = text == coarse(limit) and not math.isclose(limit, measured, abs_tol=ROUNDING)
+    return fine.format(measured) if same else text
+
+
+# -- the metric
+
+
+def _metric_drop(
+    budget: MetricDrop, steps: Sequence[StepRecord], targets: Sequence[TargetRecord]
+) -> BudgetRecord:
+    name = "metric drop"
+    limit = f"{100 * budget.fraction:g} " + ("% of the float value" if budget.relative else "points")
+    if not steps:
+        return _unmeasured(name, limit, "the run has no steps.")
+    reference = steps[0].metric
+    name = f"{reference.name} drop"
+    places = [("the PyTorch model after the last pass", steps[-1].metric, reference)]
+    for target in (t for t in targets if t.status == "run"):
+        where = target_label(target)
+        measured = target.compressed.metric if target.compressed is not None else None
+        if measured is None:
+            return _unmeasured(name, limit, f"the compressed engine on {where} ran without its metric.")
+        own_float = target.baseline.metric if target.baseline is not None else None
+        fair = reference if _same_samples(reference, measured) else own_float
+        if fair is None or not _same_samples(fair, measured):
+            return _unmeasured(
+                name, limit, f"{where} and the float model were measured on different samples "
+                f"({measured.part}, n = {measured.n}, against {reference.part}, n = {reference.n})."
+            )  # fmt: skip
+        places.append((where, measured, fair))
+    drops = [_drop(budget.relative, before, after) for _, after, before in places]
+    if not all(known(drop) for drop in drops):
+        where = next(place[0] for place, drop in zip(places, drops, strict=True) if not known(drop))
+        return _unmeasured(name, limit, f"the metric of {where} is not a number, or the float value is 0.")
+    worst = max(range(len(places)), key=lambda i: drops[i])
+    kept = drops[worst] <= budget.fraction + ROUNDING
+    where, after, before = places[worst]
+    reason = f"{where} is the worst of {len(places)} places it was measured" if len(places) > 1 else where
+    if drops[worst] <= 0:
+        reason += "; nothing was lost"
+    else:
+        reason += f"; the drop is {'within' if kept else 'over'} the limit of {limit}"
+    return _record(name, limit, _drop_text(budget, drops[worst], before, after), kept, reason + ".")
+
+
+def _same_samples(one: MetricRecord, other: MetricRecord) -> bool:
+    return (one.name, one.part, one.n) == (other.name, other.part, other.n)
+
+
+def _drop(relative: bool, before: MetricRecord, after: MetricRecord) -> float:
+    if not relative:
+        return before.value - after.value
+    return (before.value - after.value) / before.value if before.value > 0 else math.nan
+
+
+def _drop_text(budget: MetricDrop, drop: float, before: MetricRecord, after: MetricRecord) -> str:
+    amount = _text(100 * budget.fraction, 100 * drop, lambda v: f"{v:.2f}", "{:.4f}")
+    amount = ("0.00" if amount == "-0.00" else amount) + (" %" if budget.relative else " points")
+    return f"{amount} ({metric_value(before.value)} → {metric_value(after.value)}, n = {after.n})"
+
+
+# -- one device each
+
+
+def _find(device: str, targets: Sequence[TargetRecord]) -> tuple[TargetRecord | None, str]:
+    """The target that a budget names, or None and why there is nothing to judge."""
+    for target in targets:
+        if device not in (target_label(target), target.device):
+            continue
+        if target.status == "run" and target.compressed is not None:
+            return target, ""
+        why = {
+            "built": "the engine was built but could not be run here",
+            "unavailable": "the device is not here",
+            "failed": "the device failed",
+            "run": "the compressed engine left no record",
+        }[target.status]
+        return None, f"{why} ({target.reason})." if target.reason else f"{why}."
+    return None, f"the run has no target {device}."
+
+
+def _latency(device: str, limit: float, targets: Sequence[TargetRecord]) -> BudgetRecord:
+    name, limit_text = f"latency p50 on {device}", f"{limit:g} ms"
+    target, why = _find(device, targets)
+    if target is None or target.compressed is None:
+        return _unmeasured(name, limit_text, why)
+    latency = target.compressed.latency_ms
+    if latency is None or not known(latency.p50):
+        return _unmeasured(name, limit_text, "the compressed engine was not timed.")
+    measured = _text(limit, latency.p50, ms, "{:.6f} ms")
+    kept = latency.p50 <= limit
+    reason = f"the median of {latency.n:,} inferences in {latency.launches} launches is "
+    reason += f"{'within' if kept else 'over'} the limit"
+    if latency.cached:
+        reason += f"; a cached measurement of {latency.measured_at}"
+    return _record(name, limit_text, measured, kept, reason + ".")
+
+
+def _speedup(device: str, limit: float, targets: Sequence[TargetRecord]) -> BudgetRecord:
+    name, limit_text = f"speed-up over f32 on {device}", f"at least {limit:g}{TIMES}"
+    target, why = _find(device, targets)
+    if target is None:
+        return _unmeasured(name, limit_text, why)
+    speedup = speedup_over_f32(target)
+    if speedup is None or not known(speedup.ci95[0]) or not known(speedup.ratio):
+        return _unmeasured(name, limit_text, "the compressed engine was not timed against the f32 engine.")
+    low, high = speedup.ci95
+    kept = low >= limit
+    low_text = _text(limit, low, lambda v: f"{v:.2f}", "{:.6f}")
+    measured = (
+        f"{ratio(speedup.ratio)} (95 % interval {between(low_text, ratio(high))}, {speedup.pairs} pairs)"
+    )
+    side = "at or above" if kept else "below"
+    reason = f"against {speedup.baseline}, the lower end of the interval is {side} the limit."
+    return _record(name, limit_text, measured, kept, reason)
+
+
+def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> BudgetRecord:
+    name, limit_text = f"INT8 share of MACs on {device}", f"at least {100 * limit:g} %"
+    target, why = _find(device, targets)
+    if target is None or target.compressed is None:
+        return _unmeasured(name, limit_text, why)
+    precision = target.compressed.precision
+    share = precision.get("int8", 0.0)
+    if not precision or not known(share):
+        return _unmeasured(name, limit_text, "the runtime does not tell what its layers execute in.")
+    measured = _text(limit, share, percent, "{:.6%}").replace("%", " %").replace("  ", " ")
+    kept = share >= limit - ROUNDING
+    reason = f"by the runtime's own word, {'enough' if kept else 'too few'} MACs are executed in INT8."
+    return _record(name, limit_text, measured, kept, reason)
+
+
+# -- the file
+
+
+def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:
+    name = "size of model.onnx"
+    files = [a for a in artefacts if PurePosixPath(a.path).name.startswith("model.onnx")]
+    if not any(a.kind == "onnx" for a in files):
+        return _unmeasured(name, byte_size(limit), "no model.onnx was exported.")
+    size = sum(a.bytes for a in files)  # weights over 2 GB lie beside the model, in model.onnx.data
+    measured = _text(limit, size, byte_size, "{:,} B")
+    kept = size <= limit
+    side = "within" if kept else "over"
+    reason = f"the exported model takes {size:,} bytes, {side} the limit of {limit:,}."
+    return _record(name, byte_size(limit), measured, kept, reason)

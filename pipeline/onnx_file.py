@@ -1,0 +1,159 @@
+"""ONNX files, checked before anything else reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CompressError, UnsafeInputError
+from .checkpoint import require_file
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_FILE_BYTES = 2 * 2**30  # protobuf's own limit
+MAX_EXTERNAL_BYTES = 64 * 2**30
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization")
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The checked graph with its weights; UnsafeInputError if it reaches out of its folder."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    require_file(path, "model.source")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UnsafeInputError(
+            f"{path} has {path.stat().st_size:,} bytes; ONNX files have at most {MAX_FILE_BYTES:,}"
+        )
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise CompressError(
+            f"model.source: {path} is not an ONNX file, or it is cut short ({error})"
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise CompressError(f"model.source: {path} is not an ONNX file: it holds no graph")
+    check_external_data(model, path)
+    if not model.graph.output:
+        raise CompressError(f"model.source: {path}: the graph has no output; export it again with one")
+    if not graph_inputs(model):
+        raise CompressError(f"model.source: {path}: the graph has no input besides its weights")
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
+        text = " ".join(str(error).split())[:400]
+        raise CompressError(f"model.source: {path} is not valid ONNX: {text}") from error
+    onnx.load_external_data_for_model(model, str(path.parent))
+    _refuse_unusable(model, path)
+    return model
+
+
+def check_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Every external tensor must lie in a plain file inside the model's own folder, and wholly in it."""
+    folder = path.parent.resolve()
+    total = 0
+    for tensor in _tensors(model):
+        if not tensor.external_data:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        location = entries.get("location", "")
+        where = f"{path}: tensor {tensor.name!r} is stored in {location!r}"
+        inside = PurePosixPath(location.replace("\\", "/"))
+        target = folder / location if location.isprintable() else folder
+        if (
+            inside.is_absolute()
+            or ".." in inside.parts
+            or ":" in location
+            or not target.resolve().is_relative_to(folder)
+        ):
+            raise UnsafeInputError(
+                f"{where}, outside the model's own folder; export the model again as one file"
+            )
+        if not target.is_file():
+            raise CompressError(
+                f"model.source: {where}, and that file does not exist; copy it beside the model"
+            )
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", target.stat().st_size - offset))
+        except ValueError as error:
+            raise CompressError(f"model.source: {where} with a damaged offset or length") from error
+        if offset < 0 or length < 0 or offset + length > target.stat().st_size:
+            raise CompressError(f"model.source: {where}, which is too short: {target.stat().st_size:,} bytes")
+        total += length
+    if total > MAX_EXTERNAL_BYTES:
+        raise UnsafeInputError(
+            f"{path} claims {total:,} bytes of external data; the limit is {MAX_EXTERNAL_BYTES:,}"
+        )
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs a caller must feed: initializers may be listed as inputs in old files."""
+    stored = {t.name for t in model.graph.initializer}
+    return [i for i in model.graph.input if i.name not in stored]
+
+
+def sample_shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    """Shape as the file states it: numbers, and names (or "?") where it is dynamic."""
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
+
+
+def _refuse_unusable(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse NaN in any tensor, and infinities in those that layers multiply with (a mask may hold -inf)."""
+    from onnx import numpy_helper
+
+    weights = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.input[1:]}
+    for tensor in _tensors(model):
+        array = _read(numpy_helper.to_array, tensor, path)
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        if np.isnan(array).any() or tensor.name in weights:
+            kind = "NaN" if np.isnan(array).any() else "infinite values"
+            raise CompressError(
+                f"model.source: {path}: tensor {tensor.name!r} holds {kind}; use an earlier checkpoint"
+            )
+
+
+def _read(
+    to_array: Callable[[onnx.TensorProto], Any], tensor: onnx.TensorProto, path: Path
+) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(to_array(tensor))
+    except Exception as error:
+        raise CompressError(
+            f"model.source: {path}: tensor {tensor.name!r} cannot be read: {error}"
+        ) from error
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: initializers and attributes of all graphs, nested ones and functions included."""
+    graphs = [model.graph]
+    nodes = [n for f in model.functions for n in f.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes.extend(graph.node)
+            continue
+        for attribute in nodes.pop().attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            graphs.extend([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
+
+
+def is_weight(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer is a parameter: a float or 8-bit tensor, and no shape or axis."""
+    import onnx
+
+    types = onnx.TensorProto
+    return tensor.data_type in (types.FLOAT, types.FLOAT16, types.DOUBLE, types.INT8, types.UINT8)

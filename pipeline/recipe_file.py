@@ -1,0 +1,217 @@
+"""A recipe from a YAML file: everything that is wrong with it at once, each with its line and column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..passes.base import Pass
+from .recipe import Recipe, TargetSection
+from .recipe_paths import is_callable_name, locate
+from .recipe_problems import Location, RecipeError, describe, explain, schema_at, unknown
+from .recipe_yaml import Document, parse, recipe_text_of
+
+__all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
+
+M = TypeVar("M", bound=BaseModel)
+
+_NULL_MEANS_DEFAULT = ("passes", "export", "measure", "budgets")  # all their options may be commented out
+TARGET_OPTIONS = [name for name in TargetSection.model_fields if name not in ("runtime", "device")]
+_PER_TARGET_BUDGETS = ("latency", "speedup", "int8_share")
+_MODEL_FILES = (".pt2", ".onnx")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe; its paths come back absolute, its name defaults to the file's.
+
+    Nothing is imported or evaluated for it. Raises RecipeError with every problem found, each as
+    `file:line:column: key: what was expected, what was found`.
+    """
+    document = parse(path)
+    data = {
+        key: value
+        for key, value in document.data.items()
+        if value is not None or key not in _NULL_MEANS_DEFAULT or document.is_bad((key,))
+    }
+    passes = _read_passes(document, data)
+    targets = _read_targets(document, data)
+    _check_budget_names(document)
+    _resolve_files(document, data, path.parent)
+    recipe = _validated(document, Recipe, data, ())
+    if document.problems or recipe is None:
+        raise RecipeError(path, document.problems)
+    return recipe.model_copy(
+        update={"passes": tuple(passes), "targets": tuple(targets), "name": recipe.name or path.stem}
+    )
+
+
+def _validated(document: Document, kind: type[M], data: Any, base: Location) -> M | None:
+    """`data`, which stands at `base`, as a `kind`; None when it is wrong, with the problems in `document`.
+
+    Through JSON and strictly: "4" is not a number and true is not 1, while a list still makes a tuple.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        schema = kind.model_json_schema()
+        for item in error.errors(include_url=False):
+            _refuse_item(document, dict(item), schema, base)
+        return None
+
+
+def _refuse_item(document: Document, item: dict[str, Any], schema: dict[str, Any], base: Location) -> None:
+    """Record one pydantic error, unless something at its place was complained about before."""
+    at_key = item["loc"][-1:] == ("[key]",)  # how pydantic marks a mapping's key as the wrong part
+    inner: Location = item["loc"][:-1] if at_key else item["loc"]
+    location = (*base, *inner)
+    if document.is_bad(location):
+        return
+    if not at_key and item["type"] != "extra_forbidden":
+        document.refuse(location, explain(item, schema_at(schema, inner)))
+        return
+    parent = schema_at(schema, inner[:-1])
+    known = parent.get("properties") or parent.get("propertyNames", {}).get("enum", ())
+    document.refuse(location, unknown("key", str(inner[-1]), known), at_key=True)
+
+
+def _read_passes(document: Document, data: dict[str, Any]) -> list[Pass]:
+    """The passes that are right; a list is taken out of `data`, anything else left for pydantic to refuse."""
+    from ..passes import PASSES
+
+    passes: list[Pass] = []
+    for location, name, options in _named_items(document, data, "passes", left_behind=[]):
+        if name not in PASSES:
+            document.refuse(location, unknown("pass", name, PASSES), at_key=True)
+            continue
+        read = _validated(document, PASSES[name], options, location)
+        reason = order_problem(read, passes) if read else None
+        if reason:
+            document.refuse(location, reason, at_key=True)
+        if read:
+            passes.append(read)
+    return passes
+
+
+def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
+    """Why `new` cannot work after `earlier`, in words; passes add rules of their own by `refuses_after`."""
+    if new.name == "quantize" and any(done.name == "quantize" for done in earlier):
+        return "the network is already INT8 here, by the quantize above: list it once"
+    return type(new).refuses_after(earlier)
+
+
+def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSection]:
+    """The targets that are right; a list is taken out of `data`, and one valid target stands in for it."""
+    from ..targets import TARGETS
+
+    targets: list[TargetSection] = []
+    stand_in = [{"runtime": "onnxruntime"}]
+    for location, label, options in _named_items(document, data, "targets", left_behind=stand_in):
+        runtime, colon, device = label.partition(":")
+        if runtime not in TARGETS:
+            document.refuse(location, unknown("target", runtime, TARGETS), at_key=True)
+            continue
+        if colon and not device:
+            message = f"expected a device after the colon, as in openvino:CPU, got {describe(label)}"
+            document.refuse(location, message, at_key=True)
+            continue
+        if any(label == target.label for target in targets):
+            message = f"{label} is listed twice: budgets and reports name a target once"
+            document.refuse(location, message, at_key=True)
+            continue
+        for key in options.keys() - set(TARGET_OPTIONS):
+            document.refuse((*location, key), unknown("option", key, TARGET_OPTIONS), at_key=True)
+        if options.get("compute_capabilities") and runtime != "tensorrt":
+            message = f"only tensorrt builds ahead of time, {runtime} does not: remove this key"
+            document.refuse((*location, "compute_capabilities"), message)
+        known = {key: options[key] for key in TARGET_OPTIONS if key in options}
+        read = _validated(document, TargetSection, {"runtime": runtime, "device": device, **known}, location)
+        if read:
+            targets.append(read)
+    return targets
+
+
+def _named_items(
+    document: Document, data: dict[str, Any], key: str, left_behind: list[Any]
+) -> list[tuple[Location, str, dict[str, Any]]]:
+    """The items of a list, each `name` or `name:` with options below it: where it stands, name, options.
+
+    A list that is not empty is taken out of `data`, and `left_behind` put in its place.
+    """
+    if not isinstance(data.get(key), list) or not data[key]:
+        return []
+    items: list[tuple[Location, str, dict[str, Any]]] = []
+    for index, item in enumerate(data[key]):
+        location: Location = (key, index)
+        if document.is_bad(location):
+            continue
+        if isinstance(item, str):
+            items.append((location, item, {}))
+        elif isinstance(item, dict) and len(item) == 1:
+            name, options = next(iter(item.items()))
+            if isinstance(options, dict | None):
+                items.append(((*location, name), name, options or {}))
+            elif not document.is_bad((*location, name)):
+                document.refuse((*location, name), f"expected options (key: value), got {describe(options)}")
+        elif isinstance(item, dict) and item:
+            listed = ", ".join(item)
+            document.refuse(location, f"expected one name, got {listed}: indent the options below their name")
+        else:
+            document.refuse(location, f"expected a name, or a name with options, got {describe(item)}")
+    data[key] = left_behind
+    return items
+
+
+def _check_budget_names(document: Document) -> None:
+    """Each per-device budget must name a target of the recipe."""
+    from ..targets import TARGETS
+
+    budgets, items = document.data.get("budgets"), document.data.get("targets")
+    if not isinstance(budgets, dict) or not isinstance(items, list):
+        return
+    labels = [next(iter(item), "") if isinstance(item, dict) else str(item) for item in items]
+    if any(label.partition(":")[0] not in TARGETS for label in labels):
+        return  # a target that is itself misspelt must not make its budget wrong too
+    for kind in _PER_TARGET_BUDGETS:
+        for name in budgets[kind] if isinstance(budgets.get(kind), dict) else ():
+            if name not in labels:
+                message = unknown("target", name, dict.fromkeys(labels)).replace("known:", "this recipe's:")
+                document.refuse(("budgets", kind, name), message, at_key=True)
+
+
+def _resolve_files(document: Document, data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of `model` and `data` absolute, and refuse those that lead nowhere."""
+    model, samples = data.get("model"), data.get("data")
+    if isinstance(model, dict):
+        data["model"] = model = dict(model)
+        source = model.get("source")
+        if isinstance(source, str) and source.endswith(_MODEL_FILES):
+            _resolve(document, model, ("model", "source"), folder)
+            for key in ("weights", "args"):
+                if model.get(key):
+                    message = "a .pt2 or .onnx file is the whole model: remove this key"
+                    document.refuse(("model", key), message)
+        _resolve(document, model, ("model", "weights"), folder)
+    if isinstance(samples, dict):
+        data["data"] = samples = dict(samples)
+        source = samples.get("source")
+        if isinstance(source, str) and not is_callable_name(source):
+            _resolve(document, samples, ("data", "source"), folder, folders=True)
+
+
+def _resolve(
+    document: Document,
+    section: dict[str, Any],
+    location: tuple[str, str],
+    folder: Path,
+    folders: bool = False,
+) -> None:
+    key = location[1]
+    if isinstance(section.get(key), str) and not document.is_bad(location):
+        try:
+            section[key] = str(locate(section[key], folder, folders))
+        except ValueError as error:
+            document.refuse(location, str(error))

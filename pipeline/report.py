@@ -1,0 +1,127 @@
+"""Reports of a finished run, made from run.json alone: report.html, report.md and junit.xml."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from pydantic import ValidationError
+
+from ..errors import CompressError
+from .files import write_atomically
+from .result import SCHEMA_VERSION, ParityRecord, RunRecord
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHOWN_ERRORS = 3
+
+
+def write_reports(record: RunRecord, folder: Path) -> list[Path]:
+    """Write report.html, report.md and junit.xml into `folder`, each complete or not at all; their paths."""
+    from .report_pages import html_page, markdown_page
+
+    reports = {
+        "report.html": html_page(record),
+        "report.md": markdown_page(record),
+        "junit.xml": junit_xml(record),
+    }
+    for name, text in reports.items():
+        write_atomically(folder / name, text.encode("utf-8", errors="replace"))
+    return [folder / name for name in reports]
+
+
+def load_run(folder: Path) -> RunRecord:
+    """The record of a run folder (or of a run.json file); CompressError when it is none or cannot be read."""
+    path = folder / "run.json" if folder.is_dir() else folder
+    if not folder.exists():
+        raise CompressError(f"{folder}: there is no such folder; name the folder that a run wrote")
+    if not path.exists():
+        raise CompressError(f"{folder}: not a run folder, it holds no run.json; name one that a run wrote")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompressError(f"{path}: cannot be read: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise CompressError(f"{path}: damaged, not valid JSON ({where}); run the recipe again") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise CompressError(f"{path}: not the record of a run: it has no schema_version")
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise CompressError(
+            f"{path}: schema_version is {version!r:.40}, this edgepress reads {SCHEMA_VERSION}; "
+            "run the recipe again, or use the edgepress that wrote it"
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        raise CompressError(f"{path}: not a complete record: {_first_errors(error)}") from error
+
+
+def _first_errors(error: ValidationError) -> str:
+    errors = error.errors()
+    shown = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[:SHOWN_ERRORS]]
+    more = len(errors) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def all_proofs(record: RunRecord) -> list[ParityRecord]:
+    """Every proof once: those of the flow, then those that only a device holds."""
+    own = [t.parity for t in record.targets if t.parity is not None]
+    return record.proofs + [proof for proof in own if proof not in record.proofs]
+
+
+def junit_xml(record: RunRecord) -> str:
+    """One test case a budget, a proof and a device; a device that did not run is skipped, never passed."""
+    from .judge import target_label
+    from .report_text import number, percent, short
+
+    suite = ElementTree.Element("testsuite", name=short(record.name or "edgepress"))
+    for budget in record.budgets:
+        case = _case(suite, "budget", budget.name)
+        if budget.verdict == "FAIL":
+            _outcome(case, "failure", f"measured {budget.measured}, limit {budget.limit}: {budget.reason}")
+    for proof in all_proofs(record):
+        case = _case(suite, "proof", proof.edge)
+        if not proof.ok:
+            found = f"SQNR {number(proof.sqnr_db, 1)} dB, same top-1 {percent(proof.top1_agreement)}"
+            _outcome(case, "failure", f"{found}, max error {proof.max_error:.3g}; limit {proof.limit}")
+    for target in record.targets:
+        case = _case(suite, "device", target_label(target))
+        if target.status == "failed":
+            _outcome(case, "failure", target.reason or "failed")
+        elif target.status != "run":
+            _outcome(case, "skipped", f"{target.status}, not run: {target.reason}".rstrip(": "))
+    for outcome, attribute in (("failure", "failures"), ("skipped", "skipped")):
+        suite.set(attribute, str(len(suite.findall(f"testcase/{outcome}"))))
+    suite.set("tests", str(len(suite)))
+    suite.set("time", f"{record.seconds:.1f}")
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def _case(suite: ElementTree.Element, kind: str, name: str) -> ElementTree.Element:
+    from .report_text import short
+
+    return ElementTree.SubElement(suite, "testcase", classname=f"edgepress.{kind}", name=short(name, 200))
+
+
+def _outcome(case: ElementTree.Element, kind: str, message: str) -> None:
+    from .report_text import tidy
+
+    ElementTree.SubElement(case, kind, message=tidy(message, 2000))
+
+
+def render_terminal(record: RunRecord) -> RenderableType:
+    """The summary that the command line prints at the end of a run."""
+    from .report_terminal import summary
+
+    return summary(record)
+
+
+__all__ = ["all_proofs", "junit_xml", "load_run", "render_terminal", "write_reports"]

@@ -1,0 +1,141 @@
+"""Inline SVG for the report. Horizontal coordinates are per cent: it fits any width, its text keeps its size.
+
+Every text goes through ElementTree, which escapes it. Colours are CSS classes, for dark mode and print.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from .report_text import ms, percent, short
+
+GRID = 1000  # horizontal positions that a dot can take: finer ones cannot be told apart
+DOTS = 2000  # most dots of one engine; evenly thinned beyond, the medians are of all samples
+LANES_HEIGHT = 44
+TITLE_HEIGHT = 24
+ROW_GAP = 16
+AXIS_HEIGHT = 24
+BEYOND = 0.95  # the axis ends behind this share of every engine's samples; the others are counted
+HEADROOM = 1.1
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One engine of a latency chart; launches: raw samples in ms, one list a process launch."""
+
+    css: str
+    title: str
+    p50: float
+    launches: Sequence[Sequence[float]]
+
+
+def latency_strips(strips: Sequence[Strip]) -> Markup:
+    """Every engine's samples on one axis from 0: a lane of dots a launch, its median, and that of all."""
+    end = _axis_end(strips)
+    height = len(strips) * (TITLE_HEIGHT + LANES_HEIGHT + ROW_GAP) + AXIS_HEIGHT
+    names = ", ".join(f"{s.title}: median {ms(s.p50)}" for s in strips)
+    svg = _svg(height, f"Latency distributions. {names}")
+    bottom = height - AXIS_HEIGHT
+    for tick in _ticks(end):
+        x = _x(tick, end)
+        _add(svg, "line", "grid", x1=x, x2=x, y1="0", y2=str(bottom))
+        anchor = "start" if tick == 0 else "end" if tick > 0.97 * end else "middle"
+        label = f"{tick:g}" + (" ms" if tick == 0 else "")
+        _add(svg, "text", "tick", label, x=x, y=str(bottom + 16), **{"text-anchor": anchor})
+    for index, strip in enumerate(strips):
+        _draw_strip(svg, strip, end, top=index * (TITLE_HEIGHT + LANES_HEIGHT + ROW_GAP))
+    return _markup(svg)
+
+
+def _axis_end(strips: Sequence[Strip]) -> float:
+    ends = [strip.p50 for strip in strips]
+    for strip in strips:
+        ordered = sorted(_finite([sample for launch in strip.launches for sample in launch]))
+        if ordered:
+            ends.append(ordered[min(len(ordered) - 1, math.floor(BEYOND * len(ordered)))])
+    return HEADROOM * max(ends, default=1.0) or 1.0
+
+
+def _draw_strip(svg: ElementTree.Element, strip: Strip, end: float, top: float) -> None:
+    launches = [samples for samples in map(_finite, strip.launches) if samples]
+    beyond = [sample for samples in launches for sample in samples if sample > end]
+    end_anchor = {"text-anchor": "end"}
+    title = _add(svg, "text", "row-title", short(strip.title, 60), x="0", y=f"{top + 15}")
+    if beyond:
+        _add(title, "tspan", "tick", f"{len(beyond):,} beyond the axis, up to {ms(max(beyond))}", dx="10")
+    _add(svg, "text", "row-value", ms(strip.p50), x="100%", y=f"{top + 15}", **end_anchor)
+    lanes_top = top + TITLE_HEIGHT
+    _add(svg, "rect", "lane", x="0", width="100%", y=f"{lanes_top}", height=f"{LANES_HEIGHT}", rx="3")
+    x = _x(strip.p50, end)
+    _add(svg, "rect", f"reach {strip.css}", x="0", width=x, y=f"{lanes_top}", height=f"{LANES_HEIGHT}")
+    dots = _add(
+        svg, "svg", "", x="0", y=f"{lanes_top}", width="100%", height=f"{LANES_HEIGHT}",
+        viewBox=f"0 0 {GRID} {LANES_HEIGHT}", preserveAspectRatio="none",
+    )  # fmt: skip
+    lane = LANES_HEIGHT / max(len(launches), 1)
+    path, medians = [], []
+    for index, samples in enumerate(launches):
+        y = round((index + 0.5) * lane, 1)
+        places = sorted({round(GRID * sample / end) for sample in samples if sample <= end})
+        thinned = places[:: math.ceil(len(places) * len(launches) / DOTS) or 1]
+        path += [f"M{place} {y:g}h0" for place in thinned]
+        at = GRID * min(median(samples) / end, 1)
+        medians.append(f"M{at:.1f} {y - 0.42 * lane:.1f}V{y + 0.42 * lane:.1f}")
+    _add(dots, "path", f"dots {strip.css}", d="".join(path))
+    _add(dots, "path", f"medians {strip.css}", d="".join(medians))
+    bottom = lanes_top + LANES_HEIGHT
+    _add(svg, "line", f"p50 {strip.css}", x1=x, x2=x, y1=f"{lanes_top - 3}", y2=f"{bottom + 3}")
+
+
+def interval(value: float, ci95: tuple[float, float], reference: float, span: tuple[float, float]) -> Markup:
+    """A metric as a dot with its 95 % interval, the float model's as a dashed line, on the axis `span`."""
+    svg = _svg(22, f"{percent(value)}, 95 % interval {percent(ci95[0])} to {percent(ci95[1])}")
+    low, high = span
+
+    def place(v: float) -> str:
+        return f"{4 + 92 * (min(max(v, low), high) - low) / ((high - low) or 1):.2f}%"
+
+    _add(svg, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
+    _add(svg, "line", "whisker", x1=place(ci95[0]), x2=place(ci95[1]), y1="11", y2="11")
+    _add(svg, "circle", "point", cx=place(value), cy="11", r="4")
+    return _markup(svg)
+
+
+def _finite(samples: Sequence[float]) -> list[float]:
+    return [sample for sample in samples if math.isfinite(sample)]
+
+
+def _ticks(end: float) -> list[float]:
+    """Round numbers from 0 to `end`, about five of them."""
+    rough = end / 5
+    base = 10.0 ** math.floor(math.log10(rough))
+    step = next((factor * base for factor in (1, 2, 2.5, 5) if factor * base >= rough), 10 * base)
+    return [round(i * step, 9) for i in range(math.floor(end / step) + 1)]
+
+
+def _x(value: float, end: float) -> str:
+    return f"{100 * min(value / end, 1):.2f}%"
+
+
+def _svg(height: float, label: str) -> ElementTree.Element:
+    svg = ElementTree.Element("svg", {"class": "chart", "role": "img", "aria-label": short(label, 400)})
+    svg.attrib |= {"width": "100%", "height": f"{height:g}"}
+    return svg
+
+
+def _add(
+    parent: ElementTree.Element, tag: str, css: str, text: str = "", **attributes: str
+) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, tag, {"class": css, **attributes} if css else attributes)
+    child.text = text or None
+    return child
+
+
+def _markup(svg: ElementTree.Element) -> Markup:
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))

@@ -1,0 +1,121 @@
+"""report.html and report.md from their templates. Every value is untrusted text: cleaned, then escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import report_text as text
+from .report import all_proofs
+from .report_steps import coverage, sensitivity, step_views
+from .report_view import (
+    DeviceView,
+    device_views,
+    flat,
+    metric_ground,
+    metric_text,
+    tiles,
+    timed_device,
+)
+from .result import RunRecord
+
+TEMPLATES = Path(__file__).parent / "report_templates"
+
+
+def html_page(record: RunRecord) -> str:
+    """The whole report as one page that needs nothing else."""
+    environment = _environment(escape=True, finalize=_clean)
+    devices = device_views(record)
+    return environment.get_template("report.html").render(
+        record=record,
+        proofs=all_proofs(record),
+        devices=devices,
+        tiles=tiles(record, devices),
+        steps=step_views(record, devices),
+        timed=timed_device(devices),
+    )
+
+
+def markdown_page(record: RunRecord) -> str:
+    """The same facts, compactly, for a comment on a pull request."""
+    environment = _environment(escape=False, finalize=_clean_markdown)
+    page = environment.get_template("report.md").render(
+        record=record, proofs=all_proofs(record), devices=device_views(record)
+    )
+    return re.sub(r"\n{3,}", "\n\n", page)
+
+
+def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "bare_ms": text.bare_ms,
+        "bytes": text.byte_size,
+        "clip": text.tidy,
+        "count": text.count_size,
+        "coverage": coverage,
+        "duration": text.duration,
+        "flat": lambda values: list(flat(values)),
+        "metric_ground": metric_ground,
+        "metric_text": metric_text,
+        "metric_value": text.metric_value,
+        "ms": text.ms,
+        "number": text.number,
+        "p50_text": _p50_text,
+        "percent": text.percent,
+        "ratio": text.ratio,
+        "sensitivity": sensitivity,
+        "share_of": _share_of,
+        "short": text.short,
+        "signed": text.signed,
+        "speedup_text": _speedup_text,
+    }
+    environment.tests["known"] = text.known
+    return environment
+
+
+def _clean(value: Any) -> Any:
+    """What every value of a page goes through before it is escaped."""
+    if value is None:
+        return text.NOT_MEASURED
+    return text.tidy(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _clean_markdown(value: Any) -> Any:
+    """A value inside a table cell: no markup, no new row, and nobody is notified by it."""
+    cleaned = _clean(value)
+    if not isinstance(cleaned, str):
+        return cleaned
+    line = re.sub(r"\s+", " ", cleaned).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*_\[\]|~])", r"\\\1", line)
+    return re.sub(r"([@#])(?=\w)", "\\1\u200b", line)  # zero-width space: no mention, no link
+
+
+def _p50_text(device: DeviceView, role: str) -> str:
+    latency = getattr(getattr(device.target, role), "latency_ms", None)
+    cached = f" (cached, {latency.measured_at})" if latency is not None and latency.cached else ""
+    return text.ms(device.p50(role)) + cached
+
+
+def _speedup_text(device: DeviceView) -> str:
+    found = [
+        f"{text.ratio(s.ratio)} over {text.short(s.baseline)} ({text.ratio_interval(s.ci95)})"
+        for s in device.target.speedup
+    ]
+    return "; ".join(found) or text.NOT_MEASURED
+
+
+def _share_of(value: float, largest: float) -> str:
+    return f"{min(max(100 * value / largest, 0), 100):.2f}" if largest > 0 else "0"

@@ -1,0 +1,91 @@
+"""The steps of a run as the report shows them: the waterfall, what was quantized, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from markupsafe import Markup
+
+from .report_charts import interval
+from .report_text import known
+from .report_view import DeviceView, timed_device
+from .result import RunRecord, StepRecord
+
+COVERAGE_ROWS = 400
+SENSITIVITY_BARS = 20
+
+
+@dataclass(frozen=True)
+class StepView:
+    """A step with what it changed: bars are (kept, removed), shares of the largest value over all steps."""
+
+    step: StepRecord
+    latency_ms: float | None
+    bars: dict[str, tuple[float, float]]
+    metric_chart: Markup
+    metric_points: float | None
+
+
+def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepView]:
+    """Every step against the float model; latency is known for the first and the last only."""
+    if not record.steps:
+        return []
+    device, last = timed_device(devices), len(record.steps) - 1
+    times = {0: device.p50("baseline"), last: device.p50("compressed")} if device and last else {}
+    metrics = [step.metric for step in record.steps]
+    bounds = [v for m in metrics for v in (*m.ci95, m.value) if known(v)] or [0.0, 1.0]
+    span, reference = (min(bounds), max(bounds)), metrics[0].value
+    largest = {key: max(getattr(step, key) for step in record.steps) or 1 for key in ("bytes", "macs")}
+    slowest = max((t for t in times.values() if t), default=1.0)
+    views: list[StepView] = []
+    for index, step in enumerate(record.steps):
+        previous = record.steps[max(index - 1, 0)]
+        bars = {key: _bar(getattr(step, key), getattr(previous, key), top) for key, top in largest.items()}
+        latency = times.get(index)
+        if latency:
+            bars["latency"] = _bar(latency, times.get(0) or latency, slowest)
+        drop = (step.metric.value - reference) * 100 if index and known(step.metric.value) else None
+        chart = interval(step.metric.value, step.metric.ci95, reference, span)
+        views.append(StepView(step, latency, bars, chart, drop))
+    return views
+
+
+def _bar(value: float, previous: float, largest: float) -> tuple[float, float]:
+    return value / largest, max(previous - value, 0) / largest
+
+
+def detail_rows(step: StepRecord, key: str) -> list[dict[str, Any]]:
+    """The rows that a pass left under `key` in its details; what is not a row is not shown."""
+    rows = step.details.get(key)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def coverage(step: StepRecord) -> dict[str, Any] | None:
+    """Which layers a pass quantized: what stays in float first, heaviest first; None when it does not say."""
+    keys = ("layer", "kind", "macs", "quantized", "reason")
+    rows = [{key: row.get(key) for key in keys} for row in detail_rows(step, "coverage")]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (bool(row["quantized"]), -_macs(row)))
+    total = sum(map(_macs, rows))
+    done = [row for row in rows if row["quantized"]]
+    share = sum(map(_macs, done)) / total if total else None
+    return {"rows": rows[:COVERAGE_ROWS], "count": len(rows), "quantized": len(done), "share": share}
+
+
+def _macs(row: dict[str, Any]) -> float:
+    value = row.get("macs")
+    return value if isinstance(value, int | float) else 0
+
+
+def sensitivity(step: StepRecord) -> list[dict[str, Any]]:
+    """The layers that quantization hurts most: lowest SQNR first."""
+    rows = [
+        {"layer": row.get("layer"), "sqnr_db": float(row["sqnr_db"])}
+        for row in detail_rows(step, "sensitivity")
+        if isinstance(row.get("sqnr_db"), int | float)
+    ]
+    return sorted(rows, key=itemgetter("sqnr_db"))[:SENSITIVITY_BARS]

@@ -1,0 +1,75 @@
+"""The summary of a run on a terminal. Names are plain `Text`: no markup or terminal escape in them acts."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .report_text import NOT_MEASURED, byte_size, ms, percent, ratio, ratio_interval, short, tidy
+from .report_view import DeviceView, device_views, metric_text
+from .result import RunRecord
+
+COLOURS = {"PASS": "bold green", "FAIL": "bold red"}
+
+
+def summary(record: RunRecord) -> RenderableType:
+    """Verdict, budgets, devices and artefacts."""
+    verdict = Text.assemble((record.verdict, COLOURS[record.verdict]), "  ", tidy(record.reason, 2000))
+    parts: list[RenderableType] = [verdict]
+    if record.budgets:
+        parts.append(_budgets(record))
+    parts += [_device(device) for device in device_views(record)]
+    if record.artefacts:
+        parts.append(_artefacts(record))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(head, header_style="dim", overflow="fold")
+    return table
+
+
+def _budgets(record: RunRecord) -> Table:
+    table = _table("budget", "limit", "measured", "")
+    for budget in sorted(record.budgets, key=lambda b: b.verdict):
+        unmeasured = budget.measured == NOT_MEASURED and budget.reason
+        measured = budget.reason if unmeasured else budget.measured
+        table.add_row(
+            Text(short(budget.name)), Text(short(budget.limit)), Text(tidy(measured, 400)),
+            Text(budget.verdict, COLOURS[budget.verdict]),
+        )  # fmt: skip
+    return table
+
+
+def _device(device: DeviceView) -> RenderableType:
+    head = Text.assemble((short(device.label), "bold"), f"  {device.status}")
+    if device.target.reason:
+        head.append(f": {tidy(device.target.reason, 400)}")
+    if not device.engines:
+        return head
+    table = _table("engine", "p50", "INT8 of MACs", "metric")
+    for view in device.engines:
+        latency, precision = view.engine.latency_ms, view.engine.precision
+        time = ms(latency.p50 if latency is not None else None)
+        if latency is not None and latency.cached:
+            time += f" (cached, {short(latency.measured_at)})"
+        int8 = percent(precision.get("int8", 0.0) if precision else None, 1)
+        table.add_row(Text(view.role), Text(time), Text(int8), Text(metric_text(view.engine.metric)))
+    speedups = [
+        Text(f"{ratio(s.ratio)} over {short(s.baseline)} (95 % interval {ratio_interval(s.ci95)})")
+        for s in device.target.speedup
+    ]
+    return Group(head, Padding(Group(table, *speedups), (0, 0, 0, 2)))
+
+
+def _artefacts(record: RunRecord) -> Table:
+    table = _table("artefact", "kind", "size", "SHA-256")
+    for artefact in record.artefacts:
+        digest = f"{short(artefact.sha256)[:12]}…"
+        row = (short(artefact.path), short(artefact.kind), byte_size(artefact.bytes), digest)
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,140 @@
+"""Which executed layer did the multiply-accumulates of which ONNX node, going by the names a runtime kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .base import Layer
+from .macs import node_macs
+from .onnx_graph import OnnxGraph
+
+UNKNOWN = "unknown"
+
+# What runtimes append to the name of a node or tensor that they rewrote.
+_SUFFIXES = re.compile(r"(_token_\d+|_nchwc|_quant|/[^/]*)$")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One layer as the runtime lists it.
+
+    sources: names (of nodes or tensors, perhaps with suffixes) that the runtime says it was made of;
+    computes: "one" when it can hold one multiplying node, "many" for a fused region, "none" for the rest.
+    """
+
+    name: str
+    type: str
+    precision: str
+    ms: float | None
+    sources: tuple[str, ...]
+    computes: str
+
+
+def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
+    """The executed layers with their ONNX nodes and multiply-accumulates.
+
+    Every multiplying node of the ONNX graph is in exactly one layer. One that the runtime's names do not lead
+    to is a layer of its own with precision "unknown": it is not guessed.
+    """
+    macs = node_macs(graph.model)
+    made_of = [tuple(dict.fromkeys(_resolve(graph, layer.sources))) for layer in executed]
+    home = _homes(graph, executed, made_of, macs)
+    layers: list[Layer] = []
+    for index, layer in enumerate(executed):
+        here = [name for name in macs if home.get(name) == index]
+        doubtful = [n for n in here if _doubtful(graph, layer, n)]
+        kept = [n for n in here if n not in doubtful]
+        nodes = tuple(dict.fromkeys((*made_of[index], *kept)))
+        nodes = tuple(n for n in nodes if n not in macs or n in kept)
+        total = sum(macs[name] for name in kept)
+        layers.append(Layer(layer.name, layer.type, layer.precision, layer.ms, total, nodes))
+        for name in doubtful:
+            part = f"{name} (in {layer.name})"
+            layers.append(Layer(part, graph.by_name[name].op_type, UNKNOWN, None, macs[name], (name,)))
+    for name in macs:
+        if name not in home:
+            layers.append(Layer(name, graph.by_name[name].op_type, UNKNOWN, None, macs[name], (name,)))
+    return layers
+
+
+def precision_shares(layers: Iterable[Layer]) -> dict[str, float]:
+    """Share of the multiply-accumulates executed in each precision, most first; empty when there are none."""
+    totals: dict[str, int] = {}
+    for layer in layers:
+        if layer.macs:
+            totals[layer.precision] = totals.get(layer.precision, 0) + layer.macs
+    whole = sum(totals.values())
+    return {name: count / whole for name, count in sorted(totals.items(), key=lambda item: -item[1])}
+
+
+def _doubtful(graph: OnnxGraph, layer: Executed, node: str) -> bool:
+    """A fused region tells the precision of its inputs: "int8" says nothing of a float product inside it."""
+    return (
+        layer.computes == "many"
+        and layer.precision == "int8"
+        and not graph.quantized_operands(graph.by_name[node])
+    )
+
+
+def _resolve(graph: OnnxGraph, sources: Sequence[str]) -> Iterable[str]:
+    """The ONNX nodes behind a runtime's names: exact first, then without the suffixes it appended."""
+    for source in sources:
+        name = source
+        while name:
+            if name in graph.by_name:
+                yield name
+                break
+            if name in graph.producer:
+                yield graph.producer[name]
+                break
+            shorter = _SUFFIXES.sub("", name)
+            if shorter == name:
+                break
+            name = shorter
+
+
+def _homes(
+    graph: OnnxGraph, executed: Sequence[Executed], made_of: Sequence[tuple[str, ...]], macs: dict[str, int]
+) -> dict[str, int]:
+    """Index of the executed layer of each multiplying node that can be placed."""
+    where: dict[str, int] = {}
+    for wanted in (True, False):  # a layer that multiplies keeps the name against a reorder called after it
+        for index, layer in enumerate(executed):
+            if (layer.computes != "none") == wanted:
+                for name in made_of[index]:
+                    if wanted or name not in macs:
+                        where.setdefault(name, index)
+    home = {name: where[name] for name in macs if name in where}
+    direct: dict[int, int] = {}
+    for index in home.values():
+        direct[index] = direct.get(index, 0) + 1
+    by_layer: dict[int, list[str]] = {}
+    for name in macs:
+        if name not in home and (found := _downstream(graph, name, where, macs)) is not None:
+            by_layer.setdefault(found, []).append(name)
+    for index, names in by_layer.items():
+        kind = executed[index].computes
+        sole = kind == "one" and len(names) == 1 and index not in direct
+        if sole or (kind == "many" and index in direct):
+            home.update(dict.fromkeys(names, index))
+    return home
+
+
+def _downstream(graph: OnnxGraph, start: str, where: dict[str, int], macs: dict[str, int]) -> int | None:
+    """The one executed layer that the node's value reaches first, when its own name was dropped.
+
+    Runtimes name a fused layer after its last node (bias, activation), so it is looked for among the readers.
+    """
+    found: set[int] = set()
+    pending, seen = [start], {start}
+    while pending:
+        for output in graph.by_name[pending.pop()].output:
+            for reader in graph.readers.get(output, ()):
+                if reader in where:
+                    found.add(where[reader])
+                elif reader not in seen and reader not in macs:
+                    seen.add(reader)
+                    pending.append(reader)
+    return found.pop() if len(found) == 1 else None

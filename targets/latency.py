@@ -1,0 +1,162 @@
+"""Latency with its uncertainty: launches of engines interleaved at random, and statistics over launches."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import numpy as np
+
+from ..errors import CompressError
+from ..progress import Progress, Silent
+from .base import Feeds, TargetOptions
+from .launch import LaunchResult, LaunchSpec, launch, save_feeds
+
+NEEDED = {0.9: 64, 0.99: 662}
+"""Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One engine to time. label: how results name it; path: the file that the target's `load` opens."""
+
+    label: str
+    target: str
+    path: Path
+    options: TargetOptions
+
+
+@dataclass(frozen=True)
+class LaunchSamples:
+    """One launch of one contender. round: which pair it belongs to; order: its place among all launches."""
+
+    label: str
+    round: int
+    order: int
+    result: LaunchResult
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """Steady-state latency of one inference, in milliseconds; the fields of the report's latency record.
+
+    p50: median of the launches' medians; ci95: Student's t on the logarithms of the launches' medians.
+    p90, p99: over all samples, None where there are too few, and then `note` says how many it takes.
+    load_ms, first_inference_ms: medians over launches. samples_ms: raw samples of each launch, in order.
+    """
+
+    p50: float
+    p90: float | None
+    p99: float | None
+    n: int
+    launches: int
+    ci95: tuple[float, float]
+    load_ms: float
+    first_inference_ms: float
+    warmup_iterations: int
+    measured_at: str
+    note: str
+    samples_ms: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Baseline time over compressed time (above 1: the compressed engine is faster), paired by round."""
+
+    ratio: float
+    ci95: tuple[float, float]
+    pairs: int
+
+
+def measure_interleaved(
+    contenders: Sequence[Contender],
+    feeds: Feeds,
+    pairs: int,
+    iterations: int,
+    seed: int,
+    progress: Progress = Silent(),
+    warmup_s: float = 5.0,
+) -> list[LaunchSamples]:
+    """Launch every contender once a round, `pairs` rounds, in an order drawn anew each round.
+
+    Returns the launches in the order they ran. CompressError when a launch fails or `pairs` is below 2.
+    """
+    if pairs < 2:
+        raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
+    labels = [c.label for c in contenders]
+    if len(set(labels)) < len(labels):
+        raise CompressError(f"labels of engines to time must differ, got {labels}")
+    draw = random.Random(seed)
+    schedule = [(i, c) for i in range(pairs) for c in draw.sample(list(contenders), len(contenders))]
+    launches = []
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save_feeds(feeds, Path(folder))
+        for order, (index, c) in enumerate(progress.track(schedule, "timing launches", len(schedule))):
+            spec = LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s)
+            launches.append(LaunchSamples(c.label, index, order, launch(spec)))
+    return launches
+
+
+def of(launches: Sequence[LaunchSamples], label: str) -> list[LaunchSamples]:
+    """The launches of one contender, by round."""
+    return sorted((x for x in launches if x.label == label), key=lambda x: x.round)
+
+
+def summarize(launches: Sequence[LaunchSamples]) -> LatencySummary:
+    """The statistics of the launches of ONE contender (at least two)."""
+    results = [x.result for x in launches]
+    medians = [r.median_ns / 1e6 for r in results]
+    centre, half = _log_interval(medians)
+    pooled = np.concatenate([np.asarray(r.samples_ns, dtype=np.float64) for r in results]) / 1e6
+    n = len(pooled)
+    notes = [f"n = {n}, p{round(q * 100)} needs {needed}" for q, needed in NEEDED.items() if n < needed]
+    restless = sum(not r.warmed_up for r in results)
+    if restless:
+        notes.append(
+            f"{restless} of {len(results)} launches were not steady to 1 % when their warm-up time was over"
+        )
+    return LatencySummary(
+        p50=median(medians),
+        p90=_percentile(pooled, 0.9),
+        p99=_percentile(pooled, 0.99),
+        n=n,
+        launches=len(results),
+        ci95=(exp(centre - half), exp(centre + half)),
+        load_ms=median(r.load_ms for r in results),
+        first_inference_ms=median(r.first_inference_ms for r in results),
+        warmup_iterations=round(median(r.warmup_iterations for r in results)),
+        measured_at=results[0].started_at,
+        note="; ".join(notes),
+        samples_ms=tuple(tuple(ns / 1e6 for ns in r.samples_ns) for r in results),
+    )
+
+
+def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
+    """exp of the mean log-ratio of the launches' medians, paired by round, with Student's t on the pairs."""
+    before = {x.round: x.result.median_ns for x in baseline}
+    after = {x.round: x.result.median_ns for x in compressed}
+    rounds = sorted(before.keys() & after.keys())
+    centre, half = _log_interval([before[i] / after[i] for i in rounds])
+    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(rounds))
+
+
+def _log_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of the logarithms, and the half-width of its 95 % Student's t interval."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        raise CompressError(f"{len(values)} launch measured: an interval needs at least 2 of each engine")
+    logs = [log(value) for value in values]
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1))
+    return mean(logs), quantile * stdev(logs) / sqrt(len(logs))
+
+
+def _percentile(samples: np.ndarray[tuple[int], np.dtype[np.float64]], q: float) -> float | None:
+    """The smallest sample that a share `q` of the samples does not exceed; None when there are too few."""
+    return float(np.quantile(samples, q, method="inverted_cdf")) if len(samples) >= NEEDED[q] else None

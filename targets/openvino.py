@@ -1,0 +1,254 @@
+"""Target `openvino`: Intel's runtime, on any device it lists (CPU, GPU, NPU)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration.scheme import QuantScheme
+from ..errors import CompressError, DeviceUnavailableError
+from .attribution import Executed, attribute
+from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
+from .onnx_graph import OnnxGraph, load_onnx
+
+name = "openvino"
+scheme = QuantScheme(asymmetric=True)
+
+WARM_UP = 10
+
+_PRECISIONS = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
+_MULTIPLY = {"convolution", "deconvolution", "fullyconnected", "fully_connected", "matmul", "gemm"}
+_REGIONS = {"subgraph", "scaleddotproductattention", "scaled_dot_product_attention", "mha"}
+_SETTINGS = (
+    "PERFORMANCE_HINT",
+    "INFERENCE_PRECISION_HINT",
+    "INFERENCE_NUM_THREADS",
+    "NUM_STREAMS",
+    "EXECUTION_MODE_HINT",
+    "ENABLE_CPU_PINNING",
+    "ENABLE_HYPER_THREADING",
+    "SCHEDULING_CORE_TYPE",
+    "MODEL_PRIORITY",
+    "EXECUTION_DEVICES",
+    "PERF_COUNT",
+)
+
+
+def version() -> str | None:
+    """The installed OpenVINO's version, None without one."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    return str(openvino.__version__).split("-")[0]
+
+
+def devices() -> list[str]:
+    """The device strings that OpenVINO lists here."""
+    if version() is None:
+        return []
+    import openvino
+
+    return [str(device) for device in openvino.Core().available_devices]
+
+
+def unavailable(device: str) -> str | None:
+    """Why `device` cannot be used, None when it can."""
+    if version() is None:
+        return "openvino is not installed (pip install openvino)"
+    here = devices()
+    if (device or "CPU") not in {*here, "AUTO"}:
+        return f"OpenVINO has no device {device or 'CPU'!r} here, only {', '.join(here) or 'none'}"
+    return None
+
+
+def can_build() -> str | None:
+    """Why no IR can be made, None when it can."""
+    return None if version() else "openvino is not installed (pip install openvino)"
+
+
+def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
+    """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR."""
+    _require(options)
+    import openvino
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.xml"
+    try:
+        model = openvino.Core().read_model(str(onnx_path))
+    except RuntimeError as error:
+        raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    return OpenvinoEngine(path, options, onnx_path)
+
+
+def load(path: Path, options: TargetOptions) -> Engine:
+    """Compile an IR, or an ONNX file as it is."""
+    _require(options)
+    return OpenvinoEngine(path, options, path if path.suffix == ".onnx" else None)
+
+
+def lint(onnx_path: Path) -> list[Lint]:
+    """What OpenVINO refuses, or runs in float by its own word when compiled for the CPU."""
+    from . import lint_rules
+
+    graph = OnnxGraph(load_onnx(onnx_path))
+    found = lint_rules.check(graph, lint_rules.OPENVINO)
+    if unavailable(""):
+        return found
+    try:
+        compiled = _compile(onnx_path, TargetOptions(), profiling=False)
+    except CompressError as error:
+        return found or [Lint("", "refused", str(error), "export again at opset 18 to 20")]
+    return lint_rules.with_float_layers(graph, found, attribute(graph, _executed(compiled)), "OpenVINO")
+
+
+def _require(options: TargetOptions) -> None:
+    if reason := unavailable(options.device):
+        raise DeviceUnavailableError(f"openvino:{options.device or 'CPU'}: {reason}; see `compress doctor`")
+
+
+def _refusal(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:600]
+    return (
+        f"OpenVINO {version()} refuses the model: {reason}; "
+        "run `compress lint` on the ONNX file for the cause and the fix"
+    )
+
+
+def _compile(path: Path, options: TargetOptions, profiling: bool) -> Any:
+    import openvino
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if options.float_precision == "f32":
+        config["INFERENCE_PRECISION_HINT"] = "f32"
+    if options.threads:
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if profiling:
+        config["PERF_COUNT"] = True
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(path))
+        if options.batch:
+            _fix_batch(model, options.batch)
+        return core.compile_model(model, options.device or "CPU", config)
+    except RuntimeError as error:
+        raise CompressError(f"{path}: {_refusal(error)}") from error
+
+
+def _fix_batch(model: Any, batch: int) -> None:
+    shapes = {}
+    for port in model.inputs:
+        shape = port.partial_shape
+        if len(shape) and shape[0].is_dynamic:
+            shape[0] = batch
+            shapes[port] = shape
+    if shapes:
+        model.reshape(shapes)
+
+
+class OpenvinoEngine:
+    """A compiled model; see `Engine`. onnx_path: where the IR came from, needed only to attribute layers."""
+
+    def __init__(self, path: Path, options: TargetOptions, onnx_path: Path | None) -> None:
+        self._path = path
+        self._options = options
+        self._onnx_path = onnx_path
+        self._compiled = _compile(path, options, profiling=False)
+        self._request = self._compiled.create_infer_request()
+        self._inputs = [port.any_name for port in self._compiled.inputs]
+        files = [Artefact(path, "onnx" if path.suffix == ".onnx" else "openvino-ir")]
+        if path.suffix == ".xml":
+            files.append(Artefact(path.with_suffix(".bin"), "openvino-weights"))
+        self.artefacts = tuple(files)
+        self.settings = _settings(self._compiled)
+
+    def run(self, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """One synchronous inference."""
+        return self._infer(self._request, self._compiled, require_feeds(feeds, self._inputs))
+
+    def _infer(self, request: Any, compiled: Any, ready: Feeds) -> list[np.ndarray[Any, Any]]:
+        try:
+            results = request.infer(dict(ready), share_inputs=False, share_outputs=False)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:600]
+            raise CompressError(f"{self._path}: OpenVINO cannot run it on these inputs: {reason}") from error
+        return [results[port] for port in compiled.outputs]
+
+    def layers(self, feeds: Feeds, iterations: int) -> list[Layer]:
+        """Every executed layer, from a compilation of its own with performance counters on."""
+        if self._onnx_path is None:
+            raise CompressError(
+                f"{self._path}: layers are told from ONNX nodes; build from the ONNX file instead"
+            )
+        ready = require_feeds(feeds, self._inputs)
+        compiled = _compile(self._path, self._options, profiling=True)
+        request = compiled.create_infer_request()
+        for _ in range(WARM_UP):
+            self._infer(request, compiled, ready)
+        before = _mean_us(compiled)
+        for _ in range(iterations):
+            self._infer(request, compiled, ready)
+        after = _mean_us(compiled)
+        total = WARM_UP + iterations  # the counters are means since the start: take the warm-up out again
+        ms = {
+            layer: max(0.0, mean * total - before.get(layer, 0.0) * WARM_UP) / iterations / 1000
+            for layer, mean in after.items()
+        }
+        return attribute(OnnxGraph(load_onnx(self._onnx_path)), _executed(compiled, ms))
+
+
+def _settings(compiled: Any) -> dict[str, Any]:
+    """The effective settings, read back from the compiled model."""
+    supported = set(compiled.get_property("SUPPORTED_PROPERTIES"))
+    found = {}
+    for key in _SETTINGS:
+        if key in supported:
+            value = compiled.get_property(key)
+            found[key] = value if isinstance(value, (bool, int, float, str)) else _text(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "get_type_name"):  # an element type: f32, bf16
+        return str(value.to_string())
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value).rpartition(".")[2]
+
+
+def _facts(operation: Any) -> dict[str, str]:
+    """What the runtime graph says of a layer."""
+    facts = operation.get_rt_info()
+    return {key: facts[key].astype(str) for key in facts}
+
+
+def _mean_us(compiled: Any) -> dict[str, float]:
+    """Mean time of each layer since the start, in whole microseconds as OpenVINO gives it."""
+    times = {}
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        time = _facts(operation).get("execTimeMcs", "")
+        if time.isdigit():
+            times[operation.get_friendly_name()] = float(time)
+    return times
+
+
+def _executed(compiled: Any, ms: dict[str, float] | None = None) -> list[Executed]:
+    """The layers of the runtime graph that run at inference; constants and folded layers are left out."""
+    executed = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        facts = _facts(operation)
+        layer, kind = operation.get_friendly_name(), facts.get("layerType", "unknown")
+        lowered = kind.lower()
+        computes = "one" if lowered in _MULTIPLY else "many" if lowered in _REGIONS else "none"
+        if computes == "none" and (ms is None or layer not in ms):
+            continue
+        precision = facts.get("runtimePrecision", "unknown")
+        sources = tuple(part for part in facts.get("originalLayersNames", "").split(",") if part)
+        time = ms.get(layer) if ms is not None else None
+        executed.append(
+            Executed(layer, kind, _PRECISIONS.get(precision, precision), time, (*sources, layer), computes)
+        )
+    return executed

@@ -1,0 +1,283 @@
+"""Building, running and what was executed, on the real runtimes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as vendor
+import pytest
+from conftest import CONV_MACS, conv_float, conv_qdq, model_of
+from edgepress.errors import CompressError, DeviceUnavailableError
+from edgepress.targets import TARGETS, tensorrt
+from edgepress.targets.attribution import Executed, attribute, precision_shares
+from edgepress.targets.base import TargetOptions
+from edgepress.targets.doctor import doctor
+from edgepress.targets.fusable import fusable
+from edgepress.targets.onnx_graph import OnnxGraph
+from edgepress.targets.tensorrt_engine import executed_layers
+from onnx import helper, numpy_helper
+
+needs_tensorrt = pytest.mark.skipif(
+    tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed"
+)
+RUN = ("openvino", "onnxruntime")
+
+
+def clipped():
+    """`conv_qdq` with a Clip to [-0.1, 1.0], bounds that lie between two steps of the grid, for its Relu."""
+    model = conv_qdq()
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Clip"
+            node.input.extend(["low", "high"])
+    for name, value in (("low", -0.1), ("high", 1.0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    return model
+
+
+def mac_layers(engine, feeds):
+    return [layer for layer in engine.layers(feeds, 3) if layer.macs]
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_a_quantized_convolution_executes_int8_by_the_runtimes_own_word(save, feeds, tmp_path, target):
+    engine = TARGETS[target].build(save(conv_qdq()), TargetOptions(float_precision="f32"), tmp_path / "out")
+    (layer,) = mac_layers(engine, feeds)
+    assert (layer.precision, layer.macs) == ("int8", CONV_MACS)
+    assert "conv" in layer.onnx_nodes and layer.ms is not None
+
+
+@pytest.mark.parametrize("target", RUN)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(conv_float(), id="float"),
+        pytest.param(conv_qdq(quantize_input=False), id="half-quantized"),
+    ],
+)
+def test_a_float_convolution_does_not(save, feeds, tmp_path, target, model):
+    engine = TARGETS[target].build(save(model), TargetOptions(float_precision="f32"), tmp_path / "out")
+    (layer,) = mac_layers(engine, feeds)
+    assert (layer.precision, layer.macs) == ("f32", CONV_MACS)
+
+
+def test_openvino_runs_an_unfolded_weight_in_float_and_says_so(save, feeds, tmp_path):
+    options = TargetOptions(float_precision="f32")
+    engine = TARGETS["openvino"].build(save(conv_qdq(weight="float-q-clip")), options, tmp_path / "out")
+    assert precision_shares(engine.layers(feeds, 2)) == {"f32": 1.0}
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_outputs_are_those_of_the_unoptimized_model(save, feeds, tmp_path, target):
+    path = save(conv_qdq())
+    plain = vendor.SessionOptions()
+    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
+    expected = vendor.InferenceSession(str(path), plain).run(None, feeds)[0]
+    engine = TARGETS[target].build(path, TargetOptions(float_precision="f32"), tmp_path / "out")
+    # one step of the output grid (scale 0.03): a value between two steps may be rounded either way
+    assert np.abs(engine.run(feeds)[0] - expected).max() <= 0.03 + 1e-6
+
+
+def test_openvino_settings_echo_what_was_asked_for(save, tmp_path):
+    path, options = save(conv_float()), TargetOptions(float_precision="f32", threads=1)
+    engine = TARGETS["openvino"].build(path, options, tmp_path / "out")
+    asked = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    assert asked.items() <= engine.settings.items()
+    assert [a.path.name for a in engine.artefacts] == ["model.xml", "model.bin"]
+    assert all(a.path.is_file() for a in engine.artefacts)
+
+
+def test_onnxruntime_settings_echo_what_was_asked_for(save, tmp_path):
+    engine = TARGETS["onnxruntime"].build(save(conv_float()), TargetOptions(threads=1), tmp_path / "out")
+    assert engine.settings["intra_op_num_threads"] == 1
+    assert engine.settings["graph_optimization_level"] == "ORT_ENABLE_ALL"
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_a_loaded_engine_gives_what_the_built_one_gives(save, feeds, tmp_path, target):
+    options = TargetOptions(float_precision="f32")
+    built = TARGETS[target].build(save(conv_qdq()), options, tmp_path / "out")
+    loaded = TARGETS[target].load(built.artefacts[0].path, options)
+    np.testing.assert_array_equal(loaded.run(feeds)[0], built.run(feeds)[0])
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_a_fixed_batch_gives_the_same_numbers_and_takes_no_other_batch(save, feeds, tmp_path, target):
+    path, options = save(conv_qdq()), TargetOptions(float_precision="f32", batch=2)
+    varying = TARGETS[target].build(path, TargetOptions(float_precision="f32"), tmp_path / "varying")
+    fixed = TARGETS[target].build(path, options, tmp_path / "fixed")
+    np.testing.assert_array_equal(fixed.run(feeds)[0], varying.run(feeds)[0])
+    assert precision_shares(fixed.layers(feeds, 2)) == {"int8": 1.0}
+    with pytest.raises(CompressError, match="on these inputs"):
+        fixed.run({"x": feeds["x"][:1]})
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_inputs_are_named_when_they_are_wrong(save, tmp_path, target):
+    engine = TARGETS[target].build(save(conv_float()), TargetOptions(), tmp_path / "out")
+    with pytest.raises(CompressError, match=r"takes the inputs \['x'\], but was fed \['image'\]"):
+        engine.run({"image": np.zeros((1, 8, 8, 8), np.float32)})
+    with pytest.raises(CompressError, match="on these inputs"):
+        engine.run({"x": np.zeros((1, 3, 8, 8), np.float32)})
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_a_device_that_is_not_here_is_refused_with_the_reason(save, tmp_path, target):
+    assert TARGETS[target].unavailable("NPU9")
+    with pytest.raises(DeviceUnavailableError, match="NPU9"):
+        TARGETS[target].build(save(conv_float()), TargetOptions(device="NPU9"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_an_operator_that_the_runtime_does_not_know_is_refused(save, tmp_path, target):
+    path = save(model_of([helper.make_node("Fancy", ["x"], ["y"], "fancy", domain="no.such")], {}))
+    with pytest.raises(CompressError, match=r"tiny\.onnx.*refuses the model"):
+        TARGETS[target].build(path, TargetOptions(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("signed", "changes"),
+    [
+        pytest.param(conv_qdq(), 4, id="int8: a pair put in before the Relu, three written as uint8"),
+        pytest.param(conv_qdq(np.uint8(9)), 1, id="uint8 with a zero point: a pair put in before the Relu"),
+        pytest.param(clipped(), 4, id="int8 with a Clip in the place of the Relu"),
+    ],
+)
+def test_the_graph_that_onnxruntime_fuses_gives_the_same_values(feeds, signed, changes):
+    rewritten, count = fusable(signed)
+    assert count == changes
+    plain = vendor.SessionOptions()
+    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
+    runs = [
+        vendor.InferenceSession(m.SerializeToString(), plain).run(None, feeds)[0] for m in (signed, rewritten)
+    ]
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(conv_float(), id="float"),
+        pytest.param(conv_qdq(np.uint8(0)), id="a grid that starts at 0 does the work of the Relu itself"),
+    ],
+)
+def test_graphs_that_fuse_as_they_are_stay_so(model):
+    kept, count = fusable(model)
+    assert count == 0 and kept == model
+
+
+def test_every_multiply_accumulate_is_in_exactly_one_layer_and_none_is_guessed():
+    """What nothing leads to is "unknown"; a region's "int8" does not cover a float product in it."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "lost"),
+        helper.make_node("Softmax", ["m"], ["p"], "softmax"),
+        helper.make_node("MatMul", ["p", "w"], ["y"], "inner"),
+    ]
+    graph = OnnxGraph(model_of(nodes, {"w": np.zeros((4, 4), np.float32)}, shape=("N", 4)))
+    region = Executed("region", "Subgraph", "int8", 0.1, ("inner",), "many")
+    separate = Executed("softmax", "Softmax", "f32", 0.1, ("softmax",), "none")
+    layers = attribute(graph, [region, separate])
+    assert {(x.name, x.precision, x.macs) for x in layers if x.macs} == {
+        ("lost", "unknown", 16),
+        ("inner (in region)", "unknown", 16),
+    }
+    assert precision_shares(layers) == {"unknown": 1.0}
+
+
+def test_a_product_that_took_the_name_of_its_bias_is_found():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "product"),
+        helper.make_node("Add", ["m", "b"], ["y"], "bias"),
+    ]
+    arrays = {"w": np.zeros((4, 4), np.float32), "b": np.zeros(4, np.float32)}
+    graph = OnnxGraph(model_of(nodes, arrays, shape=("N", 4)))
+    (layer,) = attribute(graph, [Executed("fc", "FullyConnected", "f32", None, ("bias/Fused",), "one")])
+    assert (layer.macs, layer.onnx_nodes) == (16, ("bias", "product"))
+
+
+@needs_tensorrt
+def test_tensorrt_builds_for_named_gpus_without_one_and_the_same_bytes_each_time(save, tmp_path):
+    if tensorrt.devices():
+        pytest.skip("there is a GPU here")
+    options = TargetOptions(compute_capabilities=("SM86", "8.9"))
+    path = save(conv_qdq())
+    built = [TARGETS["tensorrt"].build(path, options, tmp_path / folder) for folder in ("a", "b")]
+    assert built[0].reason == "built, not run: no NVIDIA GPU here"
+    assert [a.path.name for a in built[0].artefacts] == ["model.sm86.engine", "model.sm89.engine"]
+    for first, second in zip(built[0].artefacts, built[1].artefacts, strict=True):
+        assert first.path.read_bytes() == second.path.read_bytes()
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("capability", ["SM87", "sm90"])
+def test_a_gpu_that_cannot_be_built_for_ahead_of_time_is_named(save, tmp_path, capability):
+    options = TargetOptions(compute_capabilities=(capability,))
+    with pytest.raises(CompressError, match=f"{capability}.*SM86.*on the device itself with full TensorRT"):
+        TARGETS["tensorrt"].build(save(conv_qdq()), options, tmp_path / "out")
+
+
+@needs_tensorrt
+@pytest.mark.parametrize(
+    ("model", "node", "fix"),
+    [
+        pytest.param(conv_qdq(np.int8(3)), "q_in", "symmetric int8 grid", id="zero point"),
+        pytest.param(conv_qdq(bias="int32"), "dq_bias", "bias in float32", id="int32 bias"),
+        pytest.param(conv_qdq(weight="int8-clip"), "clip", "int8 initializer", id="Clip behind int8"),
+    ],
+)
+def test_what_tensorrt_refuses_names_the_node_and_the_fix(save, tmp_path, model, node, fix):
+    with pytest.raises(CompressError, match=rf"node {node}: .*{fix}"):
+        TARGETS["tensorrt"].build(
+            save(model), TargetOptions(compute_capabilities=("SM86",)), tmp_path / "out"
+        )
+
+
+def test_what_tensorrts_inspector_tells_is_attributed_to_onnx_nodes():
+    """The layout of `IEngineInspector` at detailed verbosity, cut down to what is read."""
+    told = {
+        "Layers": [
+            {
+                "Name": "in",
+                "LayerType": "Reformat",
+                "Metadata": "",
+                "Inputs": [{"Format/Datatype": "FP32 Row"}],
+            },
+            {
+                "Name": "conv + relu",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": "xq", "Format/Datatype": "Int8 NC/32HW32 format"}],
+                "Metadata": "[ONNX Layer: conv]\x1e[ONNX Layer: relu]",
+            },
+        ]
+    }
+    layers = attribute(OnnxGraph(conv_qdq()), executed_layers(told, {"conv + relu": 0.25}))
+    assert [(x.precision, x.ms, x.macs) for x in layers] == [("f32", None, 0), ("int8", 0.25, CONV_MACS)]
+    assert layers[1].onnx_nodes == ("conv", "relu")
+
+
+def test_the_doctor_has_a_row_for_every_target_and_a_reason_for_what_is_missing():
+    rows = {row.runtime: row for row in doctor()}
+    assert list(rows) == list(TARGETS)
+    assert rows["openvino"].unavailable is None and "CPU" in rows["openvino"].devices
+    assert rows["tensorrt"].devices or rows["tensorrt"].unavailable
+    json.dumps([vars(row) for row in rows.values()])
+
+
+def test_a_damaged_model_is_refused_in_words(tmp_path):
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(conv_qdq().SerializeToString()[:-200])
+    for target in RUN:
+        with pytest.raises(CompressError, match=r"damaged\.onnx"):
+            TARGETS[target].build(path, TargetOptions(), tmp_path / "out")
+
+
+def test_models_with_several_outputs_keep_their_order(tmp_path, feeds):
+    nodes = [helper.make_node("Relu", ["x"], ["b"], "relu"), helper.make_node("Neg", ["x"], ["a"], "neg")]
+    onnx.save(model_of(nodes, {}, outputs=("b", "a")), str(tmp_path / "two.onnx"))
+    for target in RUN:
+        options = TargetOptions(float_precision="f32")
+        first, second = TARGETS[target].build(tmp_path / "two.onnx", options, tmp_path / target).run(feeds)
+        np.testing.assert_array_equal(first, np.maximum(feeds["x"], 0))
+        np.testing.assert_array_equal(second, -feeds["x"])
