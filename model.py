@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
@@ -68,13 +69,18 @@ class Model:
         return Facts(params, self._macs(), self.stored_bytes if self.stored_bytes is not None else size)
 
     def _macs(self) -> int:
-        declared = getattr(self.module, "macs_per_sample", None)  # a network that torch does not execute counts itself
-        if isinstance(declared, int):
-            return declared
-        with FlopCounterMode(display=False) as counter:
+        own = getattr(self.module, "macs_per_sample", None)
+        if isinstance(own, int):  # a network that torch does not run, such as an ONNX file on onnxruntime
+            return own
+        # Fused attention hides its products from the counter; the plain form computes the same ones.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.run(*self.example_inputs)
         batch = self.example_inputs[0].shape[0]
         return counter.get_total_flops() // 2 // batch
+
+    def with_static_batch(self) -> Model:
+        """The same model, to be captured and exported for the batch of its example inputs only."""
+        return replace(self, dynamic_batch=False)
 
     def successor(self, module: nn.Module, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""

@@ -5,12 +5,15 @@ Memory is bounded: 2,048 counts a tensor, whatever the number of samples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BINS = 2048
 PERCENTILE = 99.99
@@ -20,16 +23,18 @@ KEPT = 1e-12  # smallest half-width of a range: an all-zero tensor still needs a
 
 @dataclass
 class Observer:
-    """What one tensor (or one group of tensors that share a grid) looked like: extremes first, then a histogram."""
+    """What one tensor (or a group that shares a grid) looked like: extremes first, then a histogram."""
 
     low: float = float("inf")
     high: float = float("-inf")
     counts: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
 
     def see_extremes(self, x: Tensor) -> None:
-        """First pass over the data."""
-        low, high = torch.aminmax(x.detach())
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        """First pass over the data. Raises ValueError when `x` holds NaN or infinity, as no grid can."""
+        low, high = (float(end) for end in torch.aminmax(x.detach()))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("holds NaN or infinite values")
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
     def see_values(self, x: Tensor) -> None:
         """Second pass, once the extremes are final."""
@@ -61,9 +66,9 @@ def choose_range(observer: Observer, method: RangeMethod, symmetric: bool) -> Ra
     """The clipping range for an 8-bit grid.
 
     minmax: all that was seen. percentile: the middle 99.99 %. mse: least mean squared error of rounding and
-    clipping, over ranges shrunk by a common factor. entropy: least KL divergence of the rounded from the original
-    distribution over the same ranges (TensorRT's calibration, S. Migacz, GTC 2017). symmetric: the range will be
-    widened to [-m, m], so both ends count by the larger.
+    clipping, over ranges shrunk by a common factor. entropy: least KL divergence of the rounded from the
+    original distribution over the same ranges (TensorRT's calibration, S. Migacz, GTC 2017).
+    symmetric: the range will be widened to [-m, m], so both ends count by the larger.
     """
     low, high = observer.bounds
     if method == "minmax" or float(observer.counts.sum()) == 0.0:
@@ -74,18 +79,19 @@ def choose_range(observer: Observer, method: RangeMethod, symmetric: bool) -> Ra
         largest = max(-low, high)
         low, high = -largest, largest
     score = _squared_error if method == "mse" else _divergence
-    fractions = torch.linspace(0.2, 1.0, FRACTIONS, dtype=torch.float64).tolist()
-    best = min(fractions, key=lambda f: (score(observer, low * f, high * f), -f))
-    clipped = Range(low * best, high * best)
-    if not symmetric:  # then each end alone, as the tails need not be alike
-        clipped = min(
-            (
-                Range(clipped.low * f, clipped.high * g)
-                for f, g in ((1, 1), *((f, 1) for f in fractions), *((1, f) for f in fractions))
-            ),
-            key=lambda r: score(observer, r.low, r.high),
-        )
-    return clipped
+    seen = observer.counts > 0
+    data = _Histogram(observer.centers[seen].numpy(), observer.counts[seen].numpy(), symmetric)
+    # Widest first: of equally good ranges the one that clips least wins.
+    fractions = np.linspace(1.0, 0.2, FRACTIONS).tolist()
+    best = min((Range(low * f, high * f) for f in fractions), key=lambda r: score(data, r))
+    if symmetric:
+        return best
+    ends = [
+        (1.0, 1.0),
+        *((f, 1.0) for f in fractions),
+        *((1.0, f) for f in fractions),
+    ]  # tails need not be alike
+    return min((Range(best.low * f, best.high * g) for f, g in ends), key=lambda r: score(data, r))
 
 
 def _percentile(observer: Observer, symmetric: bool) -> Range:
@@ -101,34 +107,38 @@ def _percentile(observer: Observer, symmetric: bool) -> Range:
     return Range(min(float(low), -KEPT), max(float(high), KEPT))
 
 
-def _rounded(observer: Observer, low: float, high: float) -> tuple[Tensor, Tensor, float]:
-    """Bin centers, where an 8-bit grid over [low, high] puts them, and its step."""
-    step = (high - low) / 255
-    centers = observer.centers
-    integers = torch.clamp(torch.round(centers / step), round(low / step), round(high / step))
-    return centers, integers, step
+@dataclass(frozen=True)
+class _Histogram:
+    """The bins that hold something, as numpy: on 2,048 numbers torch's cost of a call is most of the time."""
+
+    centers: Floats
+    counts: Floats
+    symmetric: bool
+
+    def rounded(self, candidate: Range) -> tuple[Floats, float]:
+        """The integers (counted from real 0) that the candidate's grid puts the bins on, and its step."""
+        if self.symmetric:
+            step = max(-candidate.low, candidate.high) / 127
+            first, last = -128, 127
+        else:
+            step = (candidate.high - candidate.low) / 255
+            first = max(-255, min(0, round(candidate.low / step)))
+            last = first + 255
+        return np.clip(np.rint(self.centers / step), first, last), step
 
 
-def _squared_error(observer: Observer, low: float, high: float) -> float:
-    centers, integers, step = _rounded(observer, low, high)
-    # Values are spread over their bin: the part of the rounding error that the centers do not show.
-    return float((observer.counts * (centers - integers * step) ** 2).sum())
+def _squared_error(data: _Histogram, candidate: Range) -> float:
+    integers, step = data.rounded(candidate)
+    errors = integers * step - data.centers
+    return float(data.counts @ (errors * errors))
 
 
-def _divergence(observer: Observer, low: float, high: float) -> float:
-    _, integers, _ = _rounded(observer, low, high)
-    levels = (integers - integers.min()).long()
-    size = int(levels.max()) + 1
-    occupied = (observer.counts > 0).double()
-    spread = torch.zeros(size, dtype=torch.float64).index_add_(0, levels, occupied)
-    inside = (observer.centers >= low) & (observer.centers <= high)
-    # The rounded distribution shares each level's mass, without the clipped tails, among its occupied bins ...
-    inner = torch.zeros(size, dtype=torch.float64).index_add_(0, levels, observer.counts * inside)
-    model = torch.where(
-        occupied > 0, inner[levels] / spread[levels].clamp(min=1), torch.zeros_like(observer.counts)
-    )
-    total = float(observer.counts.sum())
-    p, q = observer.counts / total, model / max(float(model.sum()), KEPT)
+def _divergence(data: _Histogram, candidate: Range) -> float:
+    integers, _ = data.rounded(candidate)
+    levels = (integers - integers[0]).astype(np.int64)  # the centers ascend: the first is the least
+    inside = (data.centers >= candidate.low) & (data.centers <= candidate.high)
+    # The rounded distribution shares each level's mass, less the clipped tails, among its bins ...
+    model = (np.bincount(levels, data.counts * inside) / np.maximum(np.bincount(levels), 1))[levels]
+    p, q = data.counts / data.counts.sum(), model / max(float(model.sum()), KEPT)
     # ... and is compared with the original, so that clipped mass costs; 1e-10 stands in for an empty level.
-    seen = p > 0
-    return float((p[seen] * (p[seen].log() - q[seen].clamp(min=1e-10).log())).sum())
+    return float(p @ (np.log(p) - np.log(np.maximum(q, 1e-10))))

@@ -52,11 +52,6 @@ class Quantize(Pass):
         16, ge=0, le=1024, description="Samples for the sensitivity of each layer; 0 leaves the table out."
     )
 
-    @classmethod
-    def refuses(cls, model: Model) -> str | None:
-        """A model that only onnxruntime can run has no layers to quantize."""
-        return getattr(model.module, "refuses_passes", None)
-
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float if asked."""
         from .quantization.capture import capture

@@ -206,7 +206,20 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
             f"weights: {path} holds no state dict (tensors by name, or such under {' or '.join(WRAPPERS)}):"
             f" {holds}"
         )
+    for name, tensor in found.items():
+        _refuse_inflated(name, tensor, path)
     return dict(found)
+
+
+def _refuse_inflated(name: str, tensor: Tensor, path: Path) -> None:
+    """A view with stride 0 claims any size in a few stored bytes, and takes it once it is read."""
+    if tensor.layout != torch.strided:
+        raise CompressError(f"weights: {path}: tensor {name!r} is sparse; store it dense")
+    claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if claimed > MAX_RATIO * max(stored, 1):
+        raise UnsafeInputError(
+            f"{path}: tensor {name!r} claims {claimed:,} bytes and stores {stored:,}; no checkpoint does that"
+        )
 
 
 def _without_prefix(

@@ -148,11 +148,11 @@ def _strip(proto: onnx.ModelProto, ir_version: int) -> None:
     proto.producer_name, proto.producer_version = "edgepress", ""
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]
+    del proto.graph.value_info[:]  # shapes and types that follow from the rest, and go stale when a node is rewritten
     items: list[Sequence[Any]] = [
         proto.graph.node,
         proto.graph.input,
         proto.graph.output,
-        proto.graph.value_info,
         proto.graph.initializer,
         proto.functions,
     ]

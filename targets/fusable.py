@@ -27,6 +27,7 @@ def fusable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    del copy.graph.value_info[:]  # notes of the types that are about to change
     added = quantize_before_clamps(copy)
     return copy, added + shift_to_unsigned(copy)
 

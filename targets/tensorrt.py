@@ -85,6 +85,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | Bui
 
     Built for the named capabilities; with none named for this machine's GPU, without a GPU for SM86 and SM89.
     """
+    from . import tensorrt_build as builder
     from . import tensorrt_engine as engines
 
     trt = library()
@@ -97,7 +98,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | Bui
         raise DeviceUnavailableError(f"tensorrt:{options.device}: {unavailable(options.device)}")
     named = tuple(_checked(c) for c in options.compute_capabilities)
     folder.mkdir(parents=True, exist_ok=True)
-    parsed = engines.Parsed(trt, onnx_path, options.batch)
+    parsed = builder.Parsed(trt, onnx_path, options.batch)
     if here and not named:
         path = folder / "model.engine"
         path.write_bytes(parsed.serialized("CURRENT" if hasattr(trt, "ComputeCapability") else None))
@@ -137,7 +138,7 @@ def _checked(capability: str) -> str:
 def lint(onnx_path: Path) -> list[Lint]:
     """What TensorRT refuses, clips or runs in float; its own parser and builder have the last word."""
     from . import lint_rules
-    from . import tensorrt_engine as engines
+    from . import tensorrt_build as builder
 
     graph = OnnxGraph(load_onnx(onnx_path))
     found = lint_rules.check(graph, lint_rules.TENSORRT)
@@ -146,9 +147,9 @@ def lint(onnx_path: Path) -> list[Lint]:
         return found
     explained = {lint.node for lint in found if lint.severity == "refused"}
     try:
-        parsed = engines.Parsed(trt, onnx_path)
+        parsed = builder.Parsed(trt, onnx_path)
         if not explained:
             parsed.serialized(None if devices() else DEFAULT_CAPABILITIES[0])
-    except engines.RefusedError as refused:
+    except builder.RefusedError as refused:
         found += [lint for lint in refused.lints if lint.node not in explained]
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .capture import CONVOLUTIONS, ensure_biases, get_tensor, set_tensor
+from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
 from .observe import Batch, watch
 from .placement import Placement
 

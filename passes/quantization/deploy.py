@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .capture import get_tensor
+from .operators import get_tensor
 from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
 
 

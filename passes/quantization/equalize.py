@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from ...progress import Progress
-from .capture import CONVOLUTIONS, get_tensor, set_tensor
+from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
 from .observe import Batch, watch
 
 aten = torch.ops.aten

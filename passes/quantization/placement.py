@@ -19,52 +19,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from .capture import CONVOLUTIONS, get_tensor
-
-aten = torch.ops.aten
-
-MATMULS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
-TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
-NEVER_INT8 = {
-    aten.einsum.default: "einsum has no INT8 kernel; write it as matmul",
-    aten.lstm.input: "recurrent layers have no INT8 Q/DQ form",
-    aten.gru.input: "recurrent layers have no INT8 Q/DQ form",
-    aten.baddbmm.default: "baddbmm has no Q/DQ form; write it as matmul and add",
-    aten.addmm.default: "addmm has no Q/DQ form; write it as linear",
-    aten.scaled_dot_product_attention.default: "causal or grouped-query attention stays fused",
-}
-
-# Their outputs hold values of their inputs (or zeros), so the grid of the input is the grid of the output.
-MOVES = {
-    getattr(packet, name)
-    for packet, names in {
-        aten.view: ("default",), aten.reshape: ("default",), aten._unsafe_view: ("default",),
-        aten.permute: ("default",), aten.transpose: ("int",), aten.t: ("default",), aten.flatten: ("using_ints",),
-        aten.unflatten: ("int",), aten.squeeze: ("default", "dim", "dims"), aten.unsqueeze: ("default",),
-        aten.slice: ("Tensor",), aten.select: ("int",), aten.expand: ("default",), aten.contiguous: ("default",),
-        aten.clone: ("default",), aten.chunk: ("default",), aten.split: ("Tensor",), aten.unbind: ("int",),
-        aten.split_with_sizes: ("default",), aten.roll: ("default",), aten.repeat: ("default",),
-        aten.movedim: ("int", "intlist"), aten.max_pool2d: ("default",), aten.max_pool1d: ("default",),
-        aten.pixel_shuffle: ("default",), aten.pixel_unshuffle: ("default",), aten.channel_shuffle: ("default",),
-        aten.upsample_nearest2d: ("default", "vec"), aten.constant_pad_nd: ("default",), aten.pad: ("default",),
-        aten.narrow: ("int",), aten.swapaxes: ("default",),
-    }.items()
-    for name in names
-    if hasattr(packet, name)
-}  # fmt: skip
-
-ACTIVATIONS = (
-    aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,
-    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default,
-    aten.mish.default, aten.tanh.default, aten.prelu.default, aten.clamp.default, aten.clamp_min.default,
-    aten.softplus.default, aten.selu.default,
-)  # fmt: skip
-ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
-MULTIPLICATIONS = (aten.mul.Tensor,)
-AVERAGES = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)
-CONCATENATIONS = (aten.cat.default, aten.concat.default)
-
+from .operators import (
+    ACTIVATIONS,
+    ADDITIONS,
+    AVERAGES,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    MATMULS,
+    MOVES,
+    MULTIPLICATIONS,
+    NEVER_INT8,
+    TRANSPOSED,
+    WEIGHTED,
+    aten,
+    operand,
+)
 
 @dataclass(frozen=True)
 class WeightSite:
@@ -297,8 +266,3 @@ def _product(sizes: Iterable[int]) -> int:
     for size in sizes:
         result *= size
     return result
-
-
-def constant(module: fx.GraphModule, site: WeightSite) -> torch.Tensor:
-    """The float tensor of a weight site."""
-    return get_tensor(module, site.tensor)

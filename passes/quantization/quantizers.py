@@ -15,7 +15,7 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
-from .capture import get_tensor
+from .operators import get_tensor
 from .placement import Placement, WeightSite
 
 WEIGHT_LIMIT = 127  # symmetric weights leave -128 unused, so that negation is exact

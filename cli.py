@@ -1,0 +1,93 @@
+"""The command `compress`: what goes wrong becomes one message and one exit code here, and nowhere else."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+import click
+
+from . import __version__
+from .cli_inspect import inspect, lint
+from .cli_listing import doctor, passes, targets
+from .cli_output import debug_option, debugging
+from .cli_profile import profile
+from .cli_run import demo, init, report, run
+from .errors import CompressError, ExitCode
+
+_USERS_OWN = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR,
+        errno.EISDIR, errno.EEXIST,
+    }
+)  # fmt: skip
+"""What the file system says of a path that the user named, or of a full disk: no fault of this program."""
+
+
+class Commands(click.Group):
+    """Runs a command and turns its outcome into an exit code. Click itself answers wrong usage, with code 2."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command that was named; the number it returns is the exit code."""
+        try:
+            code = super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except CompressError as error:
+            code = _fail(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            code = _fail(
+                "interrupted; finished steps are kept, continue with --resume", ExitCode.INTERRUPTED
+            )
+        except Exception as error:
+            code = self._unexpected(ctx, error)
+        ctx.exit(int(code or 0))
+
+    def _unexpected(self, ctx: click.Context, error: Exception) -> ExitCode:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise error  # the reader of a pipe went away: click ends quietly
+        if isinstance(error, OSError) and error.errno in _USERS_OWN:
+            place = f"{error.filename}: " if error.filename is not None else ""
+            return _fail(f"error: {place}{error.strerror}", ExitCode.USAGE_ERROR)
+        if debugging(ctx):
+            traceback.print_exception(error)
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        return _fail(f"internal error: {what}, please report", ExitCode.INTERNAL_ERROR)
+
+
+def _fail(message: str, code: ExitCode) -> ExitCode:
+    from .pipeline.report_text import tidy
+
+    click.echo(tidy(message), err=True)
+    return code
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget was broken or lint found "
+    "something, 5 a device is not here, 6 an unsafe file was refused, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="compress")
+@debug_option
+def cli() -> None:
+    """Trained vision networks onto edge devices, inside a budget, proven on the real runtime.
+
+    \b
+    Example:
+      compress init recipe.yaml
+      compress run recipe.yaml
+    """
+
+
+for _command in (init, run, demo, inspect, profile, lint, report, doctor, passes, targets):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="compress")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""`compress inspect` and `lint`: what a model is made of, and what a runtime would do to it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .cli_output import common_options, console, print_json, quiet_stdout, say, table
+from .errors import CompressError, ExitCode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .targets.base import Lint
+
+INIT_SEED = 0
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--input-shape",
+    "shapes",
+    multiple=True,
+    metavar="3x224x224",
+    help="Shape of one sample without the batch, where the model does not say it; once for each input.",
+)
+@click.option("--trust-pickle", metavar="SHA256", help="Read the one file with this digest although it holds code.")
+@common_options
+def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_json: bool) -> None:
+    """Show the layers or tensors of MODEL, its parameters and MACs, and which passes apply.
+
+    MODEL is a recipe, an .onnx, .pt2, .safetensors or .pt file, pkg.module:factory, timm:NAME or
+    torchvision:NAME.
+
+    \b
+    Example:
+      compress inspect recipe.yaml
+      compress inspect timm:resnet18 --json
+      compress inspect mynets:build --input-shape 1x32x32
+    """
+    from .pipeline.inspect import inspect_model
+    from .pipeline.inspect_tables import print_inspection
+
+    with quiet_stdout() if as_json else nullcontext():
+        example = _random(shapes) if shapes else _from_data(model)
+        found = inspect_model(model, example, trust_pickle)
+    if as_json:
+        print_json(found)
+    else:
+        print_inspection(found, console())
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-t", "--target", "labels", multiple=True, metavar="RUNTIME", help="A runtime, as tensorrt; default: all of them."
+)
+@common_options
+def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
+    """Say what each runtime would refuse, run in float or clip silently in the ONNX file MODEL, and the fix.
+
+    Exit code 0 when nothing was found, 3 when something was.
+
+    \b
+    Example:
+      compress lint model.onnx --target tensorrt
+      compress lint model.onnx --json
+    """
+    from .pipeline.onnx_file import read_onnx
+    from .pipeline.profile import runtime_and_device
+    from .targets import TARGETS
+
+    runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)
+    with quiet_stdout() if as_json else nullcontext():
+        read_onnx(model)
+        found = {runtime: TARGETS[runtime].lint(model) for runtime in runtimes}
+    clean = not any(found.values())
+    if as_json:
+        listed = {runtime: [asdict(problem) for problem in problems] for runtime, problems in found.items()}
+        print_json({"model": str(model), "clean": clean, "targets": listed})
+    else:
+        _print_lint(model, found)
+    return ExitCode.PASS if clean else ExitCode.FAIL
+
+
+def _print_lint(model: Path, found: dict[str, list[Lint]]) -> None:
+    for runtime, problems in found.items():
+        if not problems:
+            say(f"{runtime}: {model} is clean")
+            continue
+        say(f"{runtime}: {len(problems)} found in {model}")
+        rows = [(p.node or "(graph)", p.severity, p.problem, p.fix) for p in problems]
+        console().print(table(("node", "severity", "problem", "fix"), rows))
+
+
+def _random(shapes: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """One random sample for each shape, as a batch of one."""
+    import torch
+
+    generator = torch.Generator().manual_seed(INIT_SEED)
+    return tuple(torch.randn(1, *_sizes(shape), generator=generator) for shape in shapes)
+
+
+def _sizes(text: str) -> list[int]:
+    parts = text.replace(",", "x").strip("[] ").split("x")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise CompressError(f"--input-shape {text!r}: expected whole numbers from 1, as 3x224x224")
+    return [int(part) for part in parts]
+
+
+def _from_data(model: str) -> tuple[Tensor, ...] | None:
+    """The first sample of a recipe's data, where its network does not say what it takes."""
+    if not model.lower().endswith((".yaml", ".yml")):
+        return None
+    from .calibration.named import is_callable_name
+    from .calibration.sources import load_data
+    from .pipeline.recipe_file import read_recipe
+    from .progress import for_stream
+
+    recipe = read_recipe(Path(model))
+    source = recipe.model.source
+    knows_itself = not is_callable_name(source) or source.startswith(("timm:", "torchvision:"))
+    if recipe.model.input_shape is not None or knows_itself:
+        return None
+    data = recipe.data
+    parts = load_data(
+        data.source, data.args, data.split, data.preprocess, data.calibration_samples, recipe.seed,
+        folder=Path(model).resolve().parent, integer_labels=recipe.metric.startswith("top"), progress=for_stream(),
+    )  # fmt: skip
+    return parts.calibration.example()

@@ -1,0 +1,175 @@
+"""`compress init`, `run`, `demo` and `report`: from a recipe to a verdict and its reports."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .cli_output import common_options, console, print_json, quiet_stdout, say
+from .errors import CompressError, ExitCode
+
+if TYPE_CHECKING:
+    from .pipeline.result import RunRecord
+
+RECIPE_NAME = "recipe.yaml"
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), default=RECIPE_NAME)
+@click.option("--model", help="What model.source says: pkg.module:factory, timm:NAME, a .pt2 or .onnx file.")
+@click.option("--weights", help="What model.weights says: a .safetensors or weights-only .pt file.")
+@click.option("--data", help="What data.source says: pkg.module:factory, an image folder, an .npz file.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@common_options
+def init(
+    path: Path, model: str | None, weights: str | None, data: str | None, force: bool, as_json: bool
+) -> None:
+    """Write a commented recipe to PATH (default recipe.yaml) that can be run as it is.
+
+    \b
+    Example:
+      compress init
+      compress init solar.yaml --model mynets:build --weights net.safetensors --data images/
+    """
+    from .pipeline.files import write_atomically
+    from .pipeline.recipe_template import DIGITS_DATA, DIGITS_MODEL, DIGITS_WEIGHTS, template
+
+    path = path / RECIPE_NAME if path.is_dir() else path
+    if path.exists() and not force:
+        raise CompressError(f"{path} exists; name another file, or overwrite it with --force")
+    example_weights = DIGITS_WEIGHTS if model is None else ""
+    text = template(model or DIGITS_MODEL, example_weights if weights is None else weights, data or DIGITS_DATA)
+    write_atomically(path, text.encode())
+    then = f"compress run {shlex.quote(str(path))}"
+    if as_json:
+        print_json({"path": str(path), "next": then})
+    else:
+        say(f"wrote {path}; next: {then}")
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Read model and data, show what a run would do, and stop.")
+@click.option(
+    "--resume/--fresh", default=True, help="Reuse steps that an earlier run of this folder finished (default)."
+)
+@click.option("--remeasure", is_flag=True, help="Time again also where a latency was measured before.")
+@click.option(
+    "-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder of the run; default runs/NAME."
+)
+@click.option("--trust-pickle", metavar="SHA256", help="Read the one weight file with this digest although it holds code.")
+@common_options
+def run(
+    recipe: Path,
+    dry_run: bool,
+    resume: bool,
+    remeasure: bool,
+    folder: Path | None,
+    trust_pickle: str | None,
+    as_json: bool,
+) -> int:
+    """Compress what RECIPE names, prove it on its devices, judge it, and leave a report.
+
+    Exit code 0 when every budget was kept, 3 when one was not, 5 when a required device is not here.
+
+    \b
+    Example:
+      compress run recipe.yaml
+      compress run recipe.yaml --dry-run
+      compress run recipe.yaml -o runs/nightly --json > run.json
+    """
+    if dry_run:
+        return _describe(recipe, as_json)
+    return _run(recipe, folder, not resume, remeasure, trust_pickle, as_json)
+
+
+@click.command()
+@click.option("-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder of the run; default runs/digits-cnn.")
+@common_options
+def demo(folder: Path | None, as_json: bool) -> int:
+    """Compress the small network that comes with the package: the whole way, on this machine.
+
+    \b
+    Example:
+      compress demo
+      compress demo -o /tmp/demo
+    """
+    from importlib.resources import files
+
+    recipe = Path(str(files("edgepress.examples.digits") / "cnn.yaml"))
+    return _run(recipe, folder, False, False, None, as_json)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@common_options
+def report(run_folder: Path, as_json: bool) -> None:
+    """Write report.html, report.md and junit.xml of the folder RUN again, from its run.json alone.
+
+    \b
+    Example:
+      compress report runs/recipe
+    """
+    from .pipeline.report import load_run, render_terminal, write_reports
+
+    record = load_run(run_folder)
+    paths = write_reports(record, run_folder if run_folder.is_dir() else run_folder.parent)
+    if as_json:
+        print_json({"verdict": record.verdict, "reason": record.reason, "reports": [str(path) for path in paths]})
+        return
+    console().print(render_terminal(record))
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def _run(
+    recipe: Path, folder: Path | None, fresh: bool, remeasure: bool, trust: str | None, as_json: bool
+) -> int:
+    from .pipeline.recipe_file import read_recipe
+    from .pipeline.run import compress
+    from .progress import for_stream
+
+    folder = folder or Path("runs") / read_recipe(recipe).name
+    with quiet_stdout() if as_json else nullcontext():
+        record = compress(
+            recipe,
+            folder,
+            fresh=fresh,
+            remeasure=remeasure,
+            trust_pickle=trust,
+            progress=for_stream(),
+            command=shlex.join(["compress", *sys.argv[1:]]),
+        )
+    _show(record, folder, as_json)
+    return ExitCode.PASS if record.verdict == "PASS" else ExitCode.FAIL
+
+
+def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
+    from .pipeline.report import render_terminal
+
+    if as_json:
+        print_json(record)
+        return
+    console().print(render_terminal(record))
+    say(f"report:  {(folder / 'report.html').resolve()}")
+    say(f"record:  {(folder / 'run.json').resolve()}")
+
+
+def _describe(recipe: Path, as_json: bool) -> int:
+    import yaml
+
+    from .pipeline.recipe_file import read_recipe
+    from .pipeline.run import describe
+
+    with quiet_stdout() if as_json else nullcontext():
+        described = describe(read_recipe(recipe), recipe.resolve().parent)
+    if as_json:
+        print_json(described)
+    else:
+        say(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    return ExitCode.PASS

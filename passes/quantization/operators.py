@@ -1,0 +1,109 @@
+"""The operators of a canonical graph, in the groups that the passes ask for, and access to its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+)
+MATMULS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
+TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
+NEVER_INT8 = {
+    aten.einsum.default: "einsum has no INT8 kernel; write it as matmul",
+    aten.lstm.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.gru.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.baddbmm.default: "baddbmm has no Q/DQ form; write it as matmul and add",
+    aten.addmm.default: "addmm has no Q/DQ form; write it as linear",
+    aten.scaled_dot_product_attention.default: "causal or grouped-query attention stays fused",
+}
+
+# Their outputs hold values of their inputs (or zeros), so the grid of the input is the grid of the output.
+MOVES = {
+    getattr(packet, name)
+    for packet, names in {
+        aten.view: ("default",), aten.reshape: ("default",), aten._unsafe_view: ("default",),
+        aten.permute: ("default",), aten.transpose: ("int",), aten.t: ("default",), aten.flatten: ("using_ints",),
+        aten.unflatten: ("int",), aten.squeeze: ("default", "dim", "dims"), aten.unsqueeze: ("default",),
+        aten.slice: ("Tensor",), aten.select: ("int",), aten.expand: ("default",), aten.contiguous: ("default",),
+        aten.clone: ("default",), aten.chunk: ("default",), aten.split: ("Tensor",), aten.unbind: ("int",),
+        aten.split_with_sizes: ("default",), aten.roll: ("default",), aten.repeat: ("default",),
+        aten.movedim: ("int", "intlist"), aten.max_pool2d: ("default",), aten.max_pool1d: ("default",),
+        aten.pixel_shuffle: ("default",), aten.pixel_unshuffle: ("default",), aten.channel_shuffle: ("default",),
+        aten.upsample_nearest2d: ("default", "vec"), aten.constant_pad_nd: ("default",), aten.pad: ("default",),
+        aten.narrow: ("int",), aten.swapaxes: ("default",),
+    }.items()
+    for name in names
+    if hasattr(packet, name)
+}  # fmt: skip
+
+ACTIVATIONS = (
+    aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,
+    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default,
+    aten.mish.default, aten.tanh.default, aten.prelu.default, aten.clamp.default, aten.clamp_min.default,
+    aten.softplus.default, aten.selu.default,
+)  # fmt: skip
+ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
+MULTIPLICATIONS = (aten.mul.Tensor,)
+AVERAGES = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)
+CONCATENATIONS = (aten.cat.default, aten.concat.default)
+
+
+def operand(node: fx.Node, index: int) -> fx.Node:
+    """The argument at `index`, which the operator's schema says is a tensor."""
+    argument = node.args[index]
+    assert isinstance(argument, fx.Node)
+    return argument
+
+
+def optional_operand(node: fx.Node, index: int) -> fx.Node | None:
+    """The argument at `index`; None when it is left out (a layer without bias)."""
+    argument = node.args[index] if len(node.args) > index else None
+    assert argument is None or isinstance(argument, fx.Node)
+    return argument
+
+
+def owner_of(node: fx.Node) -> str:
+    """The path of the module whose forward() called the operator, "" when it is not known."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path, _ = list(stack.values())[-1] if stack else ("", None)
+    return str(path).removeprefix("L['self'].").replace("L['self']", "")
+
+
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """All arguments of an operator call by name, defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    named = {argument.name: argument.default_value for argument in schema}
+    named.update(zip((argument.name for argument in schema), node.args, strict=False))
+    named.update(node.kwargs)
+    return named
+
+
+def get_tensor(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer at a dotted name."""
+    owner_name, _, attribute = name.rpartition(".")
+    value = getattr(module.get_submodule(owner_name), attribute)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace or add the tensor at a dotted name; what was a parameter stays one, what is new is a parameter."""
+    owner_name, _, attribute = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if attribute in owner._buffers:
+        owner._buffers[attribute] = value
+    else:
+        setattr(owner, attribute, nn.Parameter(value, requires_grad=False))

@@ -1,0 +1,265 @@
+"""Devices: build the float and the compressed model for each target, run both, and time them interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CompressError
+from ..model import Forward, Model
+from ..passes.base import PassContext
+from ..targets import TARGETS
+from ..targets.attribution import precision_shares
+from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
+from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
+from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
+from .recipe import MeasureSection, TargetSection
+from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord
+from .steps import METRIC_BATCH, metric_record, padded
+
+if TYPE_CHECKING:
+    from ..targets.base import Feeds, Target
+
+LAYER_ITERATIONS = 30
+WARM_UP_S = 3.0
+F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The two models that are compared, as ONNX files, and their reference outputs on the proof samples."""
+
+    float_onnx: Path
+    compressed_onnx: Path
+    model: Model
+    """The compressed model: says names, batch and example inputs."""
+    quantized: bool
+    reference: list[tuple[Tensor, ...]]
+    """Outputs of the compressed ONNX file on onnxruntime."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A target's record, and the engine files that belong in the run folder."""
+
+    record: TargetRecord
+    artefacts: tuple[Artefact, ...]
+
+
+def options_of(section: TargetSection, batch: int = 0, precision: str = "") -> TargetOptions:
+    """The target options that a recipe's section asks for."""
+    return TargetOptions(
+        device=section.device,
+        float_precision="f32" if precision == "f32" else section.float_precision,
+        threads=section.threads,
+        compute_capabilities=section.compute_capabilities,
+        batch=batch,
+    )
+
+
+def measure_target(
+    section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
+) -> Measured:
+    """Build and, where the device is here, run and time. What the runtime refuses is status "failed", with its words."""
+    target = TARGETS[section.runtime]
+    cannot_build = target.can_build()
+    if cannot_build:
+        return Measured(_record(section, target, "unavailable", cannot_build), ())
+    context.progress.say(f"{section.label}: building")
+    try:
+        built = target.build(candidate.compressed_onnx, options_of(section), folder / "compressed")
+        if isinstance(built, BuiltOnly):
+            compressed = EngineRecord(
+                label=COMPRESSED, settings=_plain(built.settings), engine_bytes=_largest(built.artefacts)
+            )
+            record = _record(section, target, "built", built.reason)
+            return Measured(record.model_copy(update={"compressed": compressed}), built.artefacts)
+        return _run(section, target, built, candidate, context, plan, folder)
+    except CompressError as error:
+        return Measured(_record(section, target, "failed", str(error)), ())
+
+
+def _run(
+    section: TargetSection,
+    target: Target,
+    built: Engine,
+    candidate: Candidate,
+    context: PassContext,
+    plan: MeasureSection,
+    folder: Path,
+) -> Measured:
+    engines = {COMPRESSED: built}
+    options = {COMPRESSED: options_of(section), F32: options_of(section, precision="f32")}
+    if section.float_precision != "f32" and _has_own_default(target):
+        options[DEFAULT] = options_of(section)
+    for label in (F32, DEFAULT):
+        if label in options:
+            name = "float-f32" if label == F32 else "float-default"
+            engine = target.build(candidate.float_onnx, options[label], folder / name)
+            assert not isinstance(engine, BuiltOnly)
+            engines[label] = engine
+    forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
+    part, batch = context.data.judge, _batch(candidate.model)
+    limit = QUANTIZED_LIMIT if candidate.quantized else FLOAT_LIMIT
+    after = outputs_of(forwards[COMPRESSED], context.data.validation, batch)
+    parity = prove(f"ONNX → {section.label}", candidate.reference, after, limit)
+    context.progress.say(f"{section.label}: measuring {context.metric.name} on {len(part)} samples")
+    metrics = {
+        label: metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
+        for label, forward in forwards.items()
+    }
+    feeds = _feeds(candidate.model, plan.batch)
+    launches = _time(section, engines, options, feeds, plan, context)
+    records = {
+        label: EngineRecord(
+            label=label,
+            settings=_plain(engine.settings),
+            latency_ms=_latency(launches, label),
+            metric=metrics[label],
+            engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
+            **_layers(target, label, candidate, options[label], plan.batch, feeds, folder),
+        )
+        for label, engine in engines.items()
+    }
+    record = _record(section, target, "run", "").model_copy(
+        update={
+            "baseline": records[F32],
+            "default": records.get(DEFAULT),
+            "compressed": records[COMPRESSED],
+            "speedup": _speedups(launches, [label for label in (F32, DEFAULT) if label in engines]),
+            "parity": parity,
+        }
+    )
+    return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
+
+
+def _has_own_default(target: Target) -> bool:
+    """Whether the runtime may choose another float precision than f32 when it is not told."""
+    return target.name == "openvino"
+
+
+def _time(
+    section: TargetSection,
+    engines: Mapping[str, Engine],
+    options: Mapping[str, TargetOptions],
+    feeds: Feeds,
+    plan: MeasureSection,
+    context: PassContext,
+) -> list[LaunchSamples]:
+    contenders = [
+        Contender(label, section.runtime, engine.artefacts[0].path, replace(options[label], batch=plan.batch))
+        for label, engine in engines.items()
+    ]
+    context.progress.say(
+        f"{section.label}: timing {len(contenders)} engines, {plan.pairs} interleaved launches each, "
+        f"batch {plan.batch}"
+    )
+    return measure_interleaved(
+        contenders, feeds, plan.pairs, plan.iterations, context.seed, context.progress, warmup_s=WARM_UP_S
+    )
+
+
+def _layers(
+    target: Target,
+    label: str,
+    candidate: Candidate,
+    options: TargetOptions,
+    batch: int,
+    feeds: Feeds,
+    folder: Path,
+) -> dict[str, Any]:
+    """Per-layer times and the share of MACs in each executed precision, of the engine as it is timed."""
+    onnx_path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
+    engine = target.build(onnx_path, replace(options, batch=batch), folder / ".layers")
+    assert not isinstance(engine, BuiltOnly)
+    layers = engine.layers(feeds, LAYER_ITERATIONS)
+    rows = [
+        LayerRecord(
+            name=layer.name,
+            type=layer.type,
+            precision=layer.precision,
+            ms=layer.ms,
+            macs=layer.macs,
+            onnx_nodes=list(layer.onnx_nodes),
+        )
+        for layer in layers
+    ]
+    return {"precision": precision_shares(layers), "layers": rows}
+
+
+def layer_times(onnx_path: Path, section: TargetSection, model: Model, folder: Path) -> dict[str, float]:
+    """Milliseconds of each executed layer of `onnx_path`, by the names of the ONNX nodes in it that multiply."""
+    engine = TARGETS[section.runtime].build(onnx_path, options_of(section, batch=1), folder)
+    if isinstance(engine, BuiltOnly):
+        return {}
+    layers = engine.layers(_feeds(model, 1), LAYER_ITERATIONS)
+    return {node: layer.ms for layer in layers if layer.ms is not None for node in layer.onnx_nodes}
+
+
+def forward_of(engine: Engine, model: Model) -> Forward:
+    """An engine as a function from tensors to tensors; a static batch is filled up."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
+        return tuple(torch.from_numpy(np.asarray(y)) for y in engine.run(feeds))
+
+    if model.dynamic_batch:
+        return run
+    return padded(run, model.example_inputs[0].shape[0])  # type: ignore[no-any-return]
+
+
+def _batch(model: Model) -> int:
+    return METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+
+
+def _feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The example inputs, repeated to `batch` samples."""
+    size = batch if model.dynamic_batch else model.example_inputs[0].shape[0]
+    return {
+        name: x[:1].expand(size, *x.shape[1:]).contiguous().numpy()
+        for name, x in zip(model.input_names, model.example_inputs, strict=True)
+    }
+
+
+def _latency(launches: Sequence[LaunchSamples], label: str) -> LatencyRecord:
+    summary = summarize(of(launches, label))
+    return LatencyRecord(
+        p50=summary.p50,
+        p90=summary.p90,
+        p99=summary.p99,
+        n=summary.n,
+        launches=summary.launches,
+        ci95=summary.ci95,
+        load_ms=summary.load_ms,
+        first_inference_ms=summary.first_inference_ms,
+        warmup_iterations=summary.warmup_iterations,
+        measured_at=summary.measured_at,
+        note=summary.note,
+        samples_ms=[[round(ms, 6) for ms in launch] for launch in summary.samples_ms],
+    )
+
+
+def _speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
+    compressed = of(launches, COMPRESSED)
+    found = [(label, speedup(of(launches, label), compressed)) for label in baselines]
+    return [SpeedupRecord(baseline=label, ratio=s.ratio, ci95=s.ci95, pairs=s.pairs) for label, s in found]
+
+
+def _record(section: TargetSection, target: Target, status: Any, reason: str) -> TargetRecord:
+    return TargetRecord(
+        device=section.device, runtime=section.runtime, version=target.version(), status=status, reason=reason
+    )
+
+
+def _largest(artefacts: Sequence[Artefact]) -> int:
+    return max((a.path.stat().st_size for a in artefacts), default=0)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()}

@@ -1,0 +1,55 @@
+"""Environment: the machine and the versions that a number was measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "brevitas", "tensorrt", "tensorrt_rtx", "numpy", "onnxscript")
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes: part of every stored step's key."""
+    found = {"edgepress": _own_version(), "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor, threads and the state of the machine now."""
+    return {
+        **versions(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": cpu_model(),
+        "logical cores": os.cpu_count() or 0,
+        "load average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "cpu governor": _governor(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _governor() -> str:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.is_file() else "not told by this system"
+
+
+def _own_version() -> str:
+    from .. import __version__
+
+    return __version__

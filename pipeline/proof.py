@@ -1,0 +1,84 @@
+"""Proof: how far the outputs on one edge of the flow are from the edge before it, on real samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..calibration.data import Part
+from ..model import Forward
+from ..passes.quantization.sensitivity import sqnr_db
+from .result import ParityRecord
+
+SAMPLES = 64
+FLOAT_SQNR_DB = 60.0  # float32 against float32 in another order of sums; 70 to 130 dB were seen
+LOW_PRECISION_SQNR_DB = 15.0  # beside it stands the agreement limit, which is what a user would notice
+AGREEMENT = 0.95
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What an edge must reach. agreement: least share of samples with the same top class; None when not asked."""
+
+    sqnr_db: float
+    agreement: float | None = None
+
+    def __str__(self) -> str:
+        text = f"SQNR ≥ {self.sqnr_db:g} dB"
+        return text if self.agreement is None else f"{text}, top-1 agreement ≥ {100 * self.agreement:g} %"
+
+
+FLOAT_LIMIT = Limit(FLOAT_SQNR_DB)
+QUANTIZED_LIMIT = Limit(LOW_PRECISION_SQNR_DB, AGREEMENT)
+
+
+def outputs_of(forward: Forward, part: Part, batch_size: int, samples: int = SAMPLES) -> list[tuple[Tensor, ...]]:
+    """All outputs for the first samples of a part, batch by batch."""
+    return [tuple(t.detach().cpu() for t in forward(*inputs)) for inputs, _ in part.head(samples).batches(batch_size)]
+
+
+def prove(
+    edge: str, before: list[tuple[Tensor, ...]], after: list[tuple[Tensor, ...]], limit: Limit | None
+) -> ParityRecord:
+    """Compare two edges' outputs; without a limit the record only reports.
+
+    SQNR is over all outputs together; max_error is absolute; top-1 agreement is for a (batch, classes) first output.
+    """
+    wanted = [torch.cat(column) for column in zip(*before, strict=True)]
+    got = [torch.cat(column) for column in zip(*after, strict=True)]
+    problem = _problem(wanted, got)
+    n = int(wanted[0].shape[0])
+    if problem:
+        return ParityRecord(
+            edge=edge, max_error=float("inf"), sqnr_db=0.0, top1_agreement=None, n=n, limit=problem, ok=False
+        )
+    flat_wanted, flat_got = (torch.cat([t.double().flatten() for t in side]) for side in (wanted, got))
+    sqnr = sqnr_db(flat_wanted, flat_got)
+    agreement = None
+    if wanted[0].dim() == 2 and wanted[0].shape[1] > 1:
+        agreement = float((wanted[0].argmax(1) == got[0].argmax(1)).double().mean())
+    ok = limit is None or (
+        sqnr >= limit.sqnr_db and (limit.agreement is None or agreement is None or agreement >= limit.agreement)
+    )
+    return ParityRecord(
+        edge=edge,
+        max_error=float((flat_wanted - flat_got).abs().max()),
+        sqnr_db=round(sqnr, 2),
+        top1_agreement=agreement,
+        n=n,
+        limit="reported; the budgets judge it" if limit is None else str(limit),
+        ok=ok,
+    )
+
+
+def _problem(wanted: list[Tensor], got: list[Tensor]) -> str:
+    if len(wanted) != len(got):
+        return f"{len(got)} outputs instead of {len(wanted)}"
+    for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
+        if one.shape != other.shape:
+            return f"output {index} has shape {tuple(other.shape)} instead of {tuple(one.shape)}"
+        if not torch.isfinite(other).all():
+            return f"output {index} is not finite"
+    return ""

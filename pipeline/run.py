@@ -1,0 +1,315 @@
+"""Run: a recipe from checkpoint to verdict, in the order of the picture in the package's README."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..calibration.data import DataParts
+from ..calibration.metric import metric_named
+from ..calibration.scheme import intersect
+from ..calibration.sources import load_data
+from ..errors import CompressError, DeviceUnavailableError
+from ..model import Model
+from ..passes.base import PassContext
+from ..progress import Progress, Silent
+from ..targets import TARGETS
+from ..targets.base import TargetOptions
+from ..targets.onnxruntime import load as load_onnxruntime
+from .devices import Candidate, Measured, forward_of, layer_times, measure_target
+from .environment import cpu_model, environment, versions
+from .export import export
+from .files import sha256_file
+from .ingest import ingest
+from .judge import judge
+from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
+from .recipe import Recipe, TargetSection
+from .recipe_file import read_recipe, recipe_text_of
+from .report import write_reports
+from .result import ArtefactRecord, ParityRecord, RunRecord, TargetRecord
+from .steps import METRIC_BATCH, Step, float_step, pass_step
+from .store import Entry, Store, key_of
+
+STEPS = "steps"
+
+
+def compress(
+    recipe: Recipe | Path | str,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    remeasure: bool = False,
+    trust_pickle: str | None = None,
+    progress: Progress = Silent(),
+    command: str = "",
+) -> RunRecord:
+    """Run a recipe and leave run.json, the reports and the artefacts in `folder` (default `runs/NAME`).
+
+    Work that an earlier run of the same folder finished is reused, unless `fresh`; latencies are then shown with
+    their date, unless `remeasure`. `resume` insists that there is such work. Raises CompressError for what a user can fix; a broken promise is no error but
+    the verdict FAIL.
+    """
+    text = "" if isinstance(recipe, Recipe) else recipe_text_of(Path(recipe))
+    base = Path() if isinstance(recipe, Recipe) else Path(recipe).resolve().parent
+    read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    out = folder or Path("runs") / (read.name or "run")
+    if resume and not (out / STEPS).is_dir():
+        raise CompressError(f"{out}: nothing to resume: no run has finished a step there; run without --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
+    return run.to_verdict(text or read.model_dump_json(indent=1), command)
+
+
+def describe(recipe: Recipe, base: Path = Path()) -> dict[str, Any]:
+    """What a run would do, without doing it: the facts that `compress run --dry-run` shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Run(recipe, base, Path(folder), False, False, None, Silent())
+        data, model = run.read()
+        facts = model.facts()
+        parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]
+        return {
+            "model": {"source": model.source, "params": facts.params, "macs": facts.macs, "bytes": facts.bytes},
+            "data": {part.name: len(part) for part in parts},
+            "judged on": data.judge.name,
+            "metric": recipe.metric,
+            "activations": run.scheme.name,
+            "passes": [{"name": p.name, **p.model_dump(mode="json")} for p in recipe.passes],
+            "targets": [
+                {"target": t.label, "unavailable": TARGETS[t.runtime].unavailable(t.device)} for t in recipe.targets
+            ],
+            "budgets": recipe.budgets.model_dump(mode="json", exclude_defaults=True),
+        }
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    base: Path
+    folder: Path
+    fresh: bool
+    remeasure: bool
+    trust_pickle: str | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self.scheme = intersect(TARGETS[t.runtime].scheme for t in self.recipe.targets)
+        self.store = Store(self.folder / STEPS)
+        self.proofs: list[ParityRecord] = []
+        if self.fresh:
+            self.store.clear()
+
+    def to_verdict(self, recipe_text: str, command: str) -> RunRecord:
+        """The whole flow."""
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._require_devices()
+        data, model = self.read()
+        context = self._context(data)
+        float_onnx = export(model, self.folder / "float.onnx", **self._export_options())
+        shared = self._shared(data)
+        steps = self._steps(model, key_of({**shared, "model": sha256_file(float_onnx)}), shared, context)
+        final = steps[-1].model
+        self.progress.say("exporting to ONNX and proving it on onnxruntime")
+        onnx_path = export(final, self.folder / "model.onnx", **self._export_options())
+        candidate = self._prove(model, final, float_onnx, onnx_path, data)
+        measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
+        records = [m.record for m in measured]
+        artefacts = self._artefacts(float_onnx, onnx_path, measured)
+        rows = [step.record for step in steps]
+        budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs, records, artefacts)
+        record = RunRecord(
+            name=self.recipe.name or self.folder.name,
+            verdict=verdict,  # type: ignore[arg-type]
+            reason=reason,
+            command=command or f"edgepress.compress({self.recipe.name!r})",
+            started_at=started_at,
+            seconds=round(time.monotonic() - self.started, 1),
+            seed=self.recipe.seed,
+            environment=environment(),
+            data=_data_facts(data, self.recipe),
+            recipe=recipe_text,
+            budgets=budgets,
+            steps=rows,
+            proofs=self.proofs,
+            artefacts=artefacts,
+            targets=records,
+        )
+        record.write(self.folder)
+        write_reports(record, self.folder)
+        return record
+
+    def read(self) -> tuple[DataParts, Model]:
+        """The data and the float model that the recipe names."""
+        section = self.recipe.data
+        self.progress.say("reading the data")
+        data = load_data(
+            section.source,
+            section.args,
+            section.split,
+            section.preprocess,
+            section.calibration_samples,
+            self.recipe.seed,
+            folder=self.base,
+            integer_labels=self.recipe.metric.startswith("top"),
+            progress=self.progress,
+        )
+        self.progress.say("reading the model")
+        example = data.calibration.example()
+        model = ingest(self.recipe.model, example, self.trust_pickle, folder=self.base, progress=self.progress)
+        if not self.recipe.export.dynamic_batch:
+            model = model.with_static_batch()
+        return data, model
+
+    def _context(self, data: DataParts) -> PassContext:
+        return PassContext(
+            data=data,
+            metric=metric_named(self.recipe.metric, self.base),
+            scheme=self.scheme,
+            seed=self.recipe.seed,
+            progress=self.progress,
+            layer_ms=self._layer_ms,
+        )
+
+    def _layer_ms(self, model: Model) -> Mapping[str, float]:
+        """Layer times on the first device of the recipe that is here."""
+        for section in self.recipe.targets:
+            if TARGETS[section.runtime].unavailable(section.device) is None:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = export(model, Path(folder) / "model.onnx", **self._export_options())
+                    return layer_times(path, section, model, Path(folder))
+        return {}
+
+    def _require_devices(self) -> None:
+        for section in self.recipe.targets:
+            target = TARGETS[section.runtime]
+            # A target that is only built for, ahead of time, is asked for engines and not for a device.
+            reason = target.can_build() or (
+                None if section.compute_capabilities else target.unavailable(section.device)
+            )
+            if section.required and reason:
+                raise DeviceUnavailableError(
+                    f"targets: {section.label} is required and not here: {reason}. `compress doctor` lists what is."
+                )
+
+    def _export_options(self) -> dict[str, int]:
+        return {"opset": self.recipe.export.opset, "ir_version": self.recipe.export.ir_version}
+
+    def _shared(self, data: DataParts) -> dict[str, Any]:
+        return {
+            "data": data.manifest,
+            "calibration_samples": len(data.calibration),
+            "metric": self.recipe.metric,
+            "seed": self.recipe.seed,
+            "scheme": self.scheme.name,
+            "versions": versions(),
+        }
+
+    def _steps(self, model: Model, key: str, shared: dict[str, Any], context: PassContext) -> list[Step]:
+        self.progress.say(f"measuring the float model: {context.metric.name} on {len(context.data.judge)} samples")
+        steps = [float_step(model, key, context, self.store)]
+        for chosen in self.recipe.passes:
+            steps.append(pass_step(steps[-1], chosen, context, self.store, shared))
+        return steps
+
+    def _prove(
+        self, model: Model, final: Model, float_onnx: Path, onnx_path: Path, data: DataParts
+    ) -> Candidate:
+        """Eager float → its ONNX; eager compressed → its ONNX; and how far compression moved the outputs."""
+        quantized = final.stored_bytes is not None
+        batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        part = data.validation
+        eager = outputs_of(model.run, part, batch)
+        on_onnx = {
+            path: outputs_of(forward_of(load_onnxruntime(path, TargetOptions()), final), part, batch)
+            for path in {float_onnx, onnx_path}
+        }
+        self.proofs.append(prove("float: PyTorch → ONNX", eager, on_onnx[float_onnx], FLOAT_LIMIT))
+        if final is not model:
+            compressed = outputs_of(final.run, part, batch)
+            limit = QUANTIZED_LIMIT if quantized else FLOAT_LIMIT
+            self.proofs.append(prove("compressed: PyTorch → ONNX", compressed, on_onnx[onnx_path], limit))
+            self.proofs.append(prove("float → compressed", eager, compressed, None))
+        return Candidate(float_onnx, onnx_path, final, quantized, on_onnx[onnx_path])
+
+    def _target(
+        self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]
+    ) -> Measured:
+        folder = self.folder / "engines" / section.label.replace(":", "-")
+        key = key_of(
+            {
+                **shared,
+                "float": sha256_file(candidate.float_onnx),
+                "compressed": sha256_file(candidate.compressed_onnx),
+                "target": section.model_dump(mode="json"),
+                "measure": self.recipe.measure.model_dump(mode="json"),
+                "machine": cpu_model(),
+            }
+        )
+        if not self.remeasure and (stored := _stored_target(self.store, key, self.folder)):
+            self.progress.say(f"{section.label}: reused; latency measured in an earlier run, --remeasure times it again")
+            return stored
+        measured = measure_target(section, candidate, context, self.recipe.measure, folder)
+        if measured.record.status in ("run", "built"):
+            self.store.put(key, Entry(_target_values(measured, self.folder), {}))
+        return measured
+
+    def _artefacts(self, float_onnx: Path, onnx_path: Path, measured: list[Measured]) -> list[ArtefactRecord]:
+        files = [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
+        files += [(a.path, a.kind) for m in measured for a in m.artefacts]
+        return [
+            ArtefactRecord(
+                path=path.relative_to(self.folder).as_posix(),
+                kind=kind,
+                bytes=path.stat().st_size,
+                sha256=sha256_file(path),
+            )
+            for path, kind in files
+        ]
+
+
+def _target_values(measured: Measured, folder: Path) -> dict[str, Any]:
+    files = [
+        {"path": a.path.relative_to(folder).as_posix(), "kind": a.kind, "sha256": sha256_file(a.path)}
+        for a in measured.artefacts
+    ]
+    return {"record": measured.record.model_dump(mode="json"), "artefacts": files}
+
+
+def _stored_target(store: Store, key: str, folder: Path) -> Measured | None:
+    """A target's stored record, its latencies marked as cached, if the engine files are still those it was made with."""
+    from ..targets.base import Artefact
+
+    entry = store.get(key)
+    if entry is None:
+        return None
+    artefacts = []
+    for file in entry.values["artefacts"]:
+        path = folder / file["path"]
+        if not path.is_file() or sha256_file(path) != file["sha256"]:
+            return None
+        artefacts.append(Artefact(path, file["kind"]))
+    record = TargetRecord.model_validate(entry.values["record"])
+    for engine in (record.baseline, record.default, record.compressed):
+        if engine is not None and engine.latency_ms is not None:
+            engine.latency_ms.cached = True
+    return Measured(record, tuple(artefacts))
+
+
+def _data_facts(data: DataParts, recipe: Recipe) -> dict[str, Any]:
+    parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]
+    notes = list(data.notes)
+    if data.test is None:
+        notes.append("there is no test part: the verdict is on the validation part, which passes may have tuned on")
+    return {
+        "source": recipe.data.source,
+        "manifest": data.manifest,
+        "parts": {part.name: len(part) for part in parts},
+        "judged_on": data.judge.name,
+        "notes": notes,
+    }

@@ -1,0 +1,152 @@
+"""Steps: passes applied in the recipe's order, each verified, measured and stored before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..calibration.metric import Measurement
+from ..errors import CompressError
+from ..model import Facts, Model
+from ..passes.base import Pass, PassContext, PassPlan
+from .onnx_network import why_no_pass
+from .result import MetricRecord, StepRecord
+from .store import Entry, Store, key_of
+
+METRIC_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step: the model after it, its row in the report, and its key in the store."""
+
+    model: Model
+    record: StepRecord
+    key: str
+
+
+def float_step(model: Model, key: str, context: PassContext, store: Store) -> Step:
+    """The first row: the float model as it was ingested."""
+    started = time.monotonic()
+    stored = store.get(key)
+    if stored is not None:
+        record = StepRecord.model_validate({**stored.values["record"], "cached": True})
+        return Step(model, record, key)
+    metric = measure(model, context)
+    record = _record("float", {}, False, started, model.facts(), metric, [], {})
+    store.put(key, Entry({"record": record.model_dump(mode="json")}, {}))
+    return Step(model, record, key)
+
+
+def pass_step(before: Step, chosen: Pass, context: PassContext, store: Store, shared: Mapping[str, Any]) -> Step:
+    """Apply one pass, or take it from the store; `shared` is what every step's key depends on.
+
+    Raises CompressError, naming the pass, when the pass refuses the model or breaks it.
+    """
+    refusal = why_no_pass(before.model.module) or chosen.refuses(before.model)
+    if refusal:
+        raise CompressError(f"pass {chosen.name}: {refusal}")
+    options = chosen.model_dump(mode="json")
+    key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options})
+    stored = store.get(key)
+    if stored is not None:
+        plan = PassPlan(
+            stored.values["structure"],
+            stored.tensors,
+            modified=stored.values["record"]["modified"],
+            notes=tuple(stored.values["record"]["notes"]),
+            details=stored.values["record"]["details"],
+        )
+        result = chosen.result(before.model, plan)
+        record = StepRecord.model_validate({**stored.values["record"], "cached": True})
+        context.progress.say(f"{chosen.name}: reused, finished in an earlier run")
+        return Step(result.model, record, key)
+    started = time.monotonic()
+    context.progress.say(f"{chosen.name}: working")
+    result = chosen.apply(before.model, context)
+    verify(chosen.name, before.model, result.model, result.modified)
+    metric = measure(result.model, context) if result.modified else before.record.metric
+    facts = result.model.facts()
+    record = _record(
+        chosen.name, options, result.modified, started, facts, metric, list(result.notes), result.plan.details
+    )
+    values = {"structure": result.plan.structure, "record": record.model_dump(mode="json")}
+    store.put(key, Entry(values, result.plan.tensors))
+    return Step(result.model, record, key)
+
+
+def verify(name: str, before: Model, after: Model, modified: bool) -> None:
+    """Outputs finite, shapes and dtypes as before, `modified` true to reality; CompressError otherwise."""
+    old, new = before.run(*before.example_inputs), after.run(*after.example_inputs)
+    if len(old) != len(new):
+        raise CompressError(f"pass {name}: the model has {len(new)} outputs after it and had {len(old)} before")
+    for output, one, other in zip(before.output_names, old, new, strict=True):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            raise CompressError(
+                f"pass {name}: output '{output}' is {other.dtype} {tuple(other.shape)} after it and was "
+                f"{one.dtype} {tuple(one.shape)} before"
+            )
+        if not torch.isfinite(other).all():
+            raise CompressError(f"pass {name}: output '{output}' is not finite after it")
+    same = all(torch.equal(one, other) for one, other in zip(old, new, strict=True))
+    if not modified and not same:
+        raise CompressError(f"pass {name}: it says it changed nothing, and the outputs differ")
+    if not modified and after is not before:
+        raise CompressError(f"pass {name}: it says it changed nothing, and returned another model")
+
+
+def measure(model: Model, context: PassContext) -> MetricRecord:
+    """The metric on the part that the verdict is taken on."""
+    batch = METRIC_BATCH if model.dynamic_batch else model.example_inputs[0].shape[0]
+    part = context.data.judge
+    forward = model.run if model.dynamic_batch else padded(model.run, batch)
+    return metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
+
+
+def padded(forward: Any, batch: int) -> Any:
+    """`forward` for a network that takes exactly `batch` samples: a short last batch is filled up and cut again."""
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        missing = batch - inputs[0].shape[0]
+        if missing == 0:
+            return tuple(forward(*inputs))
+        filled = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
+        return tuple(y[: batch - missing] for y in forward(*filled))
+
+    return run
+
+
+def metric_record(measured: Measurement) -> MetricRecord:
+    """The part of a measurement that run.json keeps."""
+    return MetricRecord(
+        name=measured.name, value=measured.value, n=measured.n, ci95=measured.ci95, part=measured.part
+    )
+
+
+def _record(
+    name: str,
+    options: dict[str, Any],
+    modified: bool,
+    started: float,
+    facts: Facts,
+    metric: MetricRecord,
+    notes: list[str],
+    details: dict[str, Any],
+) -> StepRecord:
+    return StepRecord(
+        pass_name=name,
+        options=options,
+        modified=modified,
+        seconds=round(time.monotonic() - started, 3),
+        cached=False,
+        params=facts.params,
+        macs=facts.macs,
+        bytes=facts.bytes,
+        metric=metric,
+        notes=notes,
+        details=details,
+    )
