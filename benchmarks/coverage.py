@@ -1,9 +1,11 @@
 """Structure coverage: what INT8 quantization makes of many architectures, without their weights.
 
+\b
     python benchmarks/coverage.py [--only ResNet-18] [--timeout 600]
 
-For each: quantize, export, the same numbers in torch, onnxruntime and OpenVINO, the share of multiply-accumulates
-that OpenVINO says it executes in INT8, what stays in float, a TensorRT engine for SM86, and lint findings.
+For each: quantize, export, the same numbers in torch, onnxruntime and OpenVINO, the share of
+multiply-accumulates that they say they execute in INT8, what stays in float, a TensorRT engine for SM86, and
+lint findings.
 What fails is listed with its reason. Exit code 1 when an architecture fails at any stage.
 """
 
@@ -20,18 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from reporting import environment, markdown_table, provenance, write
+from coverage_table import line, markdown, show
+from reporting import environment, write
 from structures import ARCHITECTURES, ARGUMENTS, images, wake
 
 PACKAGES = ("edgepress", "torch", "torchvision", "timm", "openvino", "onnxruntime", "tensorrt_rtx")
 SAMPLES = 16
 SEED = 0
-ENOUGH_INT8 = 0.95
+WORSE_DB = 3.0  # two sets of rounding decisions on 16 images differ by up to 2 dB
 CAPABILITY = "SM86"
 
 
 @click.command(help=__doc__)
-@click.option("--only", multiple=True, type=click.Choice(list(ARCHITECTURES)), help="Only these; may be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(list(ARCHITECTURES)), help="Only these.")
 @click.option("--timeout", default=600, show_default=True, help="Seconds that one architecture may take.")
 @click.option("--worker", type=click.Path(path_type=Path), hidden=True, help="Write one result here and end.")
 def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
@@ -43,10 +46,10 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
     rows = []
     for name in only or ARCHITECTURES:
         rows.append(_in_own_process(name, timeout))
-        print(_line(rows[-1]), flush=True)
-    text = _markdown(rows, told)
-    paths = write("coverage", {"environment": told, "architectures": rows}, text)
-    _show(rows)
+        print(line(rows[-1]), flush=True)
+    record = {"environment": told, "architectures": rows}
+    paths = write("coverage", record, markdown(rows, told, SAMPLES))
+    show(rows)
     print("written:", *paths)
     sys.exit(any(row["failures"] for row in rows))
 
@@ -72,7 +75,7 @@ def _in_own_process(name: str, timeout: int) -> dict[str, Any]:
 
 
 class _Stages:
-    """Runs stages that may fail: a failure is recorded with its stage, and what needs the stage is left out."""
+    """Runs stages that may fail: a failure is recorded, and what needs the stage is left out."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -109,8 +112,7 @@ def cover(name: str) -> dict[str, Any]:
                 path = export(quantized, Path(folder) / "quantized.onnx")
         if path is not None:
             (inputs,), _ = next(part.batches(SAMPLES))
-            expected = quantized.run(inputs)[0]
-            row |= _on_runtimes(stages, path, inputs, expected, row["quantization_sqnr_db"])
+            row |= _on_runtimes(stages, path, inputs, (model.run(inputs)[0], quantized.run(inputs)[0]))
             row |= _on_tensorrt(stages, path)
     return row
 
@@ -151,8 +153,14 @@ def _quantize(model: Any, part: Any, scheme: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: Any, noise_db: float) -> dict[str, Any]:
-    """Parity with the quantized torch model (float layers in f32) and executed precision (runtime's default)."""
+def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: tuple[Any, Any]) -> dict[str, Any]:
+    """Parity with torch (float layers in f32) and executed precision (the runtime's default).
+
+    expected: outputs of the float and of the quantized torch model. A value next to a rounding boundary falls
+    on either side, and a deep network with random weights carries that to every output: an input changed by
+    1e-6 moves its outputs by as much as quantization does. So the judgement is on the distance to the float
+    model: a runtime that computes the same graph is as near to it as torch is.
+    """
     import torch
     from edgepress.passes.quantization.sensitivity import sqnr_db
     from edgepress.targets import TARGETS
@@ -165,11 +173,13 @@ def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: Any, noise_
         with stages.stage(runtime):
             target, folder = TARGETS[runtime], path.parent / runtime
             exact = target.build(path, TargetOptions(float_precision="f32"), folder)
-            parity = sqnr_db(expected, torch.from_numpy(exact.run(feeds)[0]))
-            found[f"{runtime}_parity_db"] = parity
-            if not parity > noise_db:  # also true of NaN
+            outputs = torch.from_numpy(exact.run(feeds)[0])
+            found[f"{runtime}_parity_db"] = sqnr_db(expected[1], outputs)
+            of_torch, of_runtime = sqnr_db(*expected), sqnr_db(expected[0], outputs)
+            found[f"{runtime}_sqnr_db"] = of_runtime
+            if not of_runtime > of_torch - WORSE_DB:  # also true of NaN
                 raise ArithmeticError(
-                    f"its outputs are {parity:.1f} dB from torch's, more than quantization is ({noise_db:.1f} dB)"
+                    f"its outputs are {of_runtime:.1f} dB from the float network's, torch's {of_torch:.1f} dB"
                 )
         with stages.stage(f"{runtime} precision"):
             built = target.build(path, TargetOptions(batch=1), folder)
@@ -204,84 +214,6 @@ def _on_tensorrt(stages: _Stages, path: Path) -> dict[str, Any]:
 
 def _lint(target: Any, path: Path) -> list[str]:
     return [f"{lint.severity}: {lint.node}: {lint.problem}" for lint in target.lint(path)]
-
-
-def _int8(row: dict[str, Any], runtime: str) -> float | None:
-    shares = row.get(f"{runtime}_precision")
-    return None if shares is None else shares.get("int8", 0.0)
-
-
-def _short(row: dict[str, Any]) -> list[str]:
-    """Why less than nearly all of it runs in INT8: the layers, largest first, in OpenVINO's and our own words."""
-    share = _int8(row, "openvino")
-    if share is None or share >= ENOUGH_INT8:
-        return []
-    planned = {layer["layer"]: layer["reason"] for layer in row["planned_float"]}
-    told = []
-    for layer in sorted(row["openvino_float"], key=lambda x: -x["macs"]):
-        reason = next((planned[n] for n in layer["nodes"] if n in planned), "quantized in the graph")
-        told.append(
-            f"{', '.join(layer['nodes'][:3])} ran in {layer['precision']}, "
-            f"{100 * layer['macs'] / row['macs']:.1f} % of MACs ({reason})"
-        )
-    return told
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    def number(key: str) -> str:
-        return f"{row[key]:.1f}" if key in row else "–"
-
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.1f} %"
-
-    lint = row.get("lint", {}) | ({"tensorrt": row["lint_tensorrt"]} if "lint_tensorrt" in row else {})
-    return [
-        row["name"],
-        share(row.get("planned_int8")),
-        share(_int8(row, "openvino")),
-        share(_int8(row, "onnxruntime")),
-        f"{len(row['openvino_float'])} of {row['layers']}" if "openvino_float" in row else "–",
-        number("quantization_sqnr_db"),
-        number("onnxruntime_parity_db"),
-        number("openvino_parity_db"),
-        row.get("tensorrt", "–"),
-        str(sum(map(len, lint.values()))) if lint else "–",
-        "; ".join(x.partition(":")[0] for x in row["failures"]) or "–",
-    ]
-
-
-HEADER = (
-    "architecture", "INT8 planned", "INT8 OpenVINO", "INT8 onnxruntime", "float layers (OpenVINO)", "INT8 vs float, dB",
-    "onnxruntime vs torch, dB", "OpenVINO vs torch, dB", "TensorRT", "lint", "failed",
-)  # fmt: skip
-
-
-def _line(row: dict[str, Any]) -> str:
-    cells = [f"{name} {cell}" for name, cell in zip(HEADER[1:], _cells(row)[1:], strict=True)]
-    return f"{row['name']} ({row['seconds']:.0f} s): " + ", ".join(cells)
-
-
-def _markdown(rows: list[dict[str, Any]], told: dict[str, Any]) -> str:
-    text = "# Structure coverage\n\n" + provenance(told) + "\n" + markdown_table(HEADER, [_cells(r) for r in rows])
-    text += f"\nRandom weights, {SAMPLES} random images; shares are of multiply-accumulates, by the runtime's word.\n"
-    for row in rows:
-        items = [f"failed at {x}" for x in row["failures"]] + _short(row)
-        if items:
-            text += f"\n**{row['name']}** (`{row['source']}`)\n\n" + "".join(f"- {item}\n" for item in items)
-    return text
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*HEADER)
-    for row in rows:
-        table.add_row(*_cells(row), style="red" if row["failures"] else None)
-    Console().print(table)
-    for row in rows:
-        for item in [*row["failures"], *_short(row)[:5]]:
-            print(f"{row['name']}: {item}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results"
+WIDTH = 180  # of a table where no terminal says how wide it is
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
@@ -57,6 +61,14 @@ def provenance(told: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in told["versions"].items())
     load = "" if told["load_average"] is None else f", load at the start {told['load_average']:.1f}"
     return f"{told['machine']}{load}. {versions}. {told['date']}. Command: `{told['command']}`\n"
+
+
+def wide_console() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough in a log file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def _relative(argument: str) -> str:

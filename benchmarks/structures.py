@@ -51,8 +51,8 @@ def images(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
 def wake(module: nn.Module, batch: Tensor, seed: int) -> None:
     """Give a network without weights the statistics of a trained one, in place.
 
-    What starts at zero or next to it (layer scale, the last normalization of a residual branch, a head) would hide
-    everything before it: such parameters get ordinary values. BatchNorm learns its statistics from `batch`.
+    What starts at zero or next to it (layer scale, the last normalization of a residual branch, a head) would
+    hide everything before it: such parameters get ordinary values. BatchNorm learns from `batch`.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():

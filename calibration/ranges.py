@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .scheme import RangeMethod
+
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BINS = 2048
 PERCENTILE = 99.99
 FRACTIONS = 80  # how many clipping fractions between 0.2 and 1 are tried

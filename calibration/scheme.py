@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
+"""How an activation range is chosen; `calibration/ranges.py` does it."""
 
 
 @dataclass(frozen=True)

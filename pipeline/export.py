@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from ..errors import CompressError
 from ..model import Model
 from ..passes.quantization.capture import capture
 from ..passes.quantization.deploy import deployable, onnx_translations
-from ..passes.quantization.placement import MATMULS, TRANSPOSED, layer_name, layers_of
+from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
+from ..passes.quantization.placement import layer_name, layers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import onnx
     from torch import fx
@@ -29,9 +31,9 @@ MAX_PROTOBUF = 2**31 - 2**20  # an ONNX file is one protobuf message; those end 
 
 
 def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Path:
-    """Write `model` as ONNX with int8 weights and Q/DQ where it is quantized; the same bytes for the same model.
+    """Write `model` as ONNX, with int8 weights and Q/DQ where it is quantized; the same bytes each time.
 
-    Batch 1 stays dynamic when the model accepts any batch. Layers carry the names of their modules. An untouched
+    The batch stays dynamic when the model accepts any. Layers carry the names of their modules. An untouched
     ONNX input is copied as it is. Raises CompressError when the network has an operator without ONNX form.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +42,7 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
         return path
     graph = capture(model)
     proto = _to_onnx(model, deployable(graph), opset)
+    _name_batch(proto, model)
     _fold_weight_transposes(proto)
     _name_layers(proto, graph)
     _strip(proto, ir_version)
@@ -54,6 +57,7 @@ def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelPro
         torch.cat([x, x]) if model.dynamic_batch and x.shape[0] == 1 else x for x in model.example_inputs
     )
     batch = Dim.DYNAMIC
+    translations = onnx_translations(opset)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -64,18 +68,19 @@ def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelPro
                 input_names=list(model.input_names),
                 output_names=list(model.output_names),
                 dynamic_shapes=tuple({0: batch} for _ in inputs) if model.dynamic_batch else None,
-                custom_translation_table=onnx_translations(),
+                custom_translation_table=translations,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, each with the operator in its message
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "aten" in line or "No decompositions" in line), lines[0] if lines else "")
+        named = [line for line in lines if "aten" in line or "No decompositions" in line]
+        reason = (named or lines or [type(error).__name__])[0]
         raise CompressError(
             f"{model.source or 'model'}: the ONNX exporter refused this network: {reason[:300]}. "
-            "Rewrite the operator it names with ones that opset 19 has."
+            f"Rewrite the operator it names with ones that opset {opset} has."
         ) from error
     assert program is not None
-    return program.model_proto  # type: ignore[no-any-return]
+    return program.model_proto
 
 
 @contextmanager
@@ -94,51 +99,98 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _fold_weight_transposes(proto: onnx.ModelProto) -> None:
-    """int8 weight -> DequantizeLinear -> Transpose becomes a transposed int8 weight, as runtimes expect it."""
-    from onnx import numpy_helper
+def _name_batch(proto: onnx.ModelProto, model: Model) -> None:
+    """Call the dynamic dimension `batch`; torch's own symbol for it (s77) means nothing to a reader."""
+    dimensions = [i.type.tensor_type.shape.dim[0] for i in proto.graph.input if model.dynamic_batch]
+    symbols = "|".join(sorted({re.escape(d.dim_param) for d in dimensions if d.dim_param}))
+    if not symbols:
+        return
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:  # also inside an expression, as 64*s77
+                dimension.dim_param = re.sub(rf"\b({symbols})\b", "batch", dimension.dim_param)
 
+
+def _fold_weight_transposes(proto: onnx.ModelProto) -> None:
+    """int8 weight -> DequantizeLinear -> Transpose becomes a transposed int8 weight, as runtimes want it."""
     constants = {i.name: i for i in proto.graph.initializer}
-    producers = {o: n for n in proto.graph.node for o in n.output}
+    stale: set[str] = set()  # shapes noted by the exporter that no longer hold
     readers: dict[str, list[Any]] = {}
     for node in proto.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    for transpose in [n for n in proto.graph.node if n.op_type == "Transpose"]:
-        dequantize = producers.get(transpose.input[0])
-        if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.input[0] not in constants:
+    for dequantize in [n for n in proto.graph.node if n.op_type == "DequantizeLinear"]:
+        weight, transposes = constants.get(dequantize.input[0]), readers.get(dequantize.output[0], [])
+        if weight is None or len(readers[weight.name]) != 1 or not transposes:
             continue
-        if len(readers[transpose.input[0]]) != 1 or len(readers[dequantize.input[0]]) != 1:
+        permutations = [_attribute(n, "perm").ints for n in transposes if n.op_type == "Transpose"]
+        if len(permutations) != len(transposes) or any(p != permutations[0] for p in permutations):
             continue
-        initializer = constants[dequantize.input[0]]
-        permutation = next(list(a.ints) for a in transpose.attribute if a.name == "perm")
-        weight = numpy_helper.to_array(initializer).transpose(permutation)
-        initializer.CopyFrom(numpy_helper.from_array(weight.copy(), initializer.name))
-        for attribute in dequantize.attribute:
-            if attribute.name == "axis":
-                attribute.i = permutation.index(attribute.i)
-        dequantize.output[0] = transpose.output[0]
-        proto.graph.node.remove(transpose)
+        _transpose_weight(weight, dequantize, list(permutations[0]))
+        stale |= {weight.name, dequantize.output[0]}
+        dequantize.output[0] = transposes[0].output[0]
+        for transpose in transposes:
+            for reader in readers.get(transpose.output[0], []):
+                _read_instead(reader, transpose.output[0], dequantize.output[0])
+            proto.graph.node.remove(transpose)
+    shapes = [value for value in proto.graph.value_info if value.name not in stale]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(shapes)
+
+
+def _transpose_weight(weight: onnx.TensorProto, dequantize: onnx.NodeProto, permutation: list[int]) -> None:
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(weight).transpose(permutation)
+    weight.CopyFrom(numpy_helper.from_array(values.copy(), weight.name))
+    axis = _attribute(dequantize, "axis")
+    axis.i = permutation.index(axis.i)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
+    attribute: onnx.AttributeProto = next(a for a in node.attribute if a.name == name)
+    return attribute
+
+
+def _read_instead(node: onnx.NodeProto, old: str, new: str) -> None:
+    for position, name in enumerate(node.input):
+        if name == old:
+            node.input[position] = new
+
+
+ONNX_KINDS = {
+    "Conv": "conv",
+    "ConvTranspose": "transposed",
+    "Gemm": "matmul",
+    "MatMul": "matmul",
+    "Einsum": "einsum",
+}
 
 
 def _name_layers(proto: onnx.ModelProto, graph: fx.GraphModule) -> None:
-    """Give convolutions, linear layers and matmuls the names that users know, in the order both graphs share."""
-    kinds = {"Conv": "conv", "ConvTranspose": "transposed", "Gemm": "matmul", "MatMul": "matmul"}
-    nodes = [n for n in proto.graph.node if n.op_type in kinds]
-    layers = layers_of(graph)
-    if [kinds[n.op_type] for n in nodes] != [_kind(n) for n in layers]:
+    """Give layers the names that users know: both graphs hold them in the same order."""
+    nodes = [n for n in proto.graph.node if n.op_type in ONNX_KINDS]
+    layers = [(layer, kind) for layer in layers_of(graph) for kind in _kinds(layer)]
+    if [ONNX_KINDS[n.op_type] for n in nodes] != [kind for _, kind in layers]:
         return  # an operator became several nodes, or none: the exporter's names stay
-    used: set[str] = set()
-    for node, layer in zip(nodes, layers, strict=True):
+    calls: Counter[str] = Counter()
+    for node, (layer, _) in zip(nodes, layers, strict=True):
         name = layer_name(layer)
-        node.name = name if name not in used else f"{name}#{layer.name}"
-        used.add(node.name)
+        calls[name] += 1  # a module that is called again
+        node.name = name if calls[name] == 1 else f"{name}#{calls[name]}"
 
 
-def _kind(node: fx.Node) -> str:
-    if node.target in TRANSPOSED:
-        return "transposed"
-    return "matmul" if node.target in MATMULS or node.target is torch.ops.aten.linear.default else "conv"
+def _kinds(layer: fx.Node) -> tuple[str, ...]:
+    """What the exporter makes of a layer, in `ONNX_KINDS`' words."""
+    if layer.target in CONVOLUTIONS:
+        return ("conv",)
+    if layer.target in TRANSPOSED:
+        return ("transposed",)
+    if layer.target is aten.einsum.default:
+        return ("einsum",)
+    if layer.target in (aten.lstm.input, aten.gru.input):
+        return ()
+    return ("matmul", "matmul") if layer.target is aten.scaled_dot_product_attention.default else ("matmul",)
 
 
 def _strip(proto: onnx.ModelProto, ir_version: int) -> None:
@@ -147,18 +199,28 @@ def _strip(proto: onnx.ModelProto, ir_version: int) -> None:
     proto.doc_string = ""
     proto.producer_name, proto.producer_version = "edgepress", ""
     del proto.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]  # shapes and types that follow from the rest, and go stale when a node is rewritten
-    items: list[Sequence[Any]] = [
-        proto.graph.node,
-        proto.graph.input,
-        proto.graph.output,
-        proto.graph.initializer,
-        proto.functions,
-    ]
-    for item in (i for group in items for i in group):
+    for graph in _graphs(proto.graph):
+        del graph.metadata_props[:]
+        for group in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+            _strip_items(group)
+    _strip_items(proto.functions)
+    for function in proto.functions:
+        _strip_items(function.node)
+
+
+def _strip_items(items: Iterable[Any]) -> None:
+    for item in items:
         item.doc_string = ""
         del item.metadata_props[:]
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those inside it: the branches of `If`, the bodies of loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
 
 
 def _check(proto: onnx.ModelProto, path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from .report_text import NOT_MEASURED, TIMES, between, byte_size, known, metric_value, ms, percent, ratio
@@ -252,7 +251,7 @@ def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> B
 
 def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:
     name = "size of model.onnx"
-    files = [a for a in artefacts if PurePosixPath(a.path).name.startswith("model.onnx")]
+    files = [a for a in artefacts if a.path.startswith("model.onnx")]
     if not any(a.kind == "onnx" for a in files):
         return _unmeasured(name, byte_size(limit), "no model.onnx was exported.")
     size = sum(a.bytes for a in files)  # weights over 2 GB lie beside the model, in model.onnx.data

@@ -13,25 +13,20 @@ from ..targets import TARGETS
 from ..targets.attribution import precision_shares
 from ..targets.base import BuiltOnly, TargetOptions
 from ..targets.latency import Contender, measure_interleaved, of, summarize
+from .checkpoint import require_file
 from .environment import environment
 from .files import sha256_file, write_atomically
-from .onnx_file import graph_inputs, read_onnx, sample_shape
+from .onnx_file import check_external_data
+from .random_inputs import NOTE, Feeds, batch_of, random_feeds
 from .recipe_problems import unknown
 from .result import EngineRecord, LatencyRecord, LayerRecord, Record
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
     from ..targets.base import Artefact, FloatPrecision
 
-    Feeds = dict[str, np.ndarray[Any, Any]]
-
 LAYER_ITERATIONS = 30
-RANDOM_INPUTS = (
-    "the inputs are random: normal where the model takes floats, 0 or 1 where it takes integers, so that "
-    "times which depend on the data (early exits, sparse inputs) may differ on real samples"
-)
 
 
 class DeviceProfile(Record):
@@ -51,7 +46,7 @@ class Profile(Record):
     source: str
     sha256: str
     inputs: dict[str, list[int]]
-    note: str = RANDOM_INPUTS
+    note: str = NOTE
     batch: int
     pairs: int
     iterations: int
@@ -69,7 +64,7 @@ class Profile(Record):
 
 @dataclass(frozen=True)
 class ProfilePlan:
-    """How to measure. batch: 0 is the model's own fixed batch, or 1; threads: 0 is the runtime's own choice."""
+    """How to measure. batch 0: the model's own fixed batch, or 1; threads 0: the runtime's own choice."""
 
     pairs: int = 6
     iterations: int = 60
@@ -90,6 +85,24 @@ def runtime_and_device(label: str) -> tuple[str, str]:
     return runtime, device
 
 
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Any ONNX graph, external weights left where they are; whether it is valid, each runtime says itself.
+
+    CompressError when the file is none; UnsafeInputError when its weights lie outside its own folder.
+    """
+    import onnx
+
+    require_file(path, "model")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors, and those of the file system, share no base class
+        raise CompressError(f"{path}: cannot be read as an ONNX model ({error}); export it again") from error
+    if not model.graph.node:
+        raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
+    check_external_data(model, path)
+    return model
+
+
 def profile(
     onnx_path: Path,
     labels: Sequence[str],
@@ -103,7 +116,7 @@ def profile(
     when the file is no ONNX model, has an axis besides the batch without a size, or a label is unknown.
     """
     named = {label: runtime_and_device(label) for label in labels}
-    model = read_onnx(onnx_path)
+    model = read_graph(onnx_path)
     batch, varies = batch_of(model, plan.batch)
     feeds = random_feeds(model, batch, plan.seed)
     options = {
@@ -118,7 +131,9 @@ def profile(
         if path is not None:
             contenders.append(Contender(label, runtime, path, options[label]))
     if contenders:
-        progress.say(f"timing {len(contenders)} engines, {plan.pairs} interleaved launches each")
+        progress.say(
+            f"timing {', '.join(c.label for c in contenders)}: {plan.pairs} launches each, interleaved"
+        )
         _time(rows, contenders, feeds, plan, progress)
     return Profile(
         source=onnx_path.name,
@@ -162,7 +177,7 @@ def _built(
 def _record(label: str, settings: Mapping[str, Any], artefacts: Iterable[Artefact]) -> EngineRecord:
     return EngineRecord(
         label=label,
-        settings={key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()},
+        settings={k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()},
         engine_bytes=sum(artefact.path.stat().st_size for artefact in artefacts),
     )
 
@@ -184,49 +199,3 @@ def _time(
         assert engine is not None
         engine.latency_ms = LatencyRecord.model_validate(asdict(summarize(own)))
         engine.settings = own[0].result.settings
-
-
-def batch_of(model: onnx.ModelProto, wanted: int) -> tuple[int, bool]:
-    """The batch to feed, and whether the model lets it vary. `wanted` 0: the model's own, or 1.
-
-    CompressError when `wanted` is not the batch that the model fixes.
-    """
-    first = [shape[0] for value in graph_inputs(model) if (shape := sample_shape(value))]
-    fixed = next((size for size in first if isinstance(size, int) and size > 0), None)
-    if fixed is None or any(isinstance(size, str) for size in first):
-        return wanted or 1, True
-    if wanted not in (0, fixed):
-        raise CompressError(
-            f"batch {wanted}: the model is exported with the fixed batch {fixed}; leave the batch out, or "
-            "export it with a dynamic batch axis"
-        )
-    return fixed, False
-
-
-def random_feeds(model: onnx.ModelProto, batch: int, seed: int) -> Feeds:
-    """Seeded inputs for every input of the graph, each of its shape with `batch` where the first axis varies."""
-    import numpy as np
-    import onnx
-
-    draw = np.random.default_rng(seed)
-    feeds: Feeds = {}
-    for value in graph_inputs(model):
-        shape: list[int] = []
-        for axis, size in enumerate(sample_shape(value)):
-            if isinstance(size, int) and size > 0:
-                shape.append(size)
-            elif axis == 0:
-                shape.append(batch)
-            else:
-                raise CompressError(
-                    f"input {value.name!r}: axis {axis} ({size or 'unknown'}) has no fixed size; only the batch "
-                    "(axis 0) may vary, export the other axes with fixed sizes"
-                )
-        kind = value.type.tensor_type.elem_type
-        try:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CompressError(f"input {value.name!r}: is not a tensor of numbers") from error
-        floating = dtype.kind == "f"
-        feeds[value.name] = (draw.standard_normal(shape) if floating else draw.integers(0, 2, shape)).astype(dtype)
-    return feeds

@@ -14,7 +14,7 @@ from ..calibration.data import DataParts
 from ..calibration.metric import metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
-from ..errors import CompressError, DeviceUnavailableError
+from ..errors import DeviceUnavailableError
 from ..model import Model
 from ..passes.base import PassContext
 from ..progress import Progress, Silent
@@ -42,7 +42,6 @@ def compress(
     recipe: Recipe | Path | str,
     folder: Path | None = None,
     *,
-    resume: bool = False,
     fresh: bool = False,
     remeasure: bool = False,
     trust_pickle: str | None = None,
@@ -52,24 +51,22 @@ def compress(
     """Run a recipe and leave run.json, the reports and the artefacts in `folder` (default `runs/NAME`).
 
     Work that an earlier run of the same folder finished is reused, unless `fresh`; latencies are then shown with
-    their date, unless `remeasure`. `resume` insists that there is such work. Raises CompressError for what a user can fix; a broken promise is no error but
+    their date, unless `remeasure`. Raises CompressError for what a user can fix; a broken promise is no error but
     the verdict FAIL.
     """
     text = "" if isinstance(recipe, Recipe) else recipe_text_of(Path(recipe))
     base = Path() if isinstance(recipe, Recipe) else Path(recipe).resolve().parent
     read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     out = folder or Path("runs") / (read.name or "run")
-    if resume and not (out / STEPS).is_dir():
-        raise CompressError(f"{out}: nothing to resume: no run has finished a step there; run without --resume")
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
     return run.to_verdict(text or read.model_dump_json(indent=1), command)
 
 
-def describe(recipe: Recipe, base: Path = Path()) -> dict[str, Any]:
+def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = None) -> dict[str, Any]:
     """What a run would do, without doing it: the facts that `compress run --dry-run` shows."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(recipe, base, Path(folder), False, False, None, Silent())
+        run = _Run(recipe, base, Path(folder), False, False, trust_pickle, Silent())
         data, model = run.read()
         facts = model.facts()
         parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]

@@ -46,7 +46,7 @@ def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
         here = [name for name in macs if home.get(name) == index]
         doubtful = [n for n in here if _doubtful(graph, layer, n)]
         kept = [n for n in here if n not in doubtful]
-        nodes = tuple(dict.fromkeys((*made_of[index], *kept)))
+        nodes = tuple(dict.fromkeys((*kept, *made_of[index])))  # what multiplies names the layer
         nodes = tuple(n for n in nodes if n not in macs or n in kept)
         total = sum(macs[name] for name in kept)
         layers.append(Layer(layer.name, layer.type, layer.precision, layer.ms, total, nodes))

@@ -158,7 +158,7 @@ class OnnxruntimeEngine:
         self._options = options
         self._session = _session(path, _session_options(path, options))
         self._inputs = [i.name for i in self._session.get_inputs()]
-        self.artefacts: tuple[Artefact, ...] = (Artefact(path, "onnx"),)
+        self.artefacts: tuple[Artefact, ...] = (Artefact(path, "onnxruntime-model"),)
         effective = self._session.get_session_options()
         self.settings: dict[str, Any] = {
             "providers": list(self._session.get_providers()),

@@ -80,8 +80,17 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         model = openvino.Core().read_model(str(onnx_path))
     except RuntimeError as error:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
+    _number_unnamed(model, {node.name for node in load_onnx(onnx_path).graph.node})
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return OpenvinoEngine(path, options, onnx_path)
+
+
+def _number_unnamed(model: Any, named: set[str]) -> None:
+    """Number what the converter made itself by place: it numbers by a count of the process, and bytes would differ."""
+    for place, operation in enumerate(model.get_ordered_ops()):
+        name, kind = operation.get_friendly_name(), operation.get_type_name()
+        if name not in named and name.removeprefix(f"{kind}_").isdigit():
+            operation.set_friendly_name(f"{kind}_{place}")
 
 
 def load(path: Path, options: TargetOptions) -> Engine:
@@ -158,7 +167,7 @@ class OpenvinoEngine:
         self._onnx_path = onnx_path
         self._compiled = _compile(path, options, profiling=False)
         self._request = self._compiled.create_infer_request()
-        self._inputs = [port.any_name for port in self._compiled.inputs]
+        self._inputs = [_input_name(port) for port in self._compiled.inputs]
         files = [Artefact(path, "onnx" if path.suffix == ".onnx" else "openvino-ir")]
         if path.suffix == ".xml":
             files.append(Artefact(path.with_suffix(".bin"), "openvino-weights"))
@@ -198,6 +207,12 @@ class OpenvinoEngine:
             for layer, mean in after.items()
         }
         return attribute(OnnxGraph(load_onnx(self._onnx_path)), _executed(compiled, ms))
+
+
+def _input_name(port: Any) -> str:
+    """The model's own name of an input; a folded cast behind it leaves a second one on the port."""
+    own = str(port.get_node().get_friendly_name())
+    return own if own in port.get_names() else str(port.any_name)
 
 
 def _settings(compiled: Any) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | Bui
         path = folder / f"model.{capability.lower()}.engine"
         path.write_bytes(parsed.serialized(capability))
         artefacts.append(Artefact(path, f"tensorrt-engine-{capability.lower()}"))
-    reason = f"built, not run: {NO_GPU}" if not here else "built, not run: built ahead of time for named GPUs"
+    reason = "built ahead of time for named GPUs" if here else NO_GPU
     settings = {**parsed.settings, "compute_capabilities": list(named or DEFAULT_CAPABILITIES)}
     return BuiltOnly(reason, tuple(artefacts), settings)
 

@@ -1,33 +1,36 @@
-"""Bias correction (Nagel et al. 2019, arXiv 1906.04721, section 4.2): rounding weights shifts the mean of a layer's
-outputs; the shift is measured on calibration data and taken out of the bias, layer after layer, so that each layer is
-corrected for inputs that are already rounded and corrected."""
+"""Bias correction (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+
+Rounding weights shifts the mean of a layer's outputs. The shift is measured on calibration data and taken out
+of the bias, layer after layer, so that each is corrected for inputs that are rounded and corrected already.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
 from .observe import Batch, watch
+from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
 from .placement import Placement
-
-aten = torch.ops.aten
 
 
 def correctable(module: fx.GraphModule, placement: Placement) -> list[fx.Node]:
     """The quantized layers that have, or can be given, a bias."""
     quantized = {c.node for c in placement.coverage if c.quantized}
     return [
-        n for n in module.graph.nodes if n.name in quantized and n.target in (*CONVOLUTIONS, aten.linear.default)
+        n
+        for n in module.graph.nodes
+        if n.name in quantized and n.target in (*CONVOLUTIONS, aten.linear.default)
     ]
 
 
-def correct_biases(float_module: fx.GraphModule, quantized: fx.GraphModule, placement: Placement, batch: Batch) -> int:
-    """Change the biases of both graphs' shared layers in `quantized`, in place; returns how many were corrected.
+def correct_biases(
+    float_module: fx.GraphModule, quantized: fx.GraphModule, placement: Placement, batch: Batch
+) -> int:
+    """Correct the biases of `quantized` in place; returns how many layers were corrected.
 
-    `ensure_biases` must have run on the float graph before quantizers were inserted, so that every layer has a bias.
+    `ensure_biases` must have run on the float graph before quantizers were put in: each layer needs a bias.
     """
     names = {n.name for n in correctable(float_module, placement)}
     wanted: dict[str, Tensor] = {}
@@ -45,10 +48,12 @@ def correct_biases(float_module: fx.GraphModule, quantized: fx.GraphModule, plac
         if node.name not in wanted:
             return value
         shift = wanted[node.name] - _channel_means(node, value)
-        bias = str(node.args[2].target)  # type: ignore[union-attr]
+        bias = str(operand(node, 2).target)
         set_tensor(quantized, bias, get_tensor(quantized, bias) + shift)
         corrected += 1
-        return value + (shift.reshape(-1, *([1] * (value.dim() - 2))) if node.target in CONVOLUTIONS else shift)
+        return value + (
+            shift.reshape(-1, *([1] * (value.dim() - 2))) if node.target in CONVOLUTIONS else shift
+        )
 
     watch(quantized, batch, correct)
     return corrected
@@ -57,6 +62,3 @@ def correct_biases(float_module: fx.GraphModule, quantized: fx.GraphModule, plac
 def _channel_means(node: fx.Node, value: Tensor) -> Tensor:
     axis = 1 if node.target in CONVOLUTIONS else -1
     return value.movedim(axis, 0).flatten(1).mean(1)
-
-
-__all__ = ["correct_biases", "correctable", "ensure_biases"]

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
-from torch.export import Dim
+from torch import fx
+from torch.export import Dim, ShapesCollection
 
 from ...errors import CompressError
 from ...model import Model
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
 from .operators import aten, named_arguments, owner_of
+from .placement import layer_name, layers_of
 
 DROPOUTS = (
     aten.dropout.default,
@@ -48,19 +49,25 @@ def capture(model: Model) -> fx.GraphModule:
     graph_module.delete_all_unused_submodules()
     _drop_unused_parameters(graph_module)
     graph_module.recompile()
+    for layer in layers_of(graph_module):
+        layer.meta["layer"] = layer_name(layer)  # still known once a quantizer stands before the weight
     _require_same_outputs(model, graph_module)
     return graph_module
 
 
 def _export(model: Model) -> fx.GraphModule:
-    shapes = tuple({0: Dim.DYNAMIC} if model.dynamic_batch else None for _ in model.example_inputs)
     # A batch of 1 would be taken for a constant; two samples keep the dimension symbolic.
     inputs = tuple(
         torch.cat([x, x]) if model.dynamic_batch and x.shape[0] == 1 else x for x in model.example_inputs
     )
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]  # by tensor, as forward() may take its inputs by name or as *inputs
+    for x in inputs:
+        shapes[x] = {0: Dim.DYNAMIC}
+    module = copy.deepcopy(model.module).eval()
+    dynamic_shapes = shapes if model.dynamic_batch else None
     try:
         with torch.no_grad():
-            program = torch.export.export(copy.deepcopy(model.module).eval(), inputs, dynamic_shapes=shapes)
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # torch.export raises whatever the traced code raises
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompressError(
@@ -68,10 +75,10 @@ def _export(model: Model) -> fx.GraphModule:
             f"graph: {first_line}. Remove data-dependent Python control flow from forward()"
             + (", or set export.dynamic_batch: false in the recipe." if model.dynamic_batch else ".")
         ) from error
-    module = program.module(check_guards=False)
-    assert isinstance(module, fx.GraphModule)
-    module.meta["captured"] = True
-    return module
+    captured = program.module(check_guards=False)
+    assert isinstance(captured, fx.GraphModule)
+    captured.meta["captured"] = True
+    return captured
 
 
 def _is_inference_identity(node: fx.Node) -> bool:
@@ -93,7 +100,7 @@ def _drop(module: fx.GraphModule, unwanted: Callable[[fx.Node], bool]) -> None:
 
 
 def _make_functional(module: fx.GraphModule) -> None:
-    """Turn relu_, add_ and their like into relu, add: a quantizer must never see its input change under it."""
+    """Turn relu_, add_ and their like into relu, add: a quantizer's input must not change under it."""
     order = {node: position for position, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
@@ -130,7 +137,7 @@ def _decompose_attention(module: fx.GraphModule) -> None:
             mask = arguments["attn_mask"]
             if mask is not None:
                 if mask.meta["val"].dtype == torch.bool:
-                    mask = call(aten.where.ScalarOther, (mask, 0.0, -math.inf))
+                    mask = call(aten.where.Scalar, (mask, 0.0, -math.inf))
                 scores = call(aten.add.Tensor, (scores, mask))
             weights = call(aten.softmax.int, (scores, -1))
             attended = call(aten.matmul.default, (weights, value))
@@ -142,7 +149,7 @@ def _decompose_attention(module: fx.GraphModule) -> None:
 
 
 def _note_shapes(new: list[fx.Node], query: fx.Node, key: fx.Node, value: fx.Node) -> None:
-    """Record what placement reads: (..., n_query, n_key) for the scores, (..., n_query, width) for the result."""
+    """Note the shapes: (..., n_query, n_key) for the scores, (..., n_query, width) for the result."""
     q, k, v = (n.meta["val"] for n in (query, key, value))
     scores = q.new_empty((*q.shape[:-1], k.shape[-2]))
     for node in new[:-1]:
@@ -166,10 +173,10 @@ def _require_same_outputs(model: Model, captured: fx.GraphModule) -> None:
     results = actual if isinstance(actual, tuple) else (actual,)
     for name, want, got in zip(model.output_names, expected, results, strict=False):
         want, got = want.double(), got.double()
-        # Folding reorders float32 sums: 1e-3 of the largest output is far above that, far below a wrong graph.
+        # Folding reorders float32 sums: 1e-3 of the largest output is far above, and below a wrong graph.
         if not bool((want - got).abs().max() <= 1e-3 * want.abs().max().clamp(min=1e-6)):
             raise CompressError(
-                f"{model.source or type(model.module).__name__}: the captured graph's output '{name}' differs from"
-                " the network's own. The network mutates tensors through views, draws random numbers in eval mode"
-                " or gives NaN; make its forward() functional."
+                f"{model.source or type(model.module).__name__}: the captured graph's output '{name}' differs"
+                " from the network's own. The network mutates tensors through views, draws random numbers in"
+                " eval mode or gives NaN; make its forward() functional."
             )

@@ -1,7 +1,7 @@
 """Deploy: a graph with fake quantizers to one whose Q/DQ every runtime executes in INT8.
 
-Fake quantizers become two custom operators; `onnx_translations` turns them into QuantizeLinear/DequantizeLinear.
-Weights become int8 constants behind a DequantizeLinear: a float weight behind Q/DQ is run in float by OpenVINO.
+Fake quantizers become two custom operators, written as QuantizeLinear and DequantizeLinear.
+Weights become int8 constants behind a DequantizeLinear: OpenVINO runs a float weight behind Q/DQ in float.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
 
 @torch.library.custom_op("edgepress::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Round `x` to the 8-bit grid of `zero_point`'s type (int8 or uint8), per tensor, halves to even as ONNX does."""
+    """Round `x` to the 8-bit grid of `zero_point`'s type (int8 or uint8), halves to even as ONNX does."""
     limits = torch.iinfo(zero_point.dtype)
     integers = torch.clamp(torch.round(x / scale) + zero_point, limits.min, limits.max)
     return (integers - zero_point) * scale
@@ -43,9 +43,11 @@ def _(integers: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(integers, dtype=torch.float32)
 
 
-def onnx_translations() -> dict[Any, Callable[..., Any]]:
+def onnx_translations(opset: int) -> dict[Any, Callable[..., Any]]:
     """What `torch.onnx.export(custom_translation_table=...)` needs to write the operators above."""
-    from onnxscript import opset19 as op
+    import onnxscript
+
+    op = getattr(onnxscript, f"opset{opset}")  # each version has attributes that earlier ones refuse
 
     def write_quantize_dequantize(x, scale, zero_point):  # type: ignore[no-untyped-def]
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
@@ -60,7 +62,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
 
 def deployable(module: nn.Module) -> nn.Module:
-    """The module as it is exported: a copy with integer weights, or the module itself when nothing is quantized."""
+    """The module as it is exported: a copy with integer weights, or itself when nothing is quantized."""
     quantizers = quantizers_of(module)
     if not quantizers:
         return module
@@ -83,7 +85,7 @@ def _write_activation(module: fx.GraphModule, node: fx.Node, quantizer: Activati
     kind = torch.uint8 if quantizer.grid.unsigned else torch.int8
     if not hasattr(module, f"{name}_scale"):
         module.register_buffer(f"{name}_scale", quantizer.scale.detach().clone())
-        module.register_buffer(f"{name}_zero_point", quantizer.zero_point.to(kind))
+        module.register_buffer(f"{name}_zero_point", torch.tensor(quantizer.grid.zero_point, dtype=kind))
     with module.graph.inserting_before(node):
         scale = module.graph.get_attr(f"{name}_scale")
         zero_point = module.graph.get_attr(f"{name}_zero_point")
@@ -111,5 +113,3 @@ def _write_weight(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuanti
         )
     node.replace_all_uses_with(written)
     module.graph.erase_node(node)
-
-

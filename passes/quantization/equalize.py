@@ -1,7 +1,7 @@
 """Equalization: move outlier channels from an activation into the weights around it, where they cost nothing.
 
 Cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721, section 4.1) between two layers, and smoothing
-(SmoothQuant, Xiao et al. 2022, arXiv 2211.10438, equation 4) between a LayerNorm and the layers that read it, are one
+(SmoothQuant, Xiao et al. 2022, arXiv 2211.10438, equation 4) between a LayerNorm and its readers, are one
 rewrite: divide channel j of the producer by s_j and multiply the consumers' input channel j by it, with
 s_j = max|x_j|^a / max|w_j|^(1-a). The network's outputs stay the same to float error.
 """
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from ...progress import Progress
-from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
 from .observe import Batch, watch
+from .operators import CONVOLUTIONS, aten, get_tensor, operand, optional_operand, set_tensor
 
-aten = torch.ops.aten
 STRENGTH = 0.5  # the a of both papers' default: half of the difficulty goes into the weights
 CARRIERS = (aten.relu.default,)  # operators f with f(s x) = s f(x) for s > 0, channel by channel
 
@@ -34,7 +33,7 @@ class Pair:
 
 
 def find_pairs(module: fx.GraphModule) -> list[Pair]:
-    """The places where equalization is exact: every reader is a layer, and the writer has one weight per channel."""
+    """Where equalization is exact: every reader is a layer, and the writer has weights of its own."""
     pairs = []
     for node in module.graph.nodes:
         if node.target not in (*CONVOLUTIONS, aten.linear.default, aten.layer_norm.default):
@@ -48,10 +47,8 @@ def find_pairs(module: fx.GraphModule) -> list[Pair]:
     return pairs
 
 
-def equalize(
-    module: fx.GraphModule, batches: Callable[[], Iterable[Batch]], progress: Progress
-) -> list[str]:
-    """Rescale every pair of `module` in place; returns the names of the nodes whose tensors were evened out."""
+def equalize(module: fx.GraphModule, batches: Callable[[], Iterable[Batch]], progress: Progress) -> list[str]:
+    """Rescale every pair of `module` in place; returns the names of the nodes that were evened out."""
     pairs = find_pairs(module)
     if not pairs:
         return []
@@ -92,20 +89,18 @@ def _factors(module: fx.GraphModule, pair: Pair, activation: Tensor) -> Tensor:
 
 
 def _input_maxima(module: fx.GraphModule, consumer: fx.Node) -> Tensor:
-    weight = get_tensor(module, str(consumer.args[1].target))  # type: ignore[union-attr]
+    weight = get_tensor(module, str(operand(consumer, 1).target))
     if _is_depthwise(consumer):
         return weight.abs().flatten(1).amax(1)
     return weight.abs().movedim(1, 0).flatten(1).amax(1)
 
 
 def _rescale(module: fx.GraphModule, pair: Pair, factors: Tensor) -> None:
-    operands = pair.producer.args[2:4] if pair.producer.target is aten.layer_norm.default else pair.producer.args[1:3]
-    for operand in operands:
-        if isinstance(operand, fx.Node):
-            tensor = get_tensor(module, str(operand.target))
-            set_tensor(module, str(operand.target), tensor / factors.reshape(-1, *([1] * (tensor.dim() - 1))))
+    for constant in _constants(pair.producer):
+        tensor = get_tensor(module, str(constant.target))
+        set_tensor(module, str(constant.target), tensor / factors.reshape(-1, *([1] * (tensor.dim() - 1))))
     for consumer in pair.consumers:
-        name = str(consumer.args[1].target)  # type: ignore[union-attr]
+        name = str(operand(consumer, 1).target)
         weight = get_tensor(module, name)
         axis = 0 if _is_depthwise(consumer) else 1
         shape = [1] * weight.dim()
@@ -115,13 +110,20 @@ def _rescale(module: fx.GraphModule, pair: Pair, factors: Tensor) -> None:
 
 def _own_weights(node: fx.Node) -> bool:
     """Whether the node's weight and bias are constants that no other node reads."""
-    operands = node.args[2:4] if node.target is aten.layer_norm.default else node.args[1:3]
-    given = [o for o in operands if o is not None]
-    return bool(given) and all(isinstance(o, fx.Node) and o.op == "get_attr" and len(o.users) == 1 for o in given)
+    given = _constants(node)
+    if node.target is aten.layer_norm.default and any(c.meta["val"].dim() != 1 for c in given):
+        return False  # normalizes over more than the channels
+    return bool(given) and all(c.op == "get_attr" and len(c.users) == 1 for c in given)
+
+
+def _constants(node: fx.Node) -> list[fx.Node]:
+    """The weight and bias of a layer or a LayerNorm, as far as it has them."""
+    first = 2 if node.target is aten.layer_norm.default else 1
+    return [c for c in (optional_operand(node, first), optional_operand(node, first + 1)) if c is not None]
 
 
 def _reads_channels(consumer: fx.Node, shown: fx.Node, producer: fx.Node) -> bool:
-    """Whether `consumer` is a layer with a constant weight of its own that reads `shown` channel by channel."""
+    """Whether `consumer` is a layer with a constant weight of its own whose input channels are `shown`'s."""
     if consumer.target not in (*CONVOLUTIONS, aten.linear.default) or consumer.args[0] is not shown:
         return False
     if (consumer.target in CONVOLUTIONS) != (producer.target in CONVOLUTIONS) or not _own_weights(consumer):
@@ -132,10 +134,12 @@ def _reads_channels(consumer: fx.Node, shown: fx.Node, producer: fx.Node) -> boo
 def _group_count(node: fx.Node) -> int:
     if node.target not in CONVOLUTIONS:
         return 1
-    return int(node.args[6]) if len(node.args) > 6 else int(node.kwargs.get("groups", 1))  # type: ignore[arg-type]
+    groups = node.args[6] if len(node.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
 
 
 def _is_depthwise(node: fx.Node) -> bool:
     groups = _group_count(node)
-    weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-    return groups > 1 and weight.shape[0] == groups and weight.shape[1] == 1
+    shape = operand(node, 1).meta["val"].shape
+    return groups > 1 and bool(shape[0] == groups and shape[1] == 1)

@@ -1,4 +1,4 @@
-"""Folding: what depends on constants alone is computed once; per-channel scales go into the weights before them.
+"""Folding: what depends on constants alone is computed once; scales go into the weights before them.
 
 Every rewrite keeps the network's outputs to float error.
 """
@@ -43,7 +43,9 @@ def fold_constants(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _replace_by_constant(module: fx.GraphModule, node: fx.Node, value: Tensor, readers: list[fx.Node]) -> None:
+def _replace_by_constant(
+    module: fx.GraphModule, node: fx.Node, value: Tensor, readers: list[fx.Node]
+) -> None:
     name = f"folded_{node.name}"
     module.register_buffer(name, value)
     with module.graph.inserting_before(node):
@@ -119,7 +121,7 @@ def _scale_weight(module: fx.GraphModule, node: fx.Node, scale: Tensor) -> None:
 
 
 def fold_channel_scale(module: fx.GraphModule) -> None:
-    """Fold a multiplication by a constant per output channel (layer scale) into the layer that alone feeds it."""
+    """Fold a constant factor per output channel (layer scale) into the layer that alone feeds it."""
     for node in list(module.graph.nodes):
         if node.target is not aten.mul.Tensor or not all(isinstance(a, fx.Node) for a in node.args[:2]):
             continue

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ...calibration.ranges import Observer, RangeMethod, choose_range
-from ...calibration.scheme import QuantScheme
+from ...calibration.ranges import Observer, choose_range
+from ...calibration.scheme import QuantScheme, RangeMethod
+from ...errors import CompressError
 from ...progress import Progress
+from .operators import owner_of
 from .quantizers import Grid
 
 Batch = tuple[Tensor, ...]
@@ -40,19 +42,33 @@ def observe(
     batches: Callable[[], Iterable[Batch]],
     progress: Progress,
 ) -> dict[str, Observer]:
-    """One observer a group, by its first node: extremes in a first pass over the data, histograms in a second."""
+    """One observer a group, by its first node: extremes in a first pass over the data, then histograms.
+
+    Raises CompressError when a tensor holds NaN or infinity.
+    """
     observers = {group[0]: Observer() for group in groups}
     owner = {name: observers[group[0]] for group in groups for name in group}
     for look, what in ((Observer.see_extremes, "extremes"), (Observer.see_values, "histograms")):
 
-        def see(node: fx.Node, value: Any, look: Any = look) -> Any:
+        def see(node: fx.Node, value: Any, look: Callable[[Observer, Tensor], None] = look) -> Any:
             if node.name in owner:
-                look(owner[node.name], value)
+                try:
+                    look(owner[node.name], value)
+                except ValueError as error:
+                    raise CompressError(_not_finite(node, error)) from error
             return value
 
         for batch in progress.track(batches(), f"calibrating: {what}"):
             watch(module, batch, see)
     return observers
+
+
+def _not_finite(node: fx.Node, error: ValueError) -> str:
+    place = f" in {owner_of(node)}" if owner_of(node) else ""
+    return (
+        f"quantize: tensor '{node.name}'{place} {error} on the calibration data, which no INT8 grid can hold;"
+        " check the preprocessing of the data, or keep the layers that read it in float (keep_float)"
+    )
 
 
 def grids_for(observers: Mapping[str, Observer], method: RangeMethod, scheme: QuantScheme) -> dict[str, Grid]:

@@ -34,15 +34,16 @@ MOVES = {
     getattr(packet, name)
     for packet, names in {
         aten.view: ("default",), aten.reshape: ("default",), aten._unsafe_view: ("default",),
-        aten.permute: ("default",), aten.transpose: ("int",), aten.t: ("default",), aten.flatten: ("using_ints",),
-        aten.unflatten: ("int",), aten.squeeze: ("default", "dim", "dims"), aten.unsqueeze: ("default",),
-        aten.slice: ("Tensor",), aten.select: ("int",), aten.expand: ("default",), aten.contiguous: ("default",),
-        aten.clone: ("default",), aten.chunk: ("default",), aten.split: ("Tensor",), aten.unbind: ("int",),
-        aten.split_with_sizes: ("default",), aten.roll: ("default",), aten.repeat: ("default",),
-        aten.movedim: ("int", "intlist"), aten.max_pool2d: ("default",), aten.max_pool1d: ("default",),
-        aten.pixel_shuffle: ("default",), aten.pixel_unshuffle: ("default",), aten.channel_shuffle: ("default",),
-        aten.upsample_nearest2d: ("default", "vec"), aten.constant_pad_nd: ("default",), aten.pad: ("default",),
-        aten.narrow: ("int",), aten.swapaxes: ("default",),
+        aten.flatten: ("using_ints",), aten.unflatten: ("int",), aten.contiguous: ("default",),
+        aten.permute: ("default",), aten.transpose: ("int",), aten.t: ("default",),
+        aten.movedim: ("int", "intlist"), aten.squeeze: ("default", "dim", "dims"), aten.clone: ("default",),
+        aten.unsqueeze: ("default",), aten.slice: ("Tensor",), aten.select: ("int",), aten.narrow: ("int",),
+        aten.chunk: ("default",), aten.split: ("Tensor",), aten.split_with_sizes: ("default",),
+        aten.unbind: ("int",), aten.expand: ("default",), aten.repeat: ("default",), aten.roll: ("default",),
+        aten.max_pool1d: ("default",), aten.max_pool2d: ("default",),
+        aten.pixel_shuffle: ("default",), aten.pixel_unshuffle: ("default",), aten.pad: ("default",),
+        aten.channel_shuffle: ("default",), aten.swapaxes: ("default",), aten.constant_pad_nd: ("default",),
+        aten.upsample_nearest2d: ("default", "vec"),
     }.items()
     for name in names
     if hasattr(packet, name)
@@ -50,9 +51,9 @@ MOVES = {
 
 ACTIVATIONS = (
     aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,
-    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default,
-    aten.mish.default, aten.tanh.default, aten.prelu.default, aten.clamp.default, aten.clamp_min.default,
-    aten.softplus.default, aten.selu.default,
+    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default,
+    aten.elu.default, aten.selu.default, aten.mish.default, aten.tanh.default, aten.prelu.default,
+    aten.clamp.default, aten.clamp_min.default, aten.softplus.default,
 )  # fmt: skip
 ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
 MULTIPLICATIONS = (aten.mul.Tensor,)
@@ -100,7 +101,7 @@ def get_tensor(module: nn.Module, name: str) -> Tensor:
 
 
 def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Replace or add the tensor at a dotted name; what was a parameter stays one, what is new is a parameter."""
+    """Replace or add the tensor at a dotted name; a buffer stays a buffer, what is new is a parameter."""
     owner_name, _, attribute = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     if attribute in owner._buffers:

@@ -35,9 +35,10 @@ from .operators import (
     operand,
 )
 
+
 @dataclass(frozen=True)
 class WeightSite:
-    """A constant operand to quantize: the tensor's name, its output-channel axis, and the layer it belongs to."""
+    """A constant operand to quantize: the tensor's name, its output-channel axis, and its layer."""
 
     tensor: str
     axis: int
@@ -83,7 +84,7 @@ def place(module: fx.GraphModule, keep_float: Iterable[str] = ()) -> Placement:
 
 
 def layer_name(node: fx.Node) -> str:
-    """The name a user knows a layer by: that of the module owning its weight, else where it is called, else the node's."""
+    """The name a user knows a layer by: that of the module owning its weight, else the node's own."""
     if "layer" in node.meta:
         return str(node.meta["layer"])
     operands = weight_operands(node)
@@ -127,11 +128,11 @@ class _Policy:
         if reason:
             return
         constants = weight_operands(node)
-        for operand in node.args[:2]:
-            if operand in constants:
-                self.weights.append(WeightSite(str(operand.target), _channel_axis(node, operand), name))
+        for read in (operand(node, 0), operand(node, 1)):
+            if read in constants:
+                self.weights.append(WeightSite(str(read.target), _channel_axis(node, read), name))
             else:
-                self.demand(operand)
+                self.demand(read)
 
     def _why_float(self, node: fx.Node, name: str) -> str:
         if name in self.keep_float:
@@ -148,7 +149,7 @@ class _Policy:
 
     def demand(self, node: fx.Node) -> None:
         """Quantize the tensor that `node` shows, where it is produced."""
-        sources = _sources(node)
+        sources = sources_of(node)
         for source in sources:
             if source not in self.sites:
                 self.sites[source] = len(self.sites)
@@ -169,13 +170,13 @@ class _Policy:
         operands = [a for a in root.args if isinstance(a, fx.Node) and a.op != "get_attr" and _is_float(a)]
         if root.target in ADDITIONS and len(operands) == 2:
             accumulated = [o for o in operands if o.target in WEIGHTED and len(o.users) == 1]
-            for operand in operands:
-                if not accumulated or operand is not accumulated[-1]:
-                    self.demand(operand)
+            for addend in operands:
+                if not accumulated or addend is not accumulated[-1]:
+                    self.demand(addend)
         elif root.target in MULTIPLICATIONS and len(operands) == 2:
-            for operand in operands:
-                if _shape(operand) == _shape(root):  # a per-channel gate is tiny: leave it float
-                    self.demand(operand)
+            for factor in operands:
+                if _shape(factor) == _shape(root):  # a per-channel gate is tiny: leave it float
+                    self.demand(factor)
         elif root.target in AVERAGES:
             self.demand(operands[0])
 
@@ -184,41 +185,48 @@ class _Policy:
         for site, group in self.sites.items():
             groups.setdefault(group, []).append(site.name)
         unique = {site.tensor: site for site in self.weights}
-        return Placement(tuple(tuple(g) for g in groups.values()), tuple(unique.values()), tuple(self.coverage))
+        return Placement(
+            tuple(tuple(g) for g in groups.values()), tuple(unique.values()), tuple(self.coverage)
+        )
 
 
-def _sources(node: fx.Node) -> list[fx.Node]:
-    """The tensors whose values `node` shows: up through value-moving operators, through every concatenated input."""
+def sources_of(node: fx.Node) -> list[fx.Node]:
+    """The tensors whose values `node` shows: up through what only moves values and through concatenation."""
     if node.target in CONCATENATIONS:
         inputs = [i for i in node.args[0] if isinstance(i, fx.Node)]  # type: ignore[union-attr]
         if all(i.op != "get_attr" for i in inputs):
-            return list(dict.fromkeys(source for i in inputs for source in _sources(i)))
-    if node.target is operator.getitem or (node.target in MOVES and _pads_with_zero(node)):
-        return _sources(node.args[0])  # type: ignore[arg-type]
+            return list(dict.fromkeys(source for i in inputs for source in sources_of(i)))
+    if (
+        node.target is operator.getitem
+    ):  # of a list of pieces; what an operator like lstm returns ends the walk
+        return sources_of(operand(node, 0)) if operand(node, 0).target in MOVES else [node]
+    if node.target in MOVES and _pads_with_zero(node):
+        return sources_of(operand(node, 0))
     return [node]
 
 
 def _pads_with_zero(node: fx.Node) -> bool:
+    """Whether a padding fills in values of the tensor or zeros; true for every operator that does not pad."""
     if node.target is aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else "constant"
-        return mode != "constant" or (len(node.args) < 4 or node.args[3] in (None, 0, 0.0))
+        return bool(mode != "constant" or len(node.args) < 4 or node.args[3] in (None, 0.0))
     if node.target is aten.constant_pad_nd.default:
-        return len(node.args) < 3 or node.args[2] == 0
+        return bool(len(node.args) < 3 or node.args[2] == 0)
     return True
 
 
 def _before_activations(node: fx.Node) -> fx.Node:
     while node.target in ACTIVATIONS:
-        node = node.args[0]  # type: ignore[assignment]
+        node = operand(node, 0)
     return node
 
 
-def _channel_axis(node: fx.Node, operand: fx.Node) -> int:
+def _channel_axis(node: fx.Node, constant: fx.Node) -> int:
     """The axis of a constant operand along which outputs are independent."""
     if node.target in WEIGHTED:
         return 1 if node.target in TRANSPOSED else 0
-    rank = len(_shape(operand))
-    return rank - 1 if operand is node.args[1] else rank - 2
+    rank = len(_shape(constant))
+    return rank - 1 if constant is node.args[1] else rank - 2
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
@@ -234,35 +242,40 @@ def _is_float(node: object) -> bool:
 
 
 def _groups(node: fx.Node) -> int:
-    position = 8 - 2 if node.target in TRANSPOSED else 6
-    return int(node.args[position]) if len(node.args) > position else 1  # type: ignore[arg-type]
+    # Argument 6 of both kinds: (…, dilation, groups) and, transposed, (…, output_padding, groups, dilation).
+    groups = node.args[6] if len(node.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
 
 
 def macs_of(node: fx.Node) -> int:
-    """Multiply-accumulates of one sample, from the shapes noted at capture."""
+    """Multiply-accumulates of one sample, from the shapes noted at capture; 0 where they are not known."""
     output = node.meta.get("val")
     if not isinstance(output, torch.Tensor):
         return 0
-    elements = 1
-    for size in output.shape:
-        elements *= size if isinstance(size, int) else 1  # a symbolic size is the batch
-    if node.target in CONVOLUTIONS or node.target in TRANSPOSED:
-        weight = _shape(node.args[1])  # type: ignore[arg-type]
-        taps = 1
-        for size in weight[1:]:
-            taps *= size
-        if node.target in TRANSPOSED:
-            inputs = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-            return _product(s for s in inputs if isinstance(s, int)) * taps
-        return elements * taps
+    batch = _batch(node.graph)
+    if node.target in CONVOLUTIONS:
+        return _count(output) * _count(operand(node, 1).meta["val"][0]) // batch
+    if node.target in TRANSPOSED:
+        return _count(operand(node, 0).meta["val"]) * _count(operand(node, 1).meta["val"][0]) // batch
     if node.target in MATMULS or node.target is aten.linear.default:
-        inner = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
-        return elements * int(inner)
+        return _count(output) * int(operand(node, 0).meta["val"].shape[-1]) // batch
     return 0
 
 
-def _product(sizes: Iterable[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
+def _count(tensor: torch.Tensor) -> int:
+    """Number of elements; a dynamic size counts as it is for a batch of one."""
+    count = 1
+    for size in tensor.shape:
+        if isinstance(size, torch.SymInt):
+            expression = size.node.expr
+            size = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+        count *= size
+    return count
+
+
+def _batch(graph: fx.Graph) -> int:
+    """The samples in a batch: 1 where it is dynamic, as sizes are then counted for one."""
+    inputs = [n.meta["val"] for n in graph.nodes if n.op == "placeholder" and "val" in n.meta]
+    batch = inputs[0].shape[0] if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].dim() else 1
+    return batch if isinstance(batch, int) else 1

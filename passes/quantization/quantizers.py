@@ -15,15 +15,16 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
-from .operators import get_tensor
-from .placement import Placement, WeightSite
+from .operators import WEIGHTED, get_tensor, operand, optional_operand
+from .placement import Placement, WeightSite, sources_of
 
+BIAS_LIMIT = 2.0**30  # half of int32: bias correction still moves it
 WEIGHT_LIMIT = 127  # symmetric weights leave -128 unused, so that negation is exact
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An 8-bit grid: real = scale * (integer - zero_point), integer in [0, 255] when unsigned, else [-128, 127]."""
+    """An 8-bit grid: real = scale * (integer - zero_point), integers in [0, 255] or [-128, 127]."""
 
     scale: float
     zero_point: int = 0
@@ -31,11 +32,12 @@ class Grid:
 
     @property
     def limits(self) -> tuple[int, int]:
+        """The smallest and the largest integer."""
         return (0, 255) if self.unsigned else (-128, 127)
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds a tensor to its grid, per tensor; `enabled = False` passes it through (to judge layers one by one)."""
+    """Rounds a tensor to its grid; `enabled = False` passes it through, to judge layers one by one."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
@@ -96,9 +98,30 @@ class WeightQuantizer(nn.Module):
 
 
 def weight_scale(weight: Tensor, axis: int) -> Tensor:
-    """max |w| / 127 per channel along `axis`, shape (channels,); an all-zero channel gets the smallest normal scale."""
-    largest = weight.abs().amax(dim=[d for d in range(weight.dim()) if d != axis])
-    return (largest / WEIGHT_LIMIT).clamp(min=torch.finfo(torch.float32).tiny * 2**20)
+    """max |w| / 127 per channel along `axis`, shape (channels,); a channel of zeros gets the largest."""
+    scale = weight.abs().amax(dim=[d for d in range(weight.dim()) if d != axis]) / WEIGHT_LIMIT
+    largest = scale.max() if bool(scale.any()) else torch.ones(())
+    return torch.where(scale > 0, scale, largest)
+
+
+def weight_scales(
+    module: fx.GraphModule, placement: Placement, grids: Mapping[str, Grid]
+) -> dict[str, Tensor]:
+    """The scales of all weights, by tensor name; wide enough for each layer's bias.
+
+    onnxruntime stores a bias as an int32 multiple of activation scale times weight scale. The bias of a dead
+    channel (BatchNorm folding leaves many) overflows it under the channel's own tiny scale, and the output is
+    silently wrong. Where a bias is 2^30 such multiples, what a wider scale rounds away is nothing beside it.
+    """
+    scales = {s.tensor: weight_scale(get_tensor(module, s.tensor), s.axis) for s in placement.weights}
+    for node in module.graph.nodes:
+        weight = str(operand(node, 1).target) if node.target in WEIGHTED else ""
+        bias = optional_operand(node, 2) if weight in scales else None
+        grid = grids.get(sources_of(operand(node, 0))[0].name) if bias is not None else None
+        if bias is not None and bias.op == "get_attr" and grid is not None:
+            smallest = get_tensor(module, str(bias.target)).abs() / (BIAS_LIMIT * grid.scale)
+            scales[weight] = torch.maximum(scales[weight], smallest)
+    return scales
 
 
 def insert_quantizers(
@@ -130,12 +153,17 @@ def _quantize_output(module: fx.GraphModule, node: fx.Node, quantizer: str) -> N
     rounded.meta.update({key: node.meta[key] for key in ("val",) if key in node.meta})
     # Sizes are read from the float tensor; the network's own output is not rounded.
     node.replace_all_uses_with(
-        rounded, delete_user_cb=lambda user: user is not rounded and user.op != "output" and not _reads_size(user)
+        rounded, delete_user_cb=lambda user: user is not rounded and not _reads_float(user)
     )
 
 
-def _reads_size(node: fx.Node) -> bool:
-    return node.target is torch.ops.aten.sym_size.int
+def _reads_float(node: fx.Node) -> bool:
+    return node.op == "output" or node.target is torch.ops.aten.sym_size.int
+
+
+def of_quantizer(name: str) -> bool:
+    """Whether a tensor of a quantized graph belongs to a quantizer, by its name."""
+    return name.startswith(("activation_quantizer_", "weight_quantizer_"))
 
 
 def quantizers_of(module: nn.Module) -> dict[str, ActivationQuantizer | WeightQuantizer]:
@@ -148,17 +176,10 @@ def stored_bytes(module: fx.GraphModule, weights: tuple[WeightSite, ...]) -> int
     quantized = {site.tensor: site for site in weights}
     total = 0
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if "_quantizer_" in name:
+        if of_quantizer(name):
             continue
         if name in quantized:
             total += tensor.numel() + 4 * tensor.shape[quantized[name].axis]
         else:
             total += tensor.numel() * tensor.element_size()
     return total
-
-
-def float_weight(module: nn.Module, site: WeightSite) -> Tensor:
-    """The float tensor behind a weight site."""
-    return get_tensor(module, site.tensor)
-
-

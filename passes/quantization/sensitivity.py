@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ def measure_sensitivity(
         _enable(quantizers.values(), False)
         with torch.no_grad():
             reference = _first(quantized(*batch))
-            for layer, names in progress.track(readers.items(), "sensitivity of each layer", total=len(readers)):
+            for layer, names in progress.track(readers.items(), "sensitivity of each layer", len(readers)):
                 _enable([quantizers[n] for n in names], True)
                 results.append(LayerSensitivity(layer, sqnr_db(reference, _first(quantized(*batch)))))
                 _enable([quantizers[n] for n in names], False)
@@ -54,26 +55,26 @@ def measure_sensitivity(
 def fewest_float_layers(
     ranked: Sequence[str], drop_with: Callable[[frozenset[str]], float], max_drop: float
 ) -> tuple[frozenset[str], dict[str, float]]:
-    """The smallest set of layers, by a search over `ranked` (most sensitive first), whose return meets `max_drop`.
+    """The smallest set of layers found along `ranked` (most sensitive first) whose return meets `max_drop`.
 
-    drop_with(layers kept in float) measures the drop. A doubling search finds how many of the first layers are
-    needed, then each is quantized again if the drop allows. Returns the set and, for each layer in it, the drop
-    (a fraction) that quantizing it again would bring. The set is all layers when even that does not meet the drop.
+    drop_with(layers kept in float) measures the drop. A doubling search finds how many of the first layers
+    are needed, then each is quantized again if the drop allows. Returns the set and, for each layer in it,
+    the drop (a fraction) that quantizing it again would bring. All layers when even that misses `max_drop`.
     """
-    count = 0
-    while count < len(ranked) and drop_with(frozenset(ranked[:count])) > max_drop:
-        count = min(len(ranked), max(1, 2 * count))
-    low, high = count // 2, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if drop_with(frozenset(ranked[:middle])) <= max_drop:
-            high = middle
+    measured = functools.cache(drop_with)
+    failing, count = -1, 0
+    while count < len(ranked) and measured(frozenset(ranked[:count])) > max_drop:
+        failing, count = count, min(len(ranked), max(1, 2 * count))
+    while count - failing > 1:
+        middle = (failing + count) // 2
+        if measured(frozenset(ranked[:middle])) <= max_drop:
+            count = middle
         else:
-            low = middle
-    kept = set(ranked[:high])
+            failing = middle
+    kept = set(ranked[:count])
     costs: dict[str, float] = {}
-    for layer in reversed(ranked[:high]):
-        drop = drop_with(frozenset(kept - {layer}))
+    for layer in reversed(ranked[:count]):
+        drop = measured(frozenset(kept - {layer}))
         if drop <= max_drop:
             kept.discard(layer)
         else:
@@ -82,14 +83,15 @@ def fewest_float_layers(
 
 
 def _quantizers_by_layer(module: fx.GraphModule, placement: Placement) -> dict[str, list[str]]:
-    """For each quantized layer the quantizers that round what it reads, found by walking up to the nearest ones."""
+    """For each quantized layer, the quantizers that round what it reads: the nearest ones above it."""
     names = set(quantizers_of(module))
     nodes = {n.name: n for n in module.graph.nodes}
-    return {
-        c.layer: sorted({q for operand in nodes[c.node].all_input_nodes for q in _nearest(operand, names)})
-        for c in placement.coverage
-        if c.quantized
-    }
+    readers: dict[str, set[str]] = {}
+    for covered in placement.coverage:
+        if covered.quantized:  # a module that is called twice is one layer
+            nearest = (_nearest(operand, names) for operand in nodes[covered.node].all_input_nodes)
+            readers.setdefault(covered.layer, set()).update(*nearest)
+    return {layer: sorted(found) for layer, found in readers.items()}
 
 
 def _nearest(node: fx.Node, names: set[str]) -> set[str]:
@@ -100,9 +102,8 @@ def _nearest(node: fx.Node, names: set[str]) -> set[str]:
     return {q for operand in node.all_input_nodes for q in _nearest(operand, names)}
 
 
-def _enable(quantizers: object, enabled: bool) -> None:
-    for quantizer in quantizers:  # type: ignore[attr-defined]
-        assert isinstance(quantizer, (ActivationQuantizer, WeightQuantizer))
+def _enable(quantizers: Iterable[ActivationQuantizer | WeightQuantizer], enabled: bool) -> None:
+    for quantizer in quantizers:
         quantizer.enabled = enabled
 
 

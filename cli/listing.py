@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .cli_output import common_options, console, print_json, quiet_stdout, say, table
+from .output import common_options, console, print_json, quiet_stdout, say, table
 
 Option = dict[str, Any]
 
@@ -23,7 +23,7 @@ def doctor(as_json: bool) -> None:
     Example:
       compress doctor
     """
-    from .targets.doctor import doctor as examine
+    from ..targets.doctor import doctor as examine
 
     with quiet_stdout() if as_json else nullcontext():
         rows = examine()
@@ -31,8 +31,14 @@ def doctor(as_json: bool) -> None:
         print_json([asdict(row) for row in rows])
         return
     cells = [
-        (row.runtime, row.version or "not installed", ", ".join(row.devices) or "none", row.unavailable or "yes", row.builds)
-        for row in rows
+        (
+            r.runtime,
+            r.version or "not installed",
+            ", ".join(r.devices) or "none",
+            r.unavailable or "yes",
+            r.builds,
+        )
+        for r in rows
     ]
     console().print(table(("target", "version", "devices", "runs here", "builds"), cells))
 
@@ -46,7 +52,7 @@ def passes(as_json: bool) -> None:
     Example:
       compress passes
     """
-    from .passes import PASSES
+    from ..passes import PASSES
 
     listed = [_described_pass(name, kind.model_json_schema()) for name, kind in PASSES.items()]
     if as_json:
@@ -66,14 +72,14 @@ def targets(as_json: bool) -> None:
     Example:
       compress targets
     """
-    from .pipeline.recipe import TargetSection
-    from .pipeline.recipe_file import TARGET_OPTIONS
-    from .targets import TARGETS
+    from ..pipeline.recipe import TargetSection
+    from ..pipeline.recipe_file import TARGET_OPTIONS
+    from ..targets import TARGETS
 
     with quiet_stdout() if as_json else nullcontext():
         listed = [
-            {"name": name, "version": target.version(), "activations": target.scheme.name, "description": _first(target)}
-            for name, target in TARGETS.items()
+            {"name": name, "version": t.version(), "activations": t.scheme.name, "description": _first(t)}
+            for name, t in TARGETS.items()
         ]
     options = _options(TargetSection.model_json_schema(), TARGET_OPTIONS)
     if as_json:
@@ -92,12 +98,16 @@ def _first(target: object) -> str:
 
 def _described_pass(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     description = " ".join(str(schema.get("description", "")).split("\n\n")[0].split())
-    return {"name": name, "description": description, "options": _options(schema, schema.get("properties", {}))}
+    return {
+        "name": name,
+        "description": description,
+        "options": _options(schema, schema.get("properties", {})),
+    }
 
 
 def _options(schema: Mapping[str, Any], names: Iterable[str]) -> list[Option]:
-    from .pipeline.recipe_problems import schema_at
-    from .pipeline.recipe_reference import value_words
+    from ..pipeline.recipe_problems import schema_at
+    from ..pipeline.recipe_reference import value_words
 
     found = [(name, schema_at(schema, (name,))) for name in names]
     return [

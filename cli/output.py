@@ -24,7 +24,10 @@ PIPE_WIDTH = 120
 def common_options(function: F) -> F:
     """Give a command `--json` (as `as_json`) and `--debug`."""
     as_json = click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document on standard output, and nothing else."
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON document on standard output, and nothing else.",
     )
     return as_json(debug_option(function))
 
@@ -51,7 +54,7 @@ def debugging(context: click.Context) -> bool:
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """While inside, all that is written to standard output, by vendor libraries too, goes to standard error."""
+    """While inside, what anything writes to standard output, vendor libraries too, goes to standard error."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
@@ -65,8 +68,8 @@ def quiet_stdout() -> Iterator[None]:
 
 def print_json(value: Any) -> None:
     """Print a record, or plain values, as one JSON document."""
-    text = value.model_dump_json(indent=1) if hasattr(value, "model_dump_json") else json.dumps(value, indent=1)
-    click.echo(text)
+    is_record = hasattr(value, "model_dump_json")
+    click.echo(value.model_dump_json(indent=1) if is_record else json.dumps(value, indent=1))
 
 
 def console() -> Console:
@@ -76,16 +79,20 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> RenderableType:
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()
+) -> RenderableType:
     """A plain table; names come out of files, so that no markup or terminal code in them acts."""
     from rich.table import Table
     from rich.text import Text
 
-    from .pipeline.report_text import tidy
+    from ..pipeline.report_text import tidy
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for index, heading in enumerate(headings):
-        made.add_column(heading, header_style="dim", justify="right" if index in numeric else "left", overflow="fold")
+        made.add_column(
+            heading, header_style="dim", justify="right" if index in numeric else "left", overflow="fold"
+        )
     for row in rows:
         made.add_row(*(Text(tidy(str(cell), 2000)) for cell in row))
     return made
@@ -93,6 +100,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: Se
 
 def say(text: str) -> None:
     """Print one line of plain text on standard output, with nothing in it that a terminal obeys."""
-    from .pipeline.report_text import tidy
+    from ..pipeline.report_text import tidy
 
     click.echo(tidy(text))

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_output import common_options, console, print_json, quiet_stdout, say
-from .errors import CompressError, ExitCode
+from ..errors import CompressError, ExitCode
+from .output import common_options, console, print_json, quiet_stdout, say
 
 if TYPE_CHECKING:
-    from .pipeline.result import RunRecord
+    from ..pipeline.result import RunRecord
 
 RECIPE_NAME = "recipe.yaml"
+
+
+_resume = click.option(
+    "--resume/--fresh",
+    default=True,
+    help="Reuse the steps that an earlier run in this folder finished (default), or start over.",
+)
 
 
 @click.command()
@@ -36,14 +43,15 @@ def init(
       compress init
       compress init solar.yaml --model mynets:build --weights net.safetensors --data images/
     """
-    from .pipeline.files import write_atomically
-    from .pipeline.recipe_template import DIGITS_DATA, DIGITS_MODEL, DIGITS_WEIGHTS, template
+    from ..pipeline.files import write_atomically
+    from ..pipeline.recipe_template import DIGITS_DATA, DIGITS_MODEL, DIGITS_WEIGHTS, template
 
     path = path / RECIPE_NAME if path.is_dir() else path
     if path.exists() and not force:
         raise CompressError(f"{path} exists; name another file, or overwrite it with --force")
-    example_weights = DIGITS_WEIGHTS if model is None else ""
-    text = template(model or DIGITS_MODEL, example_weights if weights is None else weights, data or DIGITS_DATA)
+    if weights is None:
+        weights = DIGITS_WEIGHTS if model is None else ""
+    text = template(model or DIGITS_MODEL, weights, data or DIGITS_DATA)
     write_atomically(path, text.encode())
     then = f"compress run {shlex.quote(str(path))}"
     if as_json:
@@ -55,14 +63,16 @@ def init(
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Read model and data, show what a run would do, and stop.")
-@click.option(
-    "--resume/--fresh", default=True, help="Reuse steps that an earlier run of this folder finished (default)."
-)
+@_resume
 @click.option("--remeasure", is_flag=True, help="Time again also where a latency was measured before.")
 @click.option(
     "-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder of the run; default runs/NAME."
 )
-@click.option("--trust-pickle", metavar="SHA256", help="Read the one weight file with this digest although it holds code.")
+@click.option(
+    "--trust-pickle",
+    metavar="SHA256",
+    help="Read the one weight file with this digest although it holds code.",
+)
 @common_options
 def run(
     recipe: Path,
@@ -84,14 +94,17 @@ def run(
       compress run recipe.yaml -o runs/nightly --json > run.json
     """
     if dry_run:
-        return _describe(recipe, as_json)
+        return _describe(recipe, trust_pickle, as_json)
     return _run(recipe, folder, not resume, remeasure, trust_pickle, as_json)
 
 
 @click.command()
-@click.option("-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder of the run; default runs/digits-cnn.")
+@_resume
+@click.option(
+    "-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder; default runs/digits-cnn."
+)
 @common_options
-def demo(folder: Path | None, as_json: bool) -> int:
+def demo(resume: bool, folder: Path | None, as_json: bool) -> int:
     """Compress the small network that comes with the package: the whole way, on this machine.
 
     \b
@@ -102,7 +115,7 @@ def demo(folder: Path | None, as_json: bool) -> int:
     from importlib.resources import files
 
     recipe = Path(str(files("edgepress.examples.digits") / "cnn.yaml"))
-    return _run(recipe, folder, False, False, None, as_json)
+    return _run(recipe, folder, not resume, False, None, as_json)
 
 
 @click.command()
@@ -115,12 +128,13 @@ def report(run_folder: Path, as_json: bool) -> None:
     Example:
       compress report runs/recipe
     """
-    from .pipeline.report import load_run, render_terminal, write_reports
+    from ..pipeline.report import load_run, render_terminal, write_reports
 
     record = load_run(run_folder)
     paths = write_reports(record, run_folder if run_folder.is_dir() else run_folder.parent)
     if as_json:
-        print_json({"verdict": record.verdict, "reason": record.reason, "reports": [str(path) for path in paths]})
+        written = [str(path) for path in paths]
+        print_json({"verdict": record.verdict, "reason": record.reason, "reports": written})
         return
     console().print(render_terminal(record))
     for path in paths:
@@ -130,11 +144,14 @@ def report(run_folder: Path, as_json: bool) -> None:
 def _run(
     recipe: Path, folder: Path | None, fresh: bool, remeasure: bool, trust: str | None, as_json: bool
 ) -> int:
-    from .pipeline.recipe_file import read_recipe
-    from .pipeline.run import compress
-    from .progress import for_stream
+    from ..pipeline.recipe_file import read_recipe
+    from ..progress import for_stream
 
-    folder = folder or Path("runs") / read_recipe(recipe).name
+    folder = (
+        folder or Path("runs") / read_recipe(recipe).name
+    )  # a wrong recipe is told before torch is loaded
+    from ..pipeline.run import compress
+
     with quiet_stdout() if as_json else nullcontext():
         record = compress(
             recipe,
@@ -150,7 +167,7 @@ def _run(
 
 
 def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
-    from .pipeline.report import render_terminal
+    from ..pipeline.report import render_terminal
 
     if as_json:
         print_json(record)
@@ -160,14 +177,14 @@ def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
     say(f"record:  {(folder / 'run.json').resolve()}")
 
 
-def _describe(recipe: Path, as_json: bool) -> int:
+def _describe(recipe: Path, trust: str | None, as_json: bool) -> int:
     import yaml
 
-    from .pipeline.recipe_file import read_recipe
-    from .pipeline.run import describe
+    from ..pipeline.recipe_file import read_recipe
+    from ..pipeline.run import describe
 
     with quiet_stdout() if as_json else nullcontext():
-        described = describe(read_recipe(recipe), recipe.resolve().parent)
+        described = describe(read_recipe(recipe), recipe.resolve().parent, trust)
     if as_json:
         print_json(described)
     else:

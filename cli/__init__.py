@@ -7,13 +7,13 @@ import traceback
 
 import click
 
-from . import __version__
-from .cli_inspect import inspect, lint
-from .cli_listing import doctor, passes, targets
-from .cli_output import debug_option, debugging
-from .cli_profile import profile
-from .cli_run import demo, init, report, run
-from .errors import CompressError, ExitCode
+from .. import __version__
+from ..errors import CompressError, ExitCode
+from .inspect import inspect, lint
+from .listing import doctor, passes, targets
+from .output import debug_option, debugging
+from .profile import profile
+from .run import demo, init, report, run
 
 _USERS_OWN = frozenset(
     {
@@ -25,7 +25,7 @@ _USERS_OWN = frozenset(
 
 
 class Commands(click.Group):
-    """Runs a command and turns its outcome into an exit code. Click itself answers wrong usage, with code 2."""
+    """Runs a command and turns its outcome into an exit code; click itself answers wrong usage, with 2."""
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command that was named; the number it returns is the exit code."""
@@ -36,9 +36,7 @@ class Commands(click.Group):
         except CompressError as error:
             code = _fail(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
-            code = _fail(
-                "interrupted; finished steps are kept, continue with --resume", ExitCode.INTERRUPTED
-            )
+            code = _fail(_interrupted(ctx.invoked_subcommand), ExitCode.INTERRUPTED)
         except Exception as error:
             code = self._unexpected(ctx, error)
         ctx.exit(int(code or 0))
@@ -55,8 +53,13 @@ class Commands(click.Group):
         return _fail(f"internal error: {what}, please report", ExitCode.INTERNAL_ERROR)
 
 
+def _interrupted(command: str | None) -> str:
+    keeps = "; finished steps are kept, continue with --resume" if command in (run.name, demo.name) else ""
+    return f"interrupted{keeps}"
+
+
 def _fail(message: str, code: ExitCode) -> ExitCode:
-    from .pipeline.report_text import tidy
+    from ..pipeline.report_text import tidy
 
     click.echo(tidy(message), err=True)
     return code
@@ -65,8 +68,8 @@ def _fail(message: str, code: ExitCode) -> ExitCode:
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget was broken or lint found "
-    "something, 5 a device is not here, 6 an unsafe file was refused, 130 interrupted.",
+    epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget was broken or lint "
+    "found something, 5 a device is not here, 6 an unsafe file was refused, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="compress")
 @debug_option
@@ -88,6 +91,3 @@ def main() -> None:
     """The console script."""
     cli(prog_name="compress")
 
-
-if __name__ == "__main__":
-    main()

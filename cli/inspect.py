@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_output import common_options, console, print_json, quiet_stdout, say, table
-from .errors import CompressError, ExitCode
+from ..errors import CompressError, ExitCode
+from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .targets.base import Lint
+    from ..targets.base import Lint
 
 INIT_SEED = 0
 
@@ -29,7 +29,9 @@ INIT_SEED = 0
     metavar="3x224x224",
     help="Shape of one sample without the batch, where the model does not say it; once for each input.",
 )
-@click.option("--trust-pickle", metavar="SHA256", help="Read the one file with this digest although it holds code.")
+@click.option(
+    "--trust-pickle", metavar="SHA256", help="Read the one file with this digest although it holds code."
+)
 @common_options
 def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_json: bool) -> None:
     """Show the layers or tensors of MODEL, its parameters and MACs, and which passes apply.
@@ -43,8 +45,8 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
       compress inspect timm:resnet18 --json
       compress inspect mynets:build --input-shape 1x32x32
     """
-    from .pipeline.inspect import inspect_model
-    from .pipeline.inspect_tables import print_inspection
+    from ..pipeline.inspect import inspect_model
+    from ..pipeline.inspect_tables import print_inspection
 
     with quiet_stdout() if as_json else nullcontext():
         example = _random(shapes) if shapes else _from_data(model)
@@ -58,7 +60,12 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "-t", "--target", "labels", multiple=True, metavar="RUNTIME", help="A runtime, as tensorrt; default: all of them."
+    "-t",
+    "--target",
+    "labels",
+    multiple=True,
+    metavar="RUNTIME",
+    help="A runtime, as tensorrt; default: all of them.",
 )
 @common_options
 def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
@@ -71,13 +78,12 @@ def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
       compress lint model.onnx --target tensorrt
       compress lint model.onnx --json
     """
-    from .pipeline.onnx_file import read_onnx
-    from .pipeline.profile import runtime_and_device
-    from .targets import TARGETS
+    from ..pipeline.profile import read_graph, runtime_and_device
+    from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)
     with quiet_stdout() if as_json else nullcontext():
-        read_onnx(model)
+        read_graph(model)
         found = {runtime: TARGETS[runtime].lint(model) for runtime in runtimes}
     clean = not any(found.values())
     if as_json:
@@ -117,10 +123,10 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
     """The first sample of a recipe's data, where its network does not say what it takes."""
     if not model.lower().endswith((".yaml", ".yml")):
         return None
-    from .calibration.named import is_callable_name
-    from .calibration.sources import load_data
-    from .pipeline.recipe_file import read_recipe
-    from .progress import for_stream
+    from ..calibration.named import is_callable_name
+    from ..calibration.sources import load_data
+    from ..pipeline.recipe_file import read_recipe
+    from ..progress import for_stream
 
     recipe = read_recipe(Path(model))
     source = recipe.model.source
@@ -128,8 +134,10 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
     if recipe.model.input_shape is not None or knows_itself:
         return None
     data = recipe.data
+    split = {str(part): share for part, share in data.split.items()} if data.split else None
     parts = load_data(
-        data.source, data.args, data.split, data.preprocess, data.calibration_samples, recipe.seed,
-        folder=Path(model).resolve().parent, integer_labels=recipe.metric.startswith("top"), progress=for_stream(),
+        data.source, data.args, split, data.preprocess, data.calibration_samples, recipe.seed,
+        folder=Path(model).resolve().parent, integer_labels=recipe.metric.startswith("top"),
+        progress=for_stream(),
     )  # fmt: skip
     return parts.calibration.example()

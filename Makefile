@@ -1,0 +1,46 @@
+# `make help` lists the targets. Everything is set up on the way; PYTHON and VENV may be given.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test lint bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/core ## install what a run needs, compress the digits network and leave a report in runs/demo
+	$(BIN)/compress demo -o runs/demo
+
+test: $(VENV)/dev ## install what the tests need and run them
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p edgepress
+
+bench: $(VENV)/bench ## compare with NNCF and cover many architectures; takes about an hour (benchmarks/README.md)
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/int8_peers.py
+
+clean: ## remove the virtual environment and all runs
+	rm -rf $(VENV) runs build edgepress.egg-info
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: setup.cfg pyproject.toml | $(BIN)/pip
+	@echo "installing edgepress into $(VENV) (a few minutes the first time)"
+	$(PIP) -e . --config-settings editable_mode=compat
+	@touch $@
+
+$(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/pip
+	@echo "installing edgepress[dev] into $(VENV) (a few minutes the first time)"
+	$(PIP) -e '.[dev]' --config-settings editable_mode=compat
+	@touch $(VENV)/core $@
+
+$(VENV)/bench: benchmarks/requirements.txt $(VENV)/dev
+	$(PIP) -r benchmarks/requirements.txt
+	$(PIP) --no-deps -r examples/solar/requirements.txt
+	@touch $@

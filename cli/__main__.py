@@ -1,0 +1,5 @@
+"""`python -m edgepress.cli` is `compress`."""
+
+from . import main
+
+main()

@@ -1,0 +1,200 @@
+"""The steps of `quantize`: equalize, calibrate, correct biases, and give layers back to float."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from ...calibration.data import Part
+from ...errors import CompressError
+from ...model import Model
+from ..base import PassContext
+from .bias_correction import correct_biases, correctable
+from .equalize import equalize, find_pairs
+from .folding import ensure_biases
+from .observe import grids_for, observe
+from .placement import Placement, place
+from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
+from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity, sqnr_db
+
+if TYPE_CHECKING:
+    from ..quantize import Quantize
+
+CALIBRATION_BATCH = 16
+TRIAL_SAMPLES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
+EQUALIZATION_GAIN_DB = 0.5  # less is within what another choice of samples would change
+SCALE_PREFIX = "scale/"
+
+
+@dataclass(frozen=True)
+class State:
+    """A calibrated quantization of one graph."""
+
+    graph: fx.GraphModule
+    quantized: fx.GraphModule
+    placement: Placement
+    grids: dict[str, Grid]
+    scales: dict[str, Tensor]
+    kept: frozenset[str]
+
+    def structure(self) -> dict[str, Any]:
+        """What `Quantize.rebuild` needs beside the tensors."""
+        return {
+            "keep_float": sorted(self.kept),
+            "grids": {name: asdict(grid) for name, grid in sorted(self.grids.items())},
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the graph, weights in float, and the weights' scales."""
+        kept = {
+            name: tensor.detach().clone().contiguous()
+            for name, tensor in self.quantized.state_dict().items()
+            if not of_quantizer(name)
+        }
+        return kept | {SCALE_PREFIX + name: scale for name, scale in self.scales.items()}
+
+
+class Steps:
+    """The steps of `Quantize.plan`, over one captured graph."""
+
+    def __init__(self, options: Quantize, model: Model, context: PassContext, graph: fx.GraphModule) -> None:
+        self.options, self.model, self.context, self.graph = options, model, context, graph
+        self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        available, needed = len(context.data.calibration), self.static_batch or 1
+        if available < needed:
+            raise CompressError(
+                f"quantize: the calibration part has {available} samples, and the network takes {needed} at"
+                " once; give it more samples (data.calibration) or set export.dynamic_batch: true"
+            )
+
+    def batches(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+        """Batches of a data part, as often as asked for; whole ones when the batch is static."""
+        size = self.static_batch or CALIBRATION_BATCH
+
+        def stream() -> Iterator[tuple[Tensor, ...]]:
+            for inputs, _ in part.batches(size):
+                if self.static_batch is None or inputs[0].shape[0] == size:
+                    yield inputs
+
+        return stream
+
+    def trial_batch(self, samples: int) -> tuple[Tensor, ...]:
+        """One batch from the head of the calibration part."""
+        size = self.static_batch or samples
+        inputs, _ = next(iter(self.context.data.calibration.head(size).batches(size)))
+        return inputs
+
+    def equalize(self, kept: frozenset[str]) -> list[str]:
+        """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
+        if self.options.equalization == "off" or not find_pairs(self.graph):
+            return []
+        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
+        evened = copy.deepcopy(self.graph)
+        names = equalize(evened, self.batches(part), self.context.progress)
+        if self.options.equalization == "auto":
+            before, after = (self._trial_sqnr(g, kept) for g in (self.graph, evened))
+            if after < before + EQUALIZATION_GAIN_DB:
+                return [f"equalization tried and left out: SQNR {before:.1f} dB without, {after:.1f} dB with"]
+            self.graph = evened
+            return [f"equalized {len(names)} tensors: SQNR {before:.1f} dB without, {after:.1f} dB with"]
+        self.graph = evened
+        return [f"equalized {len(names)} tensors"]
+
+    def _trial_sqnr(self, graph: fx.GraphModule, kept: frozenset[str]) -> float:
+        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
+        state = self.calibrate(graph, kept, part)
+        batch = self.trial_batch(TRIAL_SAMPLES)
+        with torch.no_grad():
+            return sqnr_db(_first(state.graph(*batch)), _first(state.quantized(*batch)))
+
+    def calibrate(self, graph: fx.GraphModule, kept: frozenset[str], part: Part) -> State:
+        """Observe activations over `part` and put quantizers into a copy of `graph`."""
+        graph = copy.deepcopy(graph)
+        ensure_biases(graph, correctable(graph, place(graph)))
+        placement = place(graph, kept)
+        observers = observe(graph, placement.groups, self.batches(part), self.context.progress)
+        chosen = grids_for(observers, self.options.ranges, self.context.scheme)
+        grids = {name: chosen[group[0]] for group in placement.groups for name in group}
+        scales = weight_scales(graph, placement, grids)
+        quantized = insert_quantizers(graph, placement, grids, scales)
+        return State(graph, quantized, placement, grids, scales, kept)
+
+    def correct(self, state: State) -> int:
+        """Correct biases in place; returns of how many layers."""
+        batch = self.trial_batch(2 * TRIAL_SAMPLES)
+        return correct_biases(state.graph, state.quantized, state.placement, batch)
+
+    def rank(self, state: State) -> list[LayerSensitivity]:
+        """The layers by their sensitivity, unless neither the report nor max_drop wants it."""
+        samples = self.options.sensitivity_samples
+        if samples == 0 and self.options.max_drop is None:
+            return []
+        batch = self.trial_batch(samples or 16)
+        return measure_sensitivity(state.quantized, state.placement, batch, self.context.progress)
+
+    def with_float(self, state: State, kept: frozenset[str]) -> State:
+        """The same ranges, with more layers in float."""
+        placement = place(state.graph, kept)
+        quantized = insert_quantizers(state.graph, placement, state.grids, state.scales)
+        grids = {name: state.grids[name] for group in placement.groups for name in group}
+        scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
+        if self.options.bias_correction:
+            correct_biases(state.graph, quantized, placement, self.trial_batch(2 * TRIAL_SAMPLES))
+        return State(state.graph, quantized, placement, grids, scales, kept)
+
+    def meet_drop(
+        self, state: State, ranked: list[str], points: float
+    ) -> tuple[State, list[dict[str, Any]], list[str]]:
+        """Give the fewest layers back to float so that the validation metric falls by at most `points` / 100.
+
+        Returns the new state, a row a layer {layer, drop_if_quantized (a fraction), ms}, and notes.
+        """
+        validation = self.context.data.validation
+        value = self._metric(self.model.module, validation)
+
+        def drop_with(kept: frozenset[str]) -> float:
+            self.context.progress.say(f"  max_drop: measuring with {len(kept)} more layers in float")
+            return value - self._metric(self.with_float(state, state.kept | kept).quantized, validation)
+
+        kept, drops = fewest_float_layers(ranked, drop_with, points / 100)
+        if not kept:
+            return state, [], [f"max_drop: met with every layer in INT8 (n = {len(validation)})"]
+        final = self.with_float(state, state.kept | kept)
+        costs = self._costs(state, final, kept)
+        rows = [{"layer": n, "drop_if_quantized": drops[n], "ms": costs.get(n)} for n in sorted(kept)]
+        return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]
+
+    def _metric(self, module: Any, part: Part) -> float:
+        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+            count = inputs[0].shape[0]
+            short = (self.static_batch or count) - count  # a static batch is filled up, and cut again
+            filled = (
+                tuple(torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) for x in inputs) if short else inputs
+            )
+            with torch.no_grad():
+                outputs = module(*filled)
+            return tuple(y[:count] for y in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+        return self.context.metric.measure(forward, part, batch_size=self.static_batch or 32).value
+
+    def _costs(self, before: State, after: State, kept: frozenset[str]) -> dict[str, float]:
+        """Milliseconds that each layer in `kept` takes more in float, on the recipe's first device."""
+        if not kept or self.context.layer_ms is None:
+            return {}
+        slow = self.context.layer_ms(self.model.successor(after.quantized))
+        fast = self.context.layer_ms(self.model.successor(before.quantized))
+        return {name: slow[name] - fast[name] for name in kept if name in slow and name in fast}
+
+
+def _kept_float_note(layer: str, drop: float, ms: float | None) -> str:
+    cost = "its cost in ms was not measured" if ms is None else f"costs {ms:.3f} ms"
+    return f"max_drop: {layer} kept in float (quantized, the drop would be {100 * drop:.2f} points; {cost})"
+
+
+def _first(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

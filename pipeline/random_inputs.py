@@ -1,0 +1,79 @@
+"""Random inputs: something to feed an ONNX graph with when only its speed is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CompressError
+from .onnx_file import graph_inputs, sample_shape
+
+if TYPE_CHECKING:
+    import onnx
+
+Feeds = dict[str, "np.ndarray[Any, Any]"]
+NOTE = (
+    "the inputs are random: normal where the model takes floats, 0 or 1 where it takes integers, so that "
+    "times which depend on the data (early exits, sparse inputs) may differ on real samples"
+)
+
+
+def batch_of(model: onnx.ModelProto, wanted: int) -> tuple[int, bool]:
+    """The batch to feed, and whether the model lets it vary. `wanted` 0: the model's own, or 1.
+
+    CompressError when `wanted` is not the batch that the model fixes.
+    """
+    first = [shape[0] for value in graph_inputs(model) if (shape := sample_shape(value))]
+    fixed = next((size for size in first if isinstance(size, int) and size > 0), None)
+    if fixed is None or any(isinstance(size, str) for size in first):
+        return wanted or 1, True
+    if wanted not in (0, fixed):
+        raise CompressError(
+            f"batch {wanted}: the model is exported with the fixed batch {fixed}; leave the batch out, or "
+            "export it with a dynamic batch axis"
+        )
+    return fixed, False
+
+
+def random_feeds(model: onnx.ModelProto, batch: int, seed: int) -> Feeds:
+    """Seeded values for every input of the graph, `batch` of them where its first axis varies.
+
+    CompressError names an input with another axis that varies, or with a type that numbers cannot fill.
+    """
+    draw = np.random.default_rng(seed)
+    feeds: Feeds = {}
+    for value in graph_inputs(model):
+        shape, dtype = _fed_shape(value, batch), _dtype(value)
+        values = draw.standard_normal(shape) if dtype.kind == "f" else draw.integers(0, 2, shape)
+        feeds[value.name] = values.astype(dtype)
+    return feeds
+
+
+def _fed_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
+    shape: list[int] = []
+    for axis, size in enumerate(sample_shape(value)):
+        if isinstance(size, int) and size > 0:
+            shape.append(size)
+        elif axis == 0:
+            shape.append(batch)
+        else:
+            raise CompressError(
+                f"input {value.name!r}: axis {axis} ({size or 'unknown'}) has no fixed size; only the batch "
+                "(axis 0) may vary, export the other axes with fixed sizes"
+            )
+    return shape
+
+
+def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    import onnx
+
+    kind = value.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.UNDEFINED:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+        if dtype.kind in "fiub":
+            return dtype
+    name = onnx.TensorProto.DataType.Name(kind).lower()
+    raise CompressError(
+        f"input {value.name!r}: is of type {name}; only floats, integers and booleans can be fed"
+    )

@@ -1,0 +1,121 @@
+"""Equalization keeps the network's outputs and evens out its channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from edgepress.passes.quantization.capture import capture
+from edgepress.passes.quantization.equalize import equalize, find_pairs
+from edgepress.passes.quantization.observe import watch
+from edgepress.progress import Silent
+from quantization_nets import Net, largest_difference, model_of
+from torch import Tensor, fx, nn
+
+SPREAD = torch.logspace(-2, 2, 8)  # channels that differ by 10,000
+
+
+def spread_channels(layer: nn.Module) -> nn.Module:
+    """Scale output channel j of a layer by SPREAD[j]."""
+    with torch.no_grad():
+        layer.weight *= SPREAD.reshape(-1, *([1] * (layer.weight.dim() - 1)))
+        if layer.bias is not None:
+            layer.bias *= SPREAD
+    return layer
+
+
+def channel_maxima(graph: fx.GraphModule, x: Tensor, node_name: str, axis: int) -> Tensor:
+    found = {}
+
+    def see(node: fx.Node, value: Tensor) -> Tensor:
+        if node.name == node_name:
+            found["maxima"] = value.abs().movedim(axis, 0).flatten(1).amax(1)
+        return value
+
+    watch(graph, (x,), see)
+    return found["maxima"]
+
+
+EQUALIZED = {
+    "convolution, relu, depthwise, convolution": (
+        nn.Sequential(
+            spread_channels(nn.Conv2d(3, 8, 1)),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 1),
+        ),
+        (3, 8, 8),
+        1,
+        2,
+    ),
+    "a norm before the layers that read it": (
+        Net(
+            lambda n, x: (y := n.norm(x), n.a(y) + n.b(y))[1],
+            norm=spread_channels(nn.LayerNorm(8)),
+            a=nn.Linear(8, 4),
+            b=nn.Linear(8, 4),
+        ),
+        (5, 8),
+        -1,
+        1,
+    ),
+    "two linear layers without bias": (
+        nn.Sequential(spread_channels(nn.Linear(3, 8, bias=False)), nn.ReLU(), nn.Linear(8, 2)),
+        (3,),
+        -1,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EQUALIZED)
+def test_outputs_stay_and_channels_are_evened_out(case: str) -> None:
+    module, shape, axis, pairs = EQUALIZED[case]
+    graph = capture(model_of(module, *shape))
+    x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
+    before = graph(x)
+    first = find_pairs(graph)[0].shown.name
+    maxima = channel_maxima(graph, x, first, axis)
+
+    names = equalize(graph, lambda: [(x,)], Silent())
+
+    assert len(names) == pairs
+    assert largest_difference(before, graph(x)) < 1e-5
+    evened = channel_maxima(graph, x, first, axis)
+    # the reader's weights are alike, so half of the spread (in decades) goes into them
+    assert float(maxima.max() / maxima.min()) > 1_000
+    assert float(evened.max() / evened.min()) < float(maxima.max() / maxima.min()) ** 0.5 * 3
+
+
+UNTOUCHED = {
+    "relu6 clips at a fixed value": nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)),
+    "gelu is not linear in its scale": nn.Sequential(nn.Conv2d(3, 8, 1), nn.GELU(), nn.Conv2d(8, 4, 1)),
+    "grouped, but not depthwise": nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, groups=2)),
+    "also read by an addition": Net(
+        lambda n, x: (y := n.a(x), n.b(y) + y)[1], a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 8, 1)
+    ),
+    "its output is also the network's": Net(
+        lambda n, x: (y := n.a(x), (n.b(y), y))[1], a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 8, 1)
+    ),
+    "the norm is over more than the channels": nn.Sequential(nn.LayerNorm((8, 8)), nn.Linear(8, 4)),
+    "the norm has no weights": nn.Sequential(nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 4)),
+    "one weight for two layers": Net(lambda n, x: n.a(n.a(x)), a=nn.Conv2d(3, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("case", UNTOUCHED)
+def test_left_alone_when(case: str) -> None:
+    graph = capture(model_of(UNTOUCHED[case], 3, 8, 8))
+    assert find_pairs(graph) == []
+    assert equalize(graph, lambda: [], Silent()) == []
+
+
+def test_a_dead_channel_is_left_as_it_is() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    net[0].weight.data[1], net[0].bias.data[1] = 0.0, 0.0
+    graph = capture(model_of(net, 3))
+    x = torch.randn(8, 3)
+    before = graph(x)
+    equalize(graph, lambda: [(x,)], Silent())
+    assert torch.isfinite(graph(x)).all()
+    assert largest_difference(before, graph(x)) < 1e-5

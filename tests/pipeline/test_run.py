@@ -1,0 +1,208 @@
+"""A whole run on a small network: the record, the exit code, reuse, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from edgepress.errors import DeviceUnavailableError
+from edgepress.pipeline.recipe_file import read_recipe
+from edgepress.pipeline.report import load_run
+from edgepress.pipeline.run import compress, describe
+from safetensors.torch import save_file
+
+NETWORK = '''
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.block(x)).mean((2, 3)))
+
+def net():
+    return Net()
+
+def data():
+    """Is the left half brighter than the right one?"""
+    x = torch.randn(360, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    y = (x[..., :6].mean((1, 2, 3)) > x[..., 6:].mean((1, 2, 3))).long()
+    cut = {"calibration": (0, 60), "validation": (60, 160), "test": (160, 360)}
+    return {name: (x[a:b], y[a:b]) for name, (a, b) in cut.items()}
+'''
+
+RECIPE = """
+name: small
+model: {{ source: "small_network:net", weights: net.safetensors }}
+data: {{ source: "small_network:data" }}
+passes: [quantize]
+targets: [{targets}]
+measure: {{ pairs: 2, iterations: 11 }}
+budgets: {{ metric_drop: {drop}, int8_share: {{ "openvino:CPU": 0.95 }} }}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path)
+
+
+def write_recipe(folder: Path, targets: str = '"openvino:CPU", onnxruntime', drop: str = "5 points") -> Path:
+    import torch
+
+    (folder / "small_network.py").write_text(NETWORK)
+    namespace: dict[str, object] = {}
+    exec(NETWORK, namespace)
+    torch.manual_seed(0)
+    save_file(namespace["net"]().state_dict(), folder / "net.safetensors")  # type: ignore[operator]
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(targets=targets, drop=drop))
+    return path
+
+
+def run_cli(recipe: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(recipe, out, *options), capture_output=True, text=True, timeout=300)
+
+
+def command(recipe: Path, out: Path, *options: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "edgepress.cli", "run", str(recipe), "-o", str(out), *options]
+
+
+def test_a_run_leaves_a_record_that_holds_what_it_promises(recipe: Path, tmp_path: Path) -> None:
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    assert [s.pass_name for s in record.steps] == ["float", "quantize"]
+    assert record.steps[0].metric.n == 200 and record.steps[0].metric.part == "test"
+    assert record.steps[1].bytes < record.steps[0].bytes / 2
+    openvino, onnxruntime = record.targets
+    assert openvino.status == onnxruntime.status == "run"
+    assert openvino.compressed is not None and openvino.compressed.precision == {"int8": 1.0}
+    assert openvino.baseline is not None and openvino.baseline.precision == {"f32": 1.0}
+    assert [s.baseline for s in openvino.speedup] == ["float, f32", "float, runtime default"]
+    assert all(proof.ok for proof in record.proofs) and openvino.parity is not None and openvino.parity.ok
+    for artefact in record.artefacts:
+        assert (tmp_path / "run" / artefact.path).stat().st_size == artefact.bytes
+    for name in ("run.json", "report.html", "report.md", "junit.xml"):
+        assert (tmp_path / "run" / name).is_file()
+    assert load_run(tmp_path / "run") == record
+
+
+def test_layers_before_and_after_carry_the_names_of_modules(recipe: Path, tmp_path: Path) -> None:
+    record = compress(recipe, tmp_path / "run")
+    target = record.targets[0]
+    for engine in (target.baseline, target.compressed):
+        assert engine is not None
+        names = {node for layer in engine.layers if layer.macs for node in layer.onnx_nodes}
+        assert {"stem.0", "block.0", "block.2", "head"} <= names
+
+
+def test_a_broken_promise_is_a_verdict_and_exit_code_3(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    recipe.write_text(recipe.read_text().replace("metric_drop: 5 points", "bytes: 100 B"))
+    done = run_cli(recipe, tmp_path / "run")
+    assert done.returncode == 3, done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["verdict"] == "FAIL"
+
+
+def test_a_second_run_reuses_everything_and_says_so(recipe: Path, tmp_path: Path) -> None:
+    first = compress(recipe, tmp_path / "run")
+    second = compress(recipe, tmp_path / "run")
+    assert [s.cached for s in first.steps] == [False, False]
+    assert [s.cached for s in second.steps] == [True, True]
+    for before, after in zip(first.targets, second.targets, strict=True):
+        assert before.compressed and after.compressed
+        assert before.compressed.latency_ms and after.compressed.latency_ms
+        assert not before.compressed.latency_ms.cached and after.compressed.latency_ms.cached
+        assert after.compressed.latency_ms.measured_at == before.compressed.latency_ms.measured_at
+    assert first.artefacts == second.artefacts
+    again = compress(recipe, tmp_path / "run", remeasure=True)
+    latency = again.targets[0].compressed.latency_ms  # type: ignore[union-attr]
+    assert latency is not None and not latency.cached and again.steps[1].cached
+
+
+def test_a_changed_option_is_another_step(recipe: Path, tmp_path: Path) -> None:
+    compress(recipe, tmp_path / "run")
+    recipe.write_text(recipe.read_text().replace("[quantize]", "[quantize: { ranges: minmax }]"))
+    assert [s.cached for s in compress(recipe, tmp_path / "run").steps] == [True, False]
+
+
+def test_changed_weights_are_another_model(recipe: Path, tmp_path: Path) -> None:
+    import torch
+
+    compress(recipe, tmp_path / "run")
+    namespace: dict[str, object] = {}
+    exec(NETWORK, namespace)
+    torch.manual_seed(1)
+    save_file(namespace["net"]().state_dict(), tmp_path / "net.safetensors")  # type: ignore[operator]
+    assert [s.cached for s in compress(recipe, tmp_path / "run").steps] == [False, False]
+
+
+def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    recipe, killed, whole = write_recipe(tmp_path), tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        command(recipe, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    finished = lambda: len(list((killed / "steps").glob("*/manifest.json")))  # noqa: E731
+    deadline = time.monotonic() + 240
+    while finished() < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "run.json").exists()
+    resumed = run_cli(recipe, killed, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "quantize: reused, finished in an earlier run" in resumed.stderr
+    assert run_cli(recipe, whole).returncode == 0
+    digests = [{a.path: a.sha256 for a in load_run(folder).artefacts} for folder in (killed, whole)]
+    assert digests[0] == digests[1] and len(digests[0]) > 6
+
+
+def test_a_damaged_entry_of_the_store_is_done_again(recipe: Path, tmp_path: Path) -> None:
+    compress(recipe, tmp_path / "run")
+    for tensors in (tmp_path / "run" / "steps").glob("*/tensors.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:-1] + b"\0\0")
+    assert not any(s.cached for s in compress(recipe, tmp_path / "run").steps)
+
+
+def test_a_required_device_that_is_not_here_stops_the_run_before_any_work(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets='"openvino:NPU": { required: true }')
+    recipe.write_text(recipe.read_text().replace('int8_share: { "openvino:CPU": 0.95 }', ""))
+    if not _has_npu():
+        with pytest.raises(DeviceUnavailableError, match=r"openvino:NPU is required and not here"):
+            compress(recipe, tmp_path / "run")
+        assert run_cli(recipe, tmp_path / "run").returncode == 5
+
+
+def _has_npu() -> bool:
+    from edgepress.targets import TARGETS
+
+    return TARGETS["openvino"].unavailable("NPU") is None
+
+
+def test_a_device_that_is_not_here_and_not_required_is_reported_with_its_reason(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets='onnxruntime, "openvino:NPU"')
+    recipe.write_text(recipe.read_text().replace('int8_share: { "openvino:CPU": 0.95 }', ""))
+    target = compress(recipe, tmp_path / "run").targets[1]
+    if not _has_npu():
+        assert target.status == "unavailable" and "NPU" in target.reason
+
+
+def test_dry_run_touches_nothing(recipe: Path) -> None:
+    before = sorted(recipe.parent.iterdir())
+    facts = describe(read_recipe(recipe), recipe.parent)
+    assert facts["model"]["params"] == 1 * 8 * 9 + 16 + 2 * (8 * 8 * 9 + 8) + 8 * 2 + 2
+    assert facts["data"] == {"train": 0, "calibration": 60, "validation": 100, "test": 200}
+    assert [p for p in sorted(recipe.parent.iterdir()) if p.name != "__pycache__"] == before

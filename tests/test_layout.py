@@ -1,0 +1,149 @@
+"""The package's layout: who may import whom, what stays light, what every part must bring along."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import edgepress
+import pytest
+from edgepress.passes import PASSES
+from edgepress.targets import TARGETS
+
+ROOT = Path(edgepress.__file__).parent
+FOLDERS = ("cli", "calibration", "passes", "targets", "pipeline")
+RANKS = {"core": 0, "calibration": 1, "passes": 2, "targets": 2, "pipeline": 3, "cli": 4}
+"""A module imports from its own part and from lower ranks only: passes and targets do not know each other."""
+CORE = ("errors", "progress", "model")
+CHECKOUT = (ROOT / "tests").is_dir()
+
+
+def modules() -> Iterator[Path]:
+    """Every module of the package, examples included."""
+    yield from sorted(ROOT.glob("*.py"))
+    for folder in (*FOLDERS, "examples"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def part_of(dotted: str) -> str:
+    """The part of the package that a module, named inside it (`targets.base`), belongs to."""
+    top = dotted.partition(".")[0]
+    if top in FOLDERS:
+        return top
+    return "core" if top in CORE else top
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name, inside the package, of every import of it; those under TYPE_CHECKING count too."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = [
+                *package[: len(package) + 1 - node.level],
+                *(node.module.split(".") if node.module else []),
+            ]
+            names = ["edgepress." + ".".join([*base, alias.name]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (
+            (node.lineno, name.partition(".")[2]) for name in names if name.split(".")[0] == "edgepress"
+        )
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+def test_imports_go_one_way(path: Path) -> None:
+    own = part_of(dotted_name(path))
+    if own not in RANKS:
+        return  # `__init__` imports lazily from everywhere; examples import as a user does
+    wrong = []
+    for line, name in imported(path):
+        other = part_of(name)
+        allowed = other == own or other == "__version__" or RANKS.get(other, 9) < RANKS[own]
+        if not allowed:
+            wrong.append(f"{path.name}:{line}: {own} imports {other} ({name})")
+    assert wrong == []
+
+
+def test_the_import_check_sees_what_it_should() -> None:
+    assert [part_of(name) for name in ("cli", "cli.run", "model.Model", "targets")] == [
+        "cli",
+        "cli",
+        "core",
+        "targets",
+    ]
+    assert {"targets.openvino", "targets.base.Target"} <= {
+        n for _, n in imported(ROOT / "targets/__init__.py")
+    }
+    assert "errors.CompressError" in {n for _, n in imported(ROOT / "passes/quantize.py")}
+    assert "calibration.scheme.QuantScheme" in {n for _, n in imported(ROOT / "targets/base.py")}
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = "('torch', 'numpy', 'onnx', 'openvino', 'onnxruntime', 'brevitas', 'click', 'pydantic')"
+    program = f"import sys, edgepress; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_of_the_package_is_there() -> None:
+    assert all(getattr(edgepress, name) is not None for name in edgepress.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = edgepress.nothing
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
+class TestCheckout:
+    """What adding a pass or a target takes: file, dict line, test file and README heading."""
+
+    @pytest.mark.parametrize("name", PASSES)
+    def test_a_pass_has_file_test_and_heading(self, name: str) -> None:
+        assert PASSES[name].name == name
+        assert (ROOT / "passes" / f"{name}.py").is_file()
+        assert (ROOT / "tests" / "passes" / f"test_{name}.py").is_file()
+        assert f"### {name}" in headings()
+
+    @pytest.mark.parametrize("name", TARGETS)
+    def test_a_target_has_file_test_and_heading(self, name: str) -> None:
+        assert TARGETS[name].name == name
+        assert (ROOT / "targets" / f"{name}.py").is_file()
+        tests = [p.read_text() for p in (ROOT / "tests" / "targets").glob("test_*.py")]
+        assert any(re.search(rf"\b{name}\b", text) for text in tests)
+        assert f"### {name}" in headings()
+
+    def test_every_package_is_installed(self) -> None:
+        """An editable install hides a package that setup.cfg forgets; a wheel would lack it."""
+        config = configparser.ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        listed = set(config["options"]["packages"].split())
+        found = {path.parent for path in modules()}
+        assert {".".join(("edgepress", *folder.relative_to(ROOT).parts)) for folder in found} == listed
+
+    def test_every_file_that_the_package_reads_is_installed(self) -> None:
+        config = configparser.ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        patterns = config["options.package_data"]
+        for package, name in (("pipeline", "report_templates/report.html"), ("examples.digits", "cnn.yaml")):
+            assert (ROOT / package.replace(".", "/") / name).is_file()
+            assert any(Path(name).match(p) for p in patterns[f"edgepress.{package}"].split()), name
+
+
+def headings() -> list[str]:
+    return [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("#")]
