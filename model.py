@@ -76,7 +76,7 @@ class Model:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.run(*self.example_inputs)
         batch = self.example_inputs[0].shape[0]
-        return counter.get_total_flops() // 2 // batch
+        return int(counter.get_total_flops()) // 2 // batch
 
     def with_static_batch(self) -> Model:
         """The same model, to be captured and exported for the batch of its example inputs only."""

@@ -59,9 +59,7 @@ class TerminalBars:
         from rich.console import Console
         from rich.progress import track
 
-        yield from track(
-            items, f"  {description}", total=total, console=Console(stderr=True), transient=True
-        )
+        yield from track(items, f"  {description}", total=total, console=Console(stderr=True), transient=True)
 
 
 def for_stream(quiet: bool = False) -> Progress:

@@ -43,12 +43,15 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
         worker.write_text(json.dumps(cover(only[0])))
         return
     told = environment(PACKAGES)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in only or ARCHITECTURES:
         rows.append(_in_own_process(name, timeout))
         print(line(rows[-1]), flush=True)
-    record = {"environment": told, "architectures": rows}
-    paths = write("coverage", record, markdown(rows, told, SAMPLES))
+        record = {
+            "environment": told,
+            "architectures": rows,
+        }  # written each time: an interrupted run keeps it
+        paths = write("coverage", record, markdown(rows, told, SAMPLES))
     show(rows)
     print("written:", *paths)
     sys.exit(any(row["failures"] for row in rows))

@@ -90,4 +90,3 @@ for _command in (init, run, demo, inspect, profile, lint, report, doctor, passes
 def main() -> None:
     """The console script."""
     cli(prog_name="compress")
-

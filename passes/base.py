@@ -26,7 +26,7 @@ class PassContext:
 
     data: DataParts
     metric: Metric
-    scheme: QuantScheme = QuantScheme()
+    scheme: QuantScheme = field(default_factory=QuantScheme)
     seed: int = 0
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CompressError
+from ..errors import CompressError, DeviceUnavailableError
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from ..targets import TARGETS
@@ -66,7 +66,7 @@ def options_of(section: TargetSection, batch: int = 0, precision: str = "") -> T
 def measure_target(
     section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
 ) -> Measured:
-    """Build and, where the device is here, run and time. What the runtime refuses is status "failed", with its words."""
+    """Build and, where the device is here, run and time. A refusal is status "failed", with its reason."""
     target = TARGETS[section.runtime]
     cannot_build = target.can_build()
     if cannot_build:
@@ -81,6 +81,8 @@ def measure_target(
             record = _record(section, target, "built", built.reason)
             return Measured(record.model_copy(update={"compressed": compressed}), built.artefacts)
         return _run(section, target, built, candidate, context, plan, folder)
+    except DeviceUnavailableError as error:
+        return Measured(_record(section, target, "unavailable", str(error)), ())
     except CompressError as error:
         return Measured(_record(section, target, "failed", str(error)), ())
 
@@ -111,7 +113,9 @@ def _run(
     parity = prove(f"ONNX → {section.label}", candidate.reference, after, limit)
     context.progress.say(f"{section.label}: measuring {context.metric.name} on {len(part)} samples")
     metrics = {
-        label: metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
+        label: metric_record(
+            context.metric.measure(forward, part, batch_size=batch, progress=context.progress)
+        )
         for label, forward in forwards.items()
     }
     feeds = _feeds(candidate.model, plan.batch)
@@ -262,4 +266,7 @@ def _largest(artefacts: Sequence[Artefact]) -> int:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()}
+    return {
+        key: value if isinstance(value, (int, float, str, bool)) else str(value)
+        for key, value in settings.items()
+    }

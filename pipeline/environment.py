@@ -8,7 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "brevitas", "tensorrt", "tensorrt_rtx", "numpy", "onnxscript")
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "brevitas",
+    "tensorrt",
+    "tensorrt_rtx",
+    "numpy",
+    "onnxscript",
+)
 
 
 def versions() -> dict[str, str]:

@@ -34,9 +34,14 @@ FLOAT_LIMIT = Limit(FLOAT_SQNR_DB)
 QUANTIZED_LIMIT = Limit(LOW_PRECISION_SQNR_DB, AGREEMENT)
 
 
-def outputs_of(forward: Forward, part: Part, batch_size: int, samples: int = SAMPLES) -> list[tuple[Tensor, ...]]:
+def outputs_of(
+    forward: Forward, part: Part, batch_size: int, samples: int = SAMPLES
+) -> list[tuple[Tensor, ...]]:
     """All outputs for the first samples of a part, batch by batch."""
-    return [tuple(t.detach().cpu() for t in forward(*inputs)) for inputs, _ in part.head(samples).batches(batch_size)]
+    return [
+        tuple(t.detach().cpu() for t in forward(*inputs))
+        for inputs, _ in part.head(samples).batches(batch_size)
+    ]
 
 
 def prove(
@@ -60,7 +65,8 @@ def prove(
     if wanted[0].dim() == 2 and wanted[0].shape[1] > 1:
         agreement = float((wanted[0].argmax(1) == got[0].argmax(1)).double().mean())
     ok = limit is None or (
-        sqnr >= limit.sqnr_db and (limit.agreement is None or agreement is None or agreement >= limit.agreement)
+        sqnr >= limit.sqnr_db
+        and (limit.agreement is None or agreement is None or agreement >= limit.agreement)
     )
     return ParityRecord(
         edge=edge,

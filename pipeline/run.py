@@ -71,14 +71,20 @@ def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = Non
         facts = model.facts()
         parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]
         return {
-            "model": {"source": model.source, "params": facts.params, "macs": facts.macs, "bytes": facts.bytes},
+            "model": {
+                "source": model.source,
+                "params": facts.params,
+                "macs": facts.macs,
+                "bytes": facts.bytes,
+            },
             "data": {part.name: len(part) for part in parts},
             "judged on": data.judge.name,
             "metric": recipe.metric,
             "activations": run.scheme.name,
             "passes": [{"name": p.name, **p.model_dump(mode="json")} for p in recipe.passes],
             "targets": [
-                {"target": t.label, "unavailable": TARGETS[t.runtime].unavailable(t.device)} for t in recipe.targets
+                {"target": t.label, "unavailable": TARGETS[t.runtime].unavailable(t.device)}
+                for t in recipe.targets
             ],
             "budgets": recipe.budgets.model_dump(mode="json", exclude_defaults=True),
         }
@@ -122,7 +128,7 @@ class _Run:
         budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs, records, artefacts)
         record = RunRecord(
             name=self.recipe.name or self.folder.name,
-            verdict=verdict,  # type: ignore[arg-type]
+            verdict=verdict,
             reason=reason,
             command=command or f"edgepress.compress({self.recipe.name!r})",
             started_at=started_at,
@@ -148,7 +154,7 @@ class _Run:
         data = load_data(
             section.source,
             section.args,
-            section.split,
+            dict(section.split) if section.split else None,
             section.preprocess,
             section.calibration_samples,
             self.recipe.seed,
@@ -158,7 +164,9 @@ class _Run:
         )
         self.progress.say("reading the model")
         example = data.calibration.example()
-        model = ingest(self.recipe.model, example, self.trust_pickle, folder=self.base, progress=self.progress)
+        model = ingest(
+            self.recipe.model, example, self.trust_pickle, folder=self.base, progress=self.progress
+        )
         if not self.recipe.export.dynamic_batch:
             model = model.with_static_batch()
         return data, model
@@ -208,7 +216,9 @@ class _Run:
         }
 
     def _steps(self, model: Model, key: str, shared: dict[str, Any], context: PassContext) -> list[Step]:
-        self.progress.say(f"measuring the float model: {context.metric.name} on {len(context.data.judge)} samples")
+        self.progress.say(
+            f"measuring the float model: {context.metric.name} on {len(context.data.judge)} samples"
+        )
         steps = [float_step(model, key, context, self.store)]
         for chosen in self.recipe.passes:
             steps.append(pass_step(steps[-1], chosen, context, self.store, shared))
@@ -249,7 +259,7 @@ class _Run:
             }
         )
         if not self.remeasure and (stored := _stored_target(self.store, key, self.folder)):
-            self.progress.say(f"{section.label}: reused; latency measured in an earlier run, --remeasure times it again")
+            self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
         measured = measure_target(section, candidate, context, self.recipe.measure, folder)
         if measured.record.status in ("run", "built"):
@@ -279,7 +289,7 @@ def _target_values(measured: Measured, folder: Path) -> dict[str, Any]:
 
 
 def _stored_target(store: Store, key: str, folder: Path) -> Measured | None:
-    """A target's stored record, its latencies marked as cached, if the engine files are still those it was made with."""
+    """A target's stored record, latencies marked as cached, if the engine files are still those it was made with."""
     from ..targets.base import Artefact
 
     entry = store.get(key)
@@ -302,7 +312,9 @@ def _data_facts(data: DataParts, recipe: Recipe) -> dict[str, Any]:
     parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]
     notes = list(data.notes)
     if data.test is None:
-        notes.append("there is no test part: the verdict is on the validation part, which passes may have tuned on")
+        notes.append(
+            "there is no test part: the verdict is on the validation part, which passes may have tuned on"
+        )
     return {
         "source": recipe.data.source,
         "manifest": data.manifest,

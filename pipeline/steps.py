@@ -42,7 +42,9 @@ def float_step(model: Model, key: str, context: PassContext, store: Store) -> St
     return Step(model, record, key)
 
 
-def pass_step(before: Step, chosen: Pass, context: PassContext, store: Store, shared: Mapping[str, Any]) -> Step:
+def pass_step(
+    before: Step, chosen: Pass, context: PassContext, store: Store, shared: Mapping[str, Any]
+) -> Step:
     """Apply one pass, or take it from the store; `shared` is what every step's key depends on.
 
     Raises CompressError, naming the pass, when the pass refuses the model or breaks it.
@@ -83,7 +85,9 @@ def verify(name: str, before: Model, after: Model, modified: bool) -> None:
     """Outputs finite, shapes and dtypes as before, `modified` true to reality; CompressError otherwise."""
     old, new = before.run(*before.example_inputs), after.run(*after.example_inputs)
     if len(old) != len(new):
-        raise CompressError(f"pass {name}: the model has {len(new)} outputs after it and had {len(old)} before")
+        raise CompressError(
+            f"pass {name}: the model has {len(new)} outputs after it and had {len(old)} before"
+        )
     for output, one, other in zip(before.output_names, old, new, strict=True):
         if one.shape != other.shape or one.dtype != other.dtype:
             raise CompressError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -67,11 +66,13 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
         # Two names may share one tensor's memory (tied weights); a file holds each once.
-        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in sorted(entry.tensors.items())}
+        tensors = {
+            name: tensor.detach().clone().contiguous() for name, tensor in sorted(entry.tensors.items())
+        }
         save_file(tensors, unfinished / "tensors.safetensors")
         (unfinished / "values.json").write_text(json.dumps(entry.values, indent=1, default=str))
         digests = {name: sha256_file(unfinished / name) for name in ("tensors.safetensors", "values.json")}
         (unfinished / _MANIFEST).write_text(json.dumps(digests, indent=1))
         final = self.folder / key
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(unfinished, final)
+        unfinished.replace(final)

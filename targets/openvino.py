@@ -11,6 +11,7 @@ from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
+from .fusable import shift_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
 
 name = "openvino"
@@ -70,17 +71,24 @@ def can_build() -> str | None:
 
 
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
-    """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR."""
+    """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR.
+
+    int8 activations at zero point 0 become uint8 at 128, the same numbers: OpenVINO 2026.4 runs a quantized
+    concatenation of them on the same kernels with wrong results.
+    """
     _require(options)
     import openvino
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
+    onnx_model = load_onnx(onnx_path)
+    shifted = shift_to_unsigned(onnx_model)
     try:
-        model = openvino.Core().read_model(str(onnx_path))
+        core = openvino.Core()
+        model = core.read_model(onnx_model.SerializeToString() if shifted else str(onnx_path))
     except RuntimeError as error:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
-    _number_unnamed(model, {node.name for node in load_onnx(onnx_path).graph.node})
+    _number_unnamed(model, {node.name for node in onnx_model.graph.node})
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return OpenvinoEngine(path, options, onnx_path)
 

@@ -40,9 +40,10 @@ def capture(model: Model) -> fx.GraphModule:
         return copy.deepcopy(model.module)
     graph_module = _export(model)
     _drop(graph_module, _is_inference_identity)
+    fold_constants(graph_module)
     _make_functional(graph_module)
     _decompose_attention(graph_module)
-    fold_constants(graph_module)
+    fold_constants(graph_module)  # what attention's masks became
     fold_batch_norm(graph_module)
     fold_channel_scale(graph_module)
     graph_module.graph.eliminate_dead_code()

@@ -22,16 +22,25 @@ from .operators import (
     set_tensor,
 )
 
+CONSTRUCTORS = (
+    aten.zeros.default, aten.ones.default, aten.full.default,
+    aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+    aten.arange.default, aten.arange.start, aten.arange.start_step,
+)  # fmt: skip
+
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Compute what depends on parameters alone (weight standardization, position-bias gathers), once."""
+    """Compute once what depends on parameters and sizes alone (weight standardization, masks).
+
+    Operators run in order, in-place ones included: a mask that is filled slice by slice comes out right.
+    """
     constant: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
             constant[node] = get_tensor(module, str(node.target))
         elif node.op == "call_function" and _computable(node, constant):
-            arguments = fx.map_arg(node.args, lambda n: constant[n])
-            keywords = fx.map_arg(node.kwargs, lambda n: constant[n])
+            arguments = fx.map_arg(node.args, lambda n: _value(n, constant))
+            keywords = fx.map_arg(node.kwargs, lambda n: _value(n, constant))
             with torch.no_grad():
                 constant[node] = node.target(*arguments, **keywords)
     for node in list(module.graph.nodes):
@@ -40,7 +49,14 @@ def fold_constants(module: fx.GraphModule) -> None:
         readers = [user for user in node.users if user not in constant]
         if readers:
             _replace_by_constant(module, node, constant[node].detach().clone(), readers)
-    module.graph.eliminate_dead_code()
+    for node in reversed(list(module.graph.nodes)):
+        if node.op == "call_function" and node in constant and not node.users:
+            module.graph.erase_node(node)
+
+
+def _value(node: fx.Node, constant: dict[fx.Node, Any]) -> Any:
+    """The constant; for an input that `new_zeros` takes its type from, an empty tensor of that type."""
+    return constant[node] if node in constant else torch.empty(0, dtype=node.meta["val"].dtype)
 
 
 def _replace_by_constant(
@@ -58,16 +74,28 @@ def _replace_by_constant(
 
 
 def _computable(node: fx.Node, constant: dict[fx.Node, Any]) -> bool:
-    """Whether all inputs are constants. Random operators and pure constructors stay in the graph."""
+    """Whether the node's result is the same for every input. Random operators stay in the graph."""
     inputs = node.all_input_nodes
+    if node.target in CONSTRUCTORS:
+        return not inputs or (inputs == [node.args[0]] and isinstance(inputs[0].meta.get("val"), Tensor))
     if not inputs or any(n not in constant for n in inputs):
         return False
     if node.target is operator.getitem:
         return True
-    return (
-        isinstance(node.target, torch._ops.OpOverload)
-        and torch.Tag.nondeterministic_seeded not in node.target.tags
-    )
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if (
+        node.target._schema.is_mutable and _root(node).op == "get_attr"
+    ):  # would change the module's own tensor
+        return False
+    return torch.Tag.nondeterministic_seeded not in node.target.tags
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """The tensor that an in-place operator, through any views, writes to."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:

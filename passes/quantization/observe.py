@@ -38,22 +38,21 @@ def watch(module: fx.GraphModule, batch: Batch, see: Callable[[fx.Node, Any], An
 
 def observe(
     module: fx.GraphModule,
-    groups: Sequence[Sequence[str]],
+    names: Sequence[str],
     batches: Callable[[], Iterable[Batch]],
     progress: Progress,
 ) -> dict[str, Observer]:
-    """One observer a group, by its first node: extremes in a first pass over the data, then histograms.
+    """One observer for each named node's tensor: extremes in a first pass over the data, then histograms.
 
     Raises CompressError when a tensor holds NaN or infinity.
     """
-    observers = {group[0]: Observer() for group in groups}
-    owner = {name: observers[group[0]] for group in groups for name in group}
+    observers = {name: Observer() for name in names}
     for look, what in ((Observer.see_extremes, "extremes"), (Observer.see_values, "histograms")):
 
         def see(node: fx.Node, value: Any, look: Callable[[Observer, Tensor], None] = look) -> Any:
-            if node.name in owner:
+            if node.name in observers:
                 try:
-                    look(owner[node.name], value)
+                    look(observers[node.name], value)
                 except ValueError as error:
                     raise CompressError(_not_finite(node, error)) from error
             return value
@@ -72,7 +71,7 @@ def _not_finite(node: fx.Node, error: ValueError) -> str:
 
 
 def grids_for(observers: Mapping[str, Observer], method: RangeMethod, scheme: QuantScheme) -> dict[str, Grid]:
-    """A grid for each observed group, on the targets' scheme."""
+    """A grid for each observed tensor, on the targets' scheme."""
     return {name: _grid(observer, method, scheme) for name, observer in observers.items()}
 
 

@@ -58,7 +58,6 @@ ACTIVATIONS = (
 ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
 MULTIPLICATIONS = (aten.mul.Tensor,)
 AVERAGES = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)
-CONCATENATIONS = (aten.cat.default, aten.concat.default)
 
 
 def operand(node: fx.Node, index: int) -> fx.Node:

@@ -7,13 +7,16 @@ A tensor is quantized once, at its producer, and every consumer reads the quanti
    branch stays in INT8; of an addition's operands the one that a convolution alone produced stays as it is,
    because runtimes add it inside the convolution's accumulator.
 
+A concatenation is a producer like any other: its branches have ranges of their own, and OpenVINO 2026.4 was seen
+to concatenate quantized branches wrongly (58 + 58 channels of ShuffleNetV2).
+
 Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-norm transformer stay float.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +26,6 @@ from .operators import (
     ACTIVATIONS,
     ADDITIONS,
     AVERAGES,
-    CONCATENATIONS,
     CONVOLUTIONS,
     MATMULS,
     MOVES,
@@ -59,9 +61,9 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where quantizers go. groups: node names whose tensors share one grid (most groups hold one node)."""
+    """Where quantizers go. activations: names of the nodes whose tensors are quantized, each on its own grid."""
 
-    groups: tuple[tuple[str, ...], ...]
+    activations: tuple[str, ...]
     weights: tuple[WeightSite, ...]
     coverage: tuple[Coverage, ...]
 
@@ -114,7 +116,7 @@ def layers_of(module: fx.GraphModule) -> list[fx.Node]:
 class _Policy:
     module: fx.GraphModule
     keep_float: frozenset[str]
-    sites: dict[fx.Node, int] = field(default_factory=dict)
+    activations: list[fx.Node] = field(default_factory=list)
     weights: list[WeightSite] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
 
@@ -149,21 +151,10 @@ class _Policy:
 
     def demand(self, node: fx.Node) -> None:
         """Quantize the tensor that `node` shows, where it is produced."""
-        sources = sources_of(node)
-        for source in sources:
-            if source not in self.sites:
-                self.sites[source] = len(self.sites)
-                self._demand_operands(source)
-        self._share(sources)
-
-    def _share(self, sources: Sequence[fx.Node]) -> None:
-        """Give tensors that meet in a concatenation one grid, so that it moves bytes and rescales nothing."""
-        groups = {self.sites[s] for s in sources}
-        if len(groups) > 1:
-            first = min(groups)
-            for site, group in self.sites.items():
-                if group in groups:
-                    self.sites[site] = first
+        source = source_of(node)
+        if source not in self.activations:
+            self.activations.append(source)
+            self._demand_operands(source)
 
     def _demand_operands(self, source: fx.Node) -> None:
         root = _before_activations(source)
@@ -181,28 +172,20 @@ class _Policy:
             self.demand(operands[0])
 
     def result(self) -> Placement:
-        groups: dict[int, list[str]] = {}
-        for site, group in self.sites.items():
-            groups.setdefault(group, []).append(site.name)
         unique = {site.tensor: site for site in self.weights}
-        return Placement(
-            tuple(tuple(g) for g in groups.values()), tuple(unique.values()), tuple(self.coverage)
-        )
+        activations = tuple(node.name for node in self.activations)
+        return Placement(activations, tuple(unique.values()), tuple(self.coverage))
 
 
-def sources_of(node: fx.Node) -> list[fx.Node]:
-    """The tensors whose values `node` shows: up through what only moves values and through concatenation."""
-    if node.target in CONCATENATIONS:
-        inputs = [i for i in node.args[0] if isinstance(i, fx.Node)]  # type: ignore[union-attr]
-        if all(i.op != "get_attr" for i in inputs):
-            return list(dict.fromkeys(source for i in inputs for source in sources_of(i)))
+def source_of(node: fx.Node) -> fx.Node:
+    """The tensor whose values `node` shows: up through what only moves values."""
     if (
         node.target is operator.getitem
     ):  # of a list of pieces; what an operator like lstm returns ends the walk
-        return sources_of(operand(node, 0)) if operand(node, 0).target in MOVES else [node]
+        return source_of(operand(node, 0)) if operand(node, 0).target in MOVES else node
     if node.target in MOVES and _pads_with_zero(node):
-        return sources_of(operand(node, 0))
-    return [node]
+        return source_of(operand(node, 0))
+    return node
 
 
 def _pads_with_zero(node: fx.Node) -> bool:

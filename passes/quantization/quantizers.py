@@ -16,7 +16,7 @@ from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
 from .operators import WEIGHTED, get_tensor, operand, optional_operand
-from .placement import Placement, WeightSite, sources_of
+from .placement import Placement, WeightSite, source_of
 
 BIAS_LIMIT = 2.0**30  # half of int32: bias correction still moves it
 WEIGHT_LIMIT = 127  # symmetric weights leave -128 unused, so that negation is exact
@@ -117,7 +117,7 @@ def weight_scales(
     for node in module.graph.nodes:
         weight = str(operand(node, 1).target) if node.target in WEIGHTED else ""
         bias = optional_operand(node, 2) if weight in scales else None
-        grid = grids.get(sources_of(operand(node, 0))[0].name) if bias is not None else None
+        grid = grids.get(source_of(operand(node, 0)).name) if bias is not None else None
         if bias is not None and bias.op == "get_attr" and grid is not None:
             smallest = get_tensor(module, str(bias.target)).abs() / (BIAS_LIMIT * grid.scale)
             scales[weight] = torch.maximum(scales[weight], smallest)
@@ -129,15 +129,14 @@ def insert_quantizers(
 ) -> fx.GraphModule:
     """A copy of the canonical graph with quantizers in it.
 
-    grids: by the first node name of each group; scales: by weight tensor name, shape (channels,).
+    grids: by node name; scales: by weight tensor name, shape (channels,).
     """
     quantized = copy.deepcopy(module)
     nodes = {node.name: node for node in quantized.graph.nodes}
-    for index, group in enumerate(placement.groups):
+    for index, node_name in enumerate(placement.activations):
         name = f"activation_quantizer_{index}"
-        quantized.add_submodule(name, ActivationQuantizer(grids[group[0]]))
-        for node_name in group:
-            _quantize_output(quantized, nodes[node_name], name)
+        quantized.add_submodule(name, ActivationQuantizer(grids[node_name]))
+        _quantize_output(quantized, nodes[node_name], name)
     for index, site in enumerate(placement.weights):
         name = f"weight_quantizer_{index}"
         quantized.add_submodule(name, WeightQuantizer(scales[site.tensor], site.axis))

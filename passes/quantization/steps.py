@@ -117,9 +117,8 @@ class Steps:
         graph = copy.deepcopy(graph)
         ensure_biases(graph, correctable(graph, place(graph)))
         placement = place(graph, kept)
-        observers = observe(graph, placement.groups, self.batches(part), self.context.progress)
-        chosen = grids_for(observers, self.options.ranges, self.context.scheme)
-        grids = {name: chosen[group[0]] for group in placement.groups for name in group}
+        observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
+        grids = grids_for(observers, self.options.ranges, self.context.scheme)
         scales = weight_scales(graph, placement, grids)
         quantized = insert_quantizers(graph, placement, grids, scales)
         return State(graph, quantized, placement, grids, scales, kept)
@@ -141,7 +140,7 @@ class Steps:
         """The same ranges, with more layers in float."""
         placement = place(state.graph, kept)
         quantized = insert_quantizers(state.graph, placement, state.grids, state.scales)
-        grids = {name: state.grids[name] for group in placement.groups for name in group}
+        grids = {name: state.grids[name] for name in placement.activations}
         scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
         if self.options.bias_correction:
             correct_biases(state.graph, quantized, placement, self.trial_batch(2 * TRIAL_SAMPLES))

@@ -20,7 +20,7 @@ def coarse(module: nn.Module, *shape: int) -> tuple[fx.GraphModule, fx.GraphModu
     graph = capture(model_of(module, *shape))
     ensure_biases(graph, correctable(graph, place(graph)))
     placement = place(graph)
-    grids = {name: Grid(0.02) for group in placement.groups for name in group}
+    grids = {name: Grid(0.02) for name in placement.activations}
     state = graph.state_dict()
     scales = {s.tensor: 16 * weight_scale(state[s.tensor], s.axis) for s in placement.weights}
     return graph, insert_quantizers(graph, placement, grids, scales), placement

@@ -245,6 +245,38 @@ def test_weight_standardization_is_computed_once_and_the_layer_keeps_its_name() 
     assert torch.allclose(model.run(*model.example_inputs)[0], graph(*model.example_inputs))
 
 
+def test_a_mask_that_is_filled_slice_by_slice_becomes_a_constant() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        mask = x.new_zeros((6, 6))
+        mask[:3, 3:] = -100.0
+        mask[3:, torch.arange(3)] = -100.0
+        q = net.qkv(x)
+        return torch.softmax(q @ q.transpose(1, 2) + mask, -1) @ q
+
+    model = model_of(Net(forward, qkv=nn.Linear(8, 8)), 6, 8)
+    graph = capture(model)
+    assert operators(graph) == ["linear", "transpose", "matmul", "add", "softmax", "matmul"]
+    x = torch.randn(3, 6, 8)
+    assert torch.equal(model.run(x)[0], graph(x))
+
+
+def test_folding_a_buffer_leaves_the_module_its_own() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("offset", torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + self.offset * 2.0
+
+    model = model_of(Shifted(), 4)
+    graph = capture(model)
+    assert torch.equal(model.module.offset, torch.ones(4))
+    x = torch.randn(3, 4)
+    assert torch.equal(model.run(x)[0], graph(x))
+
+
 class SamePaddingConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))

@@ -28,11 +28,11 @@ def readable(graph: fx.GraphModule, keep_float: tuple[str, ...] = ()) -> Placeme
         counts[kind] += 1
         names[node.name] = kind if counts[kind] == 1 else f"{kind}#{counts[kind]}"
     placement = place(graph, keep_float)
-    return replace(placement, groups=tuple(tuple(names[n] for n in group) for group in placement.groups))
+    return replace(placement, activations=tuple(names[n] for n in placement.activations))
 
 
-def quantized(placement: Placement) -> list[tuple[str, ...]]:
-    return sorted(placement.groups)
+def quantized(placement: Placement) -> list[str]:
+    return sorted(placement.activations)
 
 
 def weights(placement: Placement) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_network_without_layers_has_nothing_to_quantize() -> None:
 def test_integer_inputs_and_embeddings_stay_as_they_are() -> None:
     net = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
     placement = readable(capture(Model(net.eval(), (torch.tensor([[1, 2, 3]]),))))
-    assert quantized(placement) == [("embedding",)]
+    assert quantized(placement) == ["embedding"]
     assert weights(placement) == ["1.weight"]
 
 
@@ -88,7 +88,7 @@ def test_causal_attention_stays_float_and_says_why() -> None:
     )
     placement = placed(net, 6, 4)
     assert set(reasons(placement).values()) == {"", "causal or grouped-query attention stays fused"}
-    assert quantized(placement) == [("input",)]
+    assert quantized(placement) == ["input"]
 
 
 def test_a_grouped_transposed_convolution_stays_float_and_says_why() -> None:
@@ -105,7 +105,7 @@ def test_the_output_of_a_recurrent_layer_is_quantized_where_a_layer_reads_it() -
     net = Net(lambda n, x: n.head(n.lstm(x)[0]), lstm=nn.LSTM(4, 3, batch_first=True), head=nn.Linear(3, 2))
     placement = placed(net, 5, 4, dynamic_batch=False)
     assert weights(placement) == ["head.weight"]
-    assert len(placement.groups) == 1
+    assert len(placement.activations) == 1
     assert "recurrent layers have no INT8 Q/DQ form" in reasons(placement).values()
 
 
@@ -144,24 +144,24 @@ def convs(*names: str) -> dict[str, nn.Module]:
 CONVOLUTIONAL = {
     "each tensor a convolution reads, after its activation; not the output": (
         nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()),
-        [("input",), ("relu",)],
+        ["input", "relu"],
     ),
     "through pooling and reshaping, at the producer": (
         nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 2)),
-        [("input",), ("relu",)],
+        ["input", "relu"],
     ),
     "depthwise is like any other": (
         nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU6(), nn.Conv2d(4, 2, 1)),
-        [("hardtanh",), ("input",)],
+        ["hardtanh", "input"],
     ),
     # stem's relu is the skip: once, for both its readers; conv2d#3 goes into the accumulator and stays float
     "a residual's skip once; the convolution alone before the addition stays": (
         Net(residual, **convs("stem", "one", "two", "last")),
-        [("input",), ("relu",), ("relu#2",), ("relu#3",)],
+        ["input", "relu", "relu#2", "relu#3"],
     ),
     "of two convolutions added, the first": (
         Net(downsampled, **convs("one", "two", "down", "last")),
-        [("conv2d#2",), ("input",), ("relu",), ("relu#2",)],
+        ["conv2d#2", "input", "relu", "relu#2"],
     ),
     # silu: the stem's activation, which the gate's pooling also reads; sigmoid is not among them
     "a gate stays float, what it scales does not": (
@@ -172,28 +172,28 @@ CONVOLUTIONAL = {
             expand=nn.Conv2d(2, 8, 1),
             last=nn.Conv2d(8, 4, 1),
         ),
-        [("adaptive_avg_pool2d",), ("input",), ("mul",), ("silu",), ("silu#2",)],
+        ["adaptive_avg_pool2d", "input", "mul", "silu", "silu#2"],
     ),
-    "a concatenation shares one grid": (
+    "a concatenation, not its branches: they have ranges of their own": (
         Net(
             concatenated,
             one=nn.Conv2d(4, 4, 3, padding=1),
             two=nn.Conv2d(4, 4, 1),
             last=nn.Conv2d(8, 4, 1),
         ),
-        [("input",), ("relu", "relu#2")],
+        ["cat", "input"],
     ),
     "a pool before the head, and what it averages": (
         Net(pooled, conv=nn.Conv2d(4, 8, 3), head=nn.Linear(8, 2)),
-        [("input",), ("mean",), ("relu",)],
+        ["input", "mean", "relu"],
     ),
     "padding with zeros moves values": (
         Net(lambda n, x: n.two(F.pad(F.relu(n.one(x)), (1, 1))), **convs("one", "two")),
-        [("input",), ("relu",)],
+        ["input", "relu"],
     ),
     "padding with another value makes a tensor of its own": (
         Net(lambda n, x: n.two(F.pad(F.relu(n.one(x)), (1, 1), value=1.0)), **convs("one", "two")),
-        [("input",), ("pad",)],
+        ["input", "pad"],
     ),
 }
 
@@ -230,7 +230,7 @@ def test_a_pre_norm_transformer_keeps_its_residual_stream_norms_and_softmax_inpu
     one_block = ["gelu", "layer_norm", "layer_norm#2", "linear", "matmul#2", "softmax"]
     second = ["gelu#2", "layer_norm#3", "layer_norm#4", "linear#5", "matmul#4", "softmax#2"]
     # "linear" is qkv: one quantizer for q, k and v.
-    assert quantized(placement) == [(name,) for name in sorted(one_block + second)]
+    assert quantized(placement) == sorted(one_block + second)
     assert [c.layer for c in placement.coverage][:6] == [
         "0.qkv",
         "0.scores",
@@ -276,8 +276,8 @@ def test_a_constant_operand_of_matmul_is_a_weight_with_scales_along_its_outputs(
 
 def test_layers_kept_in_float_demand_nothing_and_say_so() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    placement = placed(net, 4, 8, 8, keep_float=("2",))
-    assert quantized(placement) == [("input",), ("relu#2",)]
+    placement = placed(net, 4, 8, 8, keep_float="2")
+    assert quantized(placement) == ["input", "relu#2"]
     assert weights(placement) == ["0.weight", "4.weight"]
     assert reasons(placement) == {"0": "", "2": "kept in float by the recipe", "4": ""}
     assert placement.int8_macs == pytest.approx((6 * 6 + 2 * 2) / (6 * 6 + 4 * 4 + 2 * 2))

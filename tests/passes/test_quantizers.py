@@ -103,7 +103,7 @@ def test_scales_are_wide_enough_for_the_bias_as_an_int32() -> None:
     net[0].bias.data = torch.tensor([100.0, 8.0, 0.0])
     graph = capture(model_of(net, 1, 4, 4))
     placement = place(graph)
-    grids = {name: Grid(0.5) for group in placement.groups for name in group}
+    grids = {name: Grid(0.5) for name in placement.activations}
     scales = weight_scales(graph, placement, grids)["0.weight"]
     # 0.01 holds the bias; 8 / (2^30 * 0.5) is the least for the second; the third, without one, keeps its own
     assert scales.tolist() == pytest.approx([0.01, 8 / (2**30 * 0.5), 1e-12 / 127])
@@ -113,7 +113,7 @@ def test_each_tensor_is_rounded_once_and_the_output_never() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     graph = capture(model_of(net, 3, 4, 4))
     placement = place(graph)
-    grids = {name: Grid(0.05) for group in placement.groups for name in group}
+    grids = {name: Grid(0.05) for name in placement.activations}
     scales = {s.tensor: weight_scale(net.state_dict()[s.tensor], s.axis) for s in placement.weights}
     quantized = insert_quantizers(graph, placement, grids, scales)
     assert sorted(quantizers_of(quantized)) == [

@@ -72,7 +72,7 @@ def test_the_layer_with_the_coarse_weights_is_the_most_sensitive() -> None:
     net = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
     graph = capture(model_of(net, 8))
     placement = place(graph)
-    grids = {name: Grid(0.03) for group in placement.groups for name in group}
+    grids = {name: Grid(0.03) for name in placement.activations}
     scales = {
         s.tensor: weight_scale(net.state_dict()[s.tensor], s.axis) * (40 if s.layer == "2" else 1)
         for s in placement.weights

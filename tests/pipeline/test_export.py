@@ -163,7 +163,7 @@ def test_onnxruntime_computes_what_the_fake_quantizers_compute(exported: Exporte
     x = torch.randn(16, *NETS[net][1], generator=torch.Generator().manual_seed(5))
     want = model.run(x)[0].numpy()
     error = np.abs(run_onnx(path, x) - want)
-    # Float sums in another order now and then put a value that lies between two integers on the other: one step
+    # Float sums in another order now and then put a value between two integers on the other one: one step
     # of a grid, some 1 % of the largest output at 8 bits. Most outputs have none.
     assert error.max() < 0.02 * np.abs(want).max()
     assert np.median(error) < 1e-5 * np.abs(want).max()

@@ -1,7 +1,5 @@
 """The verdict, against numbers worked out by hand."""
 
-# ruff: noqa: RUF001
-
 from __future__ import annotations
 
 from typing import Any
