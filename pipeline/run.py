@@ -154,7 +154,7 @@ class _Run:
         data = load_data(
             section.source,
             section.args,
-            dict(section.split) if section.split else None,
+            {str(k): v for k, v in section.split.items()} if section.split else None,
             section.preprocess,
             section.calibration_samples,
             self.recipe.seed,
