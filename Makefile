@@ -21,8 +21,10 @@ lint: $(VENV)/dev ## check style and types
 	$(BIN)/mypy -p edgepress
 
 bench: $(VENV)/bench ## compare with NNCF and cover many architectures; takes about an hour (benchmarks/README.md)
-	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/int8_peers.py
+	@status=0; \
+	$(BIN)/python benchmarks/coverage.py || status=1; \
+	$(BIN)/python benchmarks/int8_peers.py || status=1; \
+	exit $$status
 
 clean: ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs build edgepress.egg-info

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
 
 LAYER_ITERATIONS = 30
-WARM_UP_S = 3.0
 F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
 
 
@@ -165,7 +164,7 @@ def _time(
         f"batch {plan.batch}"
     )
     return measure_interleaved(
-        contenders, feeds, plan.pairs, plan.iterations, context.seed, context.progress, warmup_s=WARM_UP_S
+        contenders, feeds, plan.pairs, plan.iterations, context.seed, context.progress, warmup_s=plan.warmup_s
     )
 
 

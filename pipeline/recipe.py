@@ -169,6 +169,8 @@ class MeasureSection(Section):
     """Interleaved launches (own processes) of each engine; the speed-up's interval is over these pairs."""
     iterations: int = Field(default=60, ge=11)
     """Timed inferences in each launch."""
+    warmup_s: float = Field(default=3.0, ge=0, le=60)
+    """Longest warm-up of a launch in seconds; it ends earlier when three windows agree within 1 %."""
     batch: int = Field(default=1, ge=1)
     """Samples in one inference."""
 

@@ -29,7 +29,7 @@ model:
 data:
   source: edgepress.examples.digits.data:digits
 targets: [onnxruntime]
-measure: {pairs: 2, iterations: 11}
+measure: {pairs: 2, iterations: 11, warmup_s: 0}
 budgets: {bytes: 500 kB}
 """
 

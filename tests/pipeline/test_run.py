@@ -49,7 +49,7 @@ model: {{ source: "small_network:net", weights: net.safetensors }}
 data: {{ source: "small_network:data" }}
 passes: [quantize]
 targets: [{targets}]
-measure: {{ pairs: 2, iterations: 11 }}
+measure: {{ pairs: 2, iterations: 11, warmup_s: 0 }}
 budgets: {{ metric_drop: {drop}, int8_share: {{ "openvino:CPU": 0.95 }} }}
 """
 
