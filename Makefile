@@ -34,12 +34,12 @@ $(BIN)/pip:
 
 $(VENV)/core: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "installing edgepress into $(VENV) (a few minutes the first time)"
-	$(PIP) -e . --config-settings editable_mode=compat
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "installing edgepress[dev] into $(VENV) (a few minutes the first time)"
-	$(PIP) -e '.[dev]' --config-settings editable_mode=compat
+	$(PIP) -e '.[dev]'
 	@touch $(VENV)/core $@
 
 $(VENV)/bench: benchmarks/requirements.txt $(VENV)/dev
