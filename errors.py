@@ -1,4 +1,4 @@
-"""What a user can fix. `cli.py` turns each of these into one clear message and one exit code."""
+"""What a user can fix. `cli/` turns each of these into one clear message and one exit code."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ def import_callable(name: str, role: str, folder: Path | None = None) -> Callabl
     if folder is not None and str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
     module = _import(module_name, f"{role} {name!r}")
+    _require_own(module, module_name, folder, f"{role} {name!r}")
     found = getattr(module, attribute, None)
     if callable(found):
         return found  # type: ignore[no-any-return]
@@ -42,6 +43,22 @@ def import_callable(name: str, role: str, folder: Path | None = None) -> Callabl
     )
     public = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
     raise CompressError(f"{role} {name!r}: {problem}{did_you_mean(attribute, public)}")
+
+
+def _require_own(module: ModuleType, name: str, folder: Path | None, what: str) -> None:
+    """Refuse a module that Python took from elsewhere although the recipe's folder has one of that name."""
+    if folder is None:
+        return
+    own = [
+        (folder / name.replace(".", "/")).with_suffix(".py"),
+        folder / name.replace(".", "/") / "__init__.py",
+    ]
+    found = Path(module.__file__).resolve() if module.__file__ else None
+    if any(path.is_file() for path in own) and found not in [path.resolve() for path in own]:
+        raise CompressError(
+            f"{what}: {folder} has a module {name!r}, but Python already uses another of that name ({found});"
+            " rename the recipe's"
+        )
 
 
 def call(function: Callable[..., Any], what: str, *args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ from .run import demo, init, report, run
 _USERS_OWN = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR,
-        errno.EISDIR, errno.EEXIST,
+        errno.EISDIR, errno.EEXIST, errno.ENOENT,
     }
 )  # fmt: skip
 """What the file system says of a path that the user named, or of a full disk: no fault of this program."""
@@ -69,7 +69,8 @@ def _fail(message: str, code: ExitCode) -> ExitCode:
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget was broken or lint "
-    "found something, 5 a device is not here, 6 an unsafe file was refused, 130 interrupted.",
+    "found something, 4 no device could run the model, 5 a device is not here, 6 an unsafe file was "
+    "refused, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="compress")
 @debug_option

@@ -25,6 +25,8 @@ _resume = click.option(
     help="Reuse the steps that an earlier run in this folder finished (default), or start over.",
 )
 
+VERDICT_CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.INCONCLUSIVE}
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=RECIPE_NAME)
@@ -85,7 +87,8 @@ def run(
 ) -> int:
     """Compress what RECIPE names, prove it on its devices, judge it, and leave a report.
 
-    Exit code 0 when every budget was kept, 3 when one was not, 5 when a required device is not here.
+    Exit code 0 when every budget was kept, 3 when one was not, 4 when no device could run the model, 5 when a
+    required device is not here.
 
     \b
     Example:
@@ -163,7 +166,7 @@ def _run(
             command=shlex.join(["compress", *sys.argv[1:]]),
         )
     _show(record, folder, as_json)
-    return ExitCode.PASS if record.verdict == "PASS" else ExitCode.FAIL
+    return VERDICT_CODES[record.verdict]
 
 
 def _show(record: RunRecord, folder: Path, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..targets import TARGETS
 from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
+from .proof import DEFAULT_PRECISION_LIMIT, FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
 from .recipe import MeasureSection, TargetSection
 from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord
 from .steps import METRIC_BATCH, metric_record, padded
@@ -39,8 +40,10 @@ class Candidate:
     model: Model
     """The compressed model: says names, batch and example inputs."""
     quantized: bool
+    float_reference: list[tuple[Tensor, ...]]
+    """Outputs of the float ONNX file on onnxruntime, for the proof samples."""
     reference: list[tuple[Tensor, ...]]
-    """Outputs of the compressed ONNX file on onnxruntime."""
+    """Those of the compressed ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def measure_target(
     section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
 ) -> Measured:
     """Build and, where the device is here, run and time. A refusal is status "failed", with its reason."""
+    fixed = candidate.model.example_inputs[0].shape[0]
+    if not candidate.model.dynamic_batch and plan.batch != fixed:
+        raise CompressError(
+            f"measure.batch: {plan.batch}, and the network takes exactly {fixed} samples at once; write batch: {fixed}"
+        )
     target = TARGETS[section.runtime]
     cannot_build = target.can_build()
     if cannot_build:
@@ -107,9 +115,24 @@ def _run(
             engines[label] = engine
     forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
     part, batch = context.data.judge, _batch(candidate.model)
-    limit = QUANTIZED_LIMIT if candidate.quantized else FLOAT_LIMIT
-    after = outputs_of(forwards[COMPRESSED], context.data.validation, batch)
-    parity = prove(f"ONNX → {section.label}", candidate.reference, after, limit)
+    after = {
+        label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
+    }
+    unforced = DEFAULT_PRECISION_LIMIT if DEFAULT in engines else FLOAT_LIMIT
+    limits = {
+        F32: FLOAT_LIMIT,
+        DEFAULT: unforced,
+        COMPRESSED: QUANTIZED_LIMIT if candidate.quantized else unforced,
+    }
+    parities = {
+        label: prove(
+            f"{label}: ONNX → {section.label}",
+            candidate.reference if label == COMPRESSED else candidate.float_reference,
+            outputs,
+            limits[label],
+        )
+        for label, outputs in after.items()
+    }
     context.progress.say(f"{section.label}: measuring {context.metric.name} on {len(part)} samples")
     metrics = {
         label: metric_record(
@@ -126,7 +149,7 @@ def _run(
             latency_ms=_latency(launches, label),
             metric=metrics[label],
             engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
-            **_layers(target, label, candidate, options[label], plan.batch, feeds, folder),
+            **_layers(target, label, candidate, options[label], plan.batch, feeds),
         )
         for label, engine in engines.items()
     }
@@ -136,7 +159,8 @@ def _run(
             "default": records.get(DEFAULT),
             "compressed": records[COMPRESSED],
             "speedup": _speedups(launches, [label for label in (F32, DEFAULT) if label in engines]),
-            "parity": parity,
+            "parity": parities.pop(COMPRESSED),
+            "float_parity": list(parities.values()),
         }
     )
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
@@ -175,13 +199,13 @@ def _layers(
     options: TargetOptions,
     batch: int,
     feeds: Feeds,
-    folder: Path,
 ) -> dict[str, Any]:
     """Per-layer times and the share of MACs in each executed precision, of the engine as it is timed."""
     onnx_path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
-    engine = target.build(onnx_path, replace(options, batch=batch), folder / ".layers")
-    assert not isinstance(engine, BuiltOnly)
-    layers = engine.layers(feeds, LAYER_ITERATIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = target.build(onnx_path, replace(options, batch=batch), Path(folder))
+        assert not isinstance(engine, BuiltOnly)
+        layers = engine.layers(feeds, LAYER_ITERATIONS)
     rows = [
         LayerRecord(
             name=layer.name,

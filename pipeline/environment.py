@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import platform
 from importlib import metadata
@@ -52,6 +54,22 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def code_digest(function: object = None) -> str:
+    """SHA-256 of this package's source, and of the module that `function` lives in: other code, other results.
+
+    What that module imports is not seen.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parent.parent
+    for folder in ("", "calibration", "passes", "passes/quantization", "pipeline", "targets"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    source = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    if source is not None:
+        digest.update(Path(source).read_bytes())
+    return digest.hexdigest()
 
 
 def _governor() -> str:

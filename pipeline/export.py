@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import shutil
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +12,11 @@ from torch.export import Dim
 
 from ..errors import CompressError
 from ..model import Model
-from ..passes.quantization.capture import capture
+from ..passes.quantization.capture import capture, quiet
 from ..passes.quantization.deploy import deployable, onnx_translations
 from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.placement import layer_name, layers_of
+from .files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +35,12 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if model.onnx_path is not None:
-        shutil.copyfile(model.onnx_path, path)
+        import onnx
+
+        # With weights in files beside it, one file is made of them; the run folder must not point out of itself.
+        whole = onnx.load(model.onnx_path)
+        _require_size(whole, path)
+        write_atomically(path, whole.SerializeToString(deterministic=True))
         return path
     graph = capture(model)
     proto = _to_onnx(model, deployable(graph), opset)
@@ -47,7 +49,7 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
     _name_layers(proto, graph)
     _strip(proto, ir_version)
     _check(proto, path)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    write_atomically(path, proto.SerializeToString(deterministic=True))
     return path
 
 
@@ -59,7 +61,7 @@ def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelPro
     batch = Dim.DYNAMIC
     translations = onnx_translations(opset)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 inputs,
@@ -81,22 +83,6 @@ def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelPro
         ) from error
     assert program is not None
     return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter logs every step it takes; what matters comes back as an error or in the proof."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _name_batch(proto: onnx.ModelProto, model: Model) -> None:
@@ -226,6 +212,13 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _check(proto: onnx.ModelProto, path: Path) -> None:
     import onnx
 
+    _require_size(proto, path)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CompressError(f"{path.name}: the exported graph is not valid ONNX: {error}") from error
+
+
+def _require_size(proto: onnx.ModelProto, path: Path) -> None:
     if proto.ByteSize() > MAX_PROTOBUF:
         raise CompressError(f"{path.name}: the model is over 2 GiB, more than one ONNX file can hold")
-    onnx.checker.check_model(proto, full_check=True)

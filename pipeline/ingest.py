@@ -208,6 +208,12 @@ def _checked(
         )
     if len(names) != len(outputs):
         names = (names[0], *(f"output_{i}" for i in range(1, len(outputs))))
+    all_names = [*input_names, *names]
+    if twice := next((name for name in all_names if all_names.count(name) > 1), None):
+        raise CompressError(
+            f"model.outputs: '{twice}' names two of the network's inputs and outputs ({', '.join(all_names)}); ONNX"
+            " needs a name each: name the outputs with `outputs: [...]`"
+        )
     return Model(module, inputs, input_names, names, **fields)
 
 

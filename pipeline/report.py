@@ -70,7 +70,7 @@ def _first_errors(error: ValidationError) -> str:
 
 def all_proofs(record: RunRecord) -> list[ParityRecord]:
     """Every proof once: those of the flow, then those that only a device holds."""
-    own = [t.parity for t in record.targets if t.parity is not None]
+    own = [proof for target in record.targets for proof in target.parities]
     return record.proofs + [proof for proof in own if proof not in record.proofs]
 
 

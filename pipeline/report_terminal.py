@@ -11,7 +11,7 @@ from .report_text import NOT_MEASURED, byte_size, ms, percent, ratio, ratio_inte
 from .report_view import DeviceView, device_views, metric_text
 from .result import RunRecord
 
-COLOURS = {"PASS": "bold green", "FAIL": "bold red"}
+COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
 def summary(record: RunRecord) -> RenderableType:

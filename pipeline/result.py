@@ -138,6 +138,14 @@ class TargetRecord(Record):
     compressed: EngineRecord | None = None
     speedup: list[SpeedupRecord] = []
     parity: ParityRecord | None = None
+    """The compressed engine against its ONNX file."""
+    float_parity: list[ParityRecord] = []
+    """The float engines against theirs."""
+
+    @property
+    def parities(self) -> list[ParityRecord]:
+        """Every proof on this device."""
+        return [*self.float_parity, *([self.parity] if self.parity is not None else [])]
 
 
 class RunRecord(Record):
@@ -145,7 +153,7 @@ class RunRecord(Record):
 
     schema_version: int = SCHEMA_VERSION
     name: str
-    verdict: Literal["PASS", "FAIL"]
+    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
     reason: str
     command: str
     started_at: str

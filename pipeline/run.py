@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.data import DataParts
-from ..calibration.metric import metric_named
+from ..calibration.metric import Metric, metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
-from ..errors import DeviceUnavailableError
+from ..errors import CompressError, DeviceUnavailableError
 from ..model import Model
 from ..passes.base import PassContext
 from ..progress import Progress, Silent
@@ -22,11 +23,13 @@ from ..targets import TARGETS
 from ..targets.base import TargetOptions
 from ..targets.onnxruntime import load as load_onnxruntime
 from .devices import Candidate, Measured, forward_of, layer_times, measure_target
-from .environment import cpu_model, environment, versions
+from .environment import code_digest, cpu_model, environment, versions
 from .export import export
 from .files import sha256_file
 from .ingest import ingest
 from .judge import judge
+from .lock import locked
+from .onnx_network import why_no_pass
 from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
 from .recipe import Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
@@ -59,15 +62,18 @@ def compress(
     read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     out = folder or Path("runs") / (read.name or "run")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
-    return run.to_verdict(text or read.model_dump_json(indent=1), command)
+    with locked(out):
+        run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
+        return run.to_verdict(text or read.model_dump_json(indent=1), command)
 
 
 def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = None) -> dict[str, Any]:
     """What a run would do, without doing it: the facts that `compress run --dry-run` shows."""
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(recipe, base, Path(folder), False, False, trust_pickle, Silent())
+        run.require_devices()
         data, model = run.read()
+        run.refuse_impossible(model)
         facts = model.facts()
         parts = [data.train, data.calibration, data.validation, *([data.test] if data.test else [])]
         return {
@@ -111,11 +117,16 @@ class _Run:
     def to_verdict(self, recipe_text: str, command: str) -> RunRecord:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._require_devices()
+        self.require_devices()
+        for outdated in ("run.json", "report.html", "report.md", "junit.xml"):
+            (self.folder / outdated).unlink(
+                missing_ok=True
+            )  # a failed run must not leave an older verdict behind
         data, model = self.read()
+        self.refuse_impossible(model)
         context = self._context(data)
         float_onnx = export(model, self.folder / "float.onnx", **self._export_options())
-        shared = self._shared(data)
+        shared = self._shared(data, context.metric)
         steps = self._steps(model, key_of({**shared, "model": sha256_file(float_onnx)}), shared, context)
         final = steps[-1].model
         self.progress.say("exporting to ONNX and proving it on onnxruntime")
@@ -190,7 +201,15 @@ class _Run:
                     return layer_times(path, section, model, Path(folder))
         return {}
 
-    def _require_devices(self) -> None:
+    def refuse_impossible(self, model: Model) -> None:
+        """Say before any work what the passes will refuse, and a metric that is not there."""
+        metric_named(self.recipe.metric, self.base)
+        for chosen in self.recipe.passes:
+            if refusal := why_no_pass(model.module) or chosen.refuses(model):
+                raise CompressError(f"pass {chosen.name}: {refusal}")
+
+    def require_devices(self) -> None:
+        """Raise DeviceUnavailableError for a target that the recipe requires and that is not here."""
         for section in self.recipe.targets:
             target = TARGETS[section.runtime]
             # A target that is only built for, ahead of time, is asked for engines and not for a device.
@@ -205,7 +224,7 @@ class _Run:
     def _export_options(self) -> dict[str, int]:
         return {"opset": self.recipe.export.opset, "ir_version": self.recipe.export.ir_version}
 
-    def _shared(self, data: DataParts) -> dict[str, Any]:
+    def _shared(self, data: DataParts, metric: Metric) -> dict[str, Any]:
         return {
             "data": data.manifest,
             "calibration_samples": len(data.calibration),
@@ -213,6 +232,7 @@ class _Run:
             "seed": self.recipe.seed,
             "scheme": self.scheme.name,
             "versions": versions(),
+            "code": code_digest(getattr(metric, "function", None)),
         }
 
     def _steps(self, model: Model, key: str, shared: dict[str, Any], context: PassContext) -> list[Step]:
@@ -242,7 +262,7 @@ class _Run:
             limit = QUANTIZED_LIMIT if quantized else FLOAT_LIMIT
             self.proofs.append(prove("compressed: PyTorch → ONNX", compressed, on_onnx[onnx_path], limit))
             self.proofs.append(prove("float → compressed", eager, compressed, None))
-        return Candidate(float_onnx, onnx_path, final, quantized, on_onnx[onnx_path])
+        return Candidate(float_onnx, onnx_path, final, quantized, on_onnx[float_onnx], on_onnx[onnx_path])
 
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]
@@ -255,7 +275,8 @@ class _Run:
                 "compressed": sha256_file(candidate.compressed_onnx),
                 "target": section.model_dump(mode="json"),
                 "measure": self.recipe.measure.model_dump(mode="json"),
-                "machine": cpu_model(),
+                "machine": [cpu_model(), os.cpu_count(), TARGETS[section.runtime].devices()],
+                "unavailable": TARGETS[section.runtime].unavailable(section.device),
             }
         )
         if not self.remeasure and (stored := _stored_target(self.store, key, self.folder)):

@@ -13,7 +13,6 @@ from ..calibration.metric import Measurement
 from ..errors import CompressError
 from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
-from .onnx_network import why_no_pass
 from .result import MetricRecord, StepRecord
 from .store import Entry, Store, key_of
 
@@ -37,7 +36,7 @@ def float_step(model: Model, key: str, context: PassContext, store: Store) -> St
         record = StepRecord.model_validate({**stored.values["record"], "cached": True})
         return Step(model, record, key)
     metric = measure(model, context)
-    record = _record("float", {}, False, started, model.facts(), metric, [], {})
+    record = _record("float", {}, False, started, model.facts(), metric, [model.source], {})
     store.put(key, Entry({"record": record.model_dump(mode="json")}, {}))
     return Step(model, record, key)
 
@@ -49,8 +48,7 @@ def pass_step(
 
     Raises CompressError, naming the pass, when the pass refuses the model or breaks it.
     """
-    refusal = why_no_pass(before.model.module) or chosen.refuses(before.model)
-    if refusal:
+    if refusal := chosen.refuses(before.model):
         raise CompressError(f"pass {chosen.name}: {refusal}")
     options = chosen.model_dump(mode="json")
     key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options})

@@ -7,8 +7,11 @@ looks at operators and never at Python types. Every rewrite here keeps the outpu
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import fx
@@ -67,7 +70,7 @@ def _export(model: Model) -> fx.GraphModule:
     module = copy.deepcopy(model.module).eval()
     dynamic_shapes = shapes if model.dynamic_batch else None
     try:
-        with torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # torch.export raises whatever the traced code raises
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -80,6 +83,28 @@ def _export(model: Model) -> fx.GraphModule:
     assert isinstance(captured, fx.GraphModule)
     captured.meta["captured"] = True
     return captured
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Tracing and exporting log every step they take; what matters comes back as an error or in a proof."""
+    names = (
+        "torch.onnx",
+        "torch.export",
+        "torch._subclasses.fake_tensor",
+        "torch.fx.experimental.symbolic_shapes",
+    )
+    loggers = [logging.getLogger(name) for name in (*names, "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _is_inference_identity(node: fx.Node) -> bool:

@@ -7,14 +7,10 @@ Scales are parameters: quantization-aware training can learn them; post-training
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-
-# Brevitas asks torch for its extension builder, which warns of a missing GPU that nobody asked for.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
