@@ -63,6 +63,7 @@ def write_recipe(folder: Path, targets: str = '"openvino:CPU", onnxruntime', dro
     import torch
 
     (folder / "small_network.py").write_text(NETWORK)
+    sys.modules.pop("small_network", None)  # that of the test before, from another folder
     namespace: dict[str, object] = {}
     exec(NETWORK, namespace)
     torch.manual_seed(0)
@@ -206,3 +207,74 @@ def test_dry_run_touches_nothing(recipe: Path) -> None:
     assert facts["model"]["params"] == 1 * 8 * 9 + 16 + 2 * (8 * 8 * 9 + 8) + 8 * 2 + 2
     assert facts["data"] == {"train": 0, "calibration": 60, "validation": 100, "test": 200}
     assert [p for p in sorted(recipe.parent.iterdir()) if p.name != "__pycache__"] == before
+
+
+def test_a_network_without_passes_is_proven_and_passes(tmp_path: Path) -> None:
+    """Also where the runtime chooses BF16 by itself: then the limit is that of BF16."""
+    recipe = write_recipe(tmp_path)
+    recipe.write_text(
+        recipe.read_text().replace("[quantize]", "[]").replace(', int8_share: { "openvino:CPU": 0.95 }', "")
+    )
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    edges = [proof.edge for target in record.targets for proof in target.parities]
+    assert "float, f32: ONNX → openvino:CPU" in edges and "compressed: ONNX → onnxruntime" in edges
+
+
+def test_a_run_in_which_no_device_ran_is_inconclusive(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets='"openvino:NPU"')
+    recipe.write_text(recipe.read_text().replace(', int8_share: { "openvino:CPU": 0.95 }', ""))
+    if not _has_npu():
+        assert compress(recipe, tmp_path / "run").verdict == "INCONCLUSIVE"
+        assert run_cli(recipe, tmp_path / "run").returncode == 4
+
+
+def test_a_changed_metric_function_is_measured_again(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets="onnxruntime")
+    text = recipe.read_text().replace(', int8_share: { "openvino:CPU": 0.95 }', "")
+    recipe.write_text(text + 'metric: "small_metric:score"\n')
+    metric = "import torch\ndef score(outputs, labels):\n    return torch.full((len(labels),), {})\n"
+    (tmp_path / "small_metric.py").write_text(metric.format(0.25))
+    run_cli(recipe, tmp_path / "run")
+    assert load_run(tmp_path / "run").steps[0].metric.value == 0.25
+    (tmp_path / "small_metric.py").write_text(metric.format(0.75))
+    run_cli(recipe, tmp_path / "run")
+    record = load_run(tmp_path / "run")
+    assert record.steps[0].metric.value == 0.75 and not record.steps[0].cached
+
+
+def test_a_failed_run_leaves_no_older_verdict_behind(recipe: Path, tmp_path: Path) -> None:
+    compress(recipe, tmp_path / "run")
+    (tmp_path / "net.safetensors").unlink()
+    recipe.write_text(recipe.read_text().replace("net.safetensors", "recipe.yaml"))
+    assert run_cli(recipe, tmp_path / "run").returncode == 2
+    assert not (tmp_path / "run" / "run.json").exists() and not (tmp_path / "run" / "report.html").exists()
+
+
+def test_two_runs_in_one_folder_do_not_mix(recipe: Path, tmp_path: Path) -> None:
+    from edgepress.errors import CompressError
+    from edgepress.pipeline.lock import locked
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with locked(folder), pytest.raises(CompressError, match="another run is working in this folder"):
+        compress(recipe, folder)
+
+
+def test_an_onnx_model_with_weights_beside_it_runs(tmp_path: Path) -> None:
+    import onnx
+
+    recipe = write_recipe(tmp_path, targets="onnxruntime")
+    text = (
+        recipe.read_text().replace(', int8_share: { "openvino:CPU": 0.95 }', "").replace("[quantize]", "[]")
+    )
+    recipe.write_text(text)
+    compress(recipe, tmp_path / "first")
+    whole = onnx.load(tmp_path / "first" / "float.onnx")
+    onnx.save(
+        whole, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=100
+    )
+    recipe.write_text(
+        text.replace('{ source: "small_network:net", weights: net.safetensors }', "{ source: net.onnx }")
+    )
+    assert compress(recipe, tmp_path / "second").verdict == "PASS"
