@@ -122,7 +122,8 @@ class Budgets(Section):
     latency: dict[str, Milliseconds] = {}
     """Median latency per device, as `openvino:CPU: 5 ms`."""
     speedup: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Least speed-up over the float engine (f32) per device; its 95 % interval must lie above."""
+    """Least speed-up per device over each float engine, f32 and the runtime's own default; the lower end of its
+    95 % interval must reach it."""
     int8_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Least share of the MACs that each device must execute in INT8."""
     bytes: Bytes | None = None
