@@ -130,7 +130,7 @@ class Quantize(Pass):
 def _coverage_note(placement: Placement, grid: str) -> str:
     quantized = sum(c.quantized for c in placement.coverage)
     return (
-        f"{quantized} of {len(placement.coverage)} layers, {100 * placement.int8_macs:.1f} % of MACs in INT8;"
+        f"{quantized} of {len(placement.coverage)} layers, {100 * placement.int8_macs:.1f} % of MACs placed in INT8;"
         f" activations {grid}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,17 +206,7 @@ def _layers(
         engine = target.build(onnx_path, replace(options, batch=batch), Path(folder))
         assert not isinstance(engine, BuiltOnly)
         layers = engine.layers(feeds, LAYER_ITERATIONS)
-    rows = [
-        LayerRecord(
-            name=layer.name,
-            type=layer.type,
-            precision=layer.precision,
-            ms=layer.ms,
-            macs=layer.macs,
-            onnx_nodes=list(layer.onnx_nodes),
-        )
-        for layer in layers
-    ]
+    rows = [LayerRecord.model_validate(asdict(layer)) for layer in layers]
     return {"precision": precision_shares(layers), "layers": rows}
 
 
@@ -255,21 +245,9 @@ def _feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _latency(launches: Sequence[LaunchSamples], label: str) -> LatencyRecord:
-    summary = summarize(of(launches, label))
-    return LatencyRecord(
-        p50=summary.p50,
-        p90=summary.p90,
-        p99=summary.p99,
-        n=summary.n,
-        launches=summary.launches,
-        ci95=summary.ci95,
-        load_ms=summary.load_ms,
-        first_inference_ms=summary.first_inference_ms,
-        warmup_iterations=summary.warmup_iterations,
-        measured_at=summary.measured_at,
-        note=summary.note,
-        samples_ms=[[round(ms, 6) for ms in launch] for launch in summary.samples_ms],
-    )
+    summary = asdict(summarize(of(launches, label)))
+    samples = [[round(ms, 6) for ms in launch] for launch in summary.pop("samples_ms")]
+    return LatencyRecord(**summary, samples_ms=samples)
 
 
 def _speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:

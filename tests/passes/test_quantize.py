@@ -55,7 +55,7 @@ def result() -> PassResult:
 def test_the_outputs_stay_close_and_all_layers_are_quantized(result: PassResult) -> None:
     model = residual_model()
     assert result.modified
-    assert result.notes[0] == "4 of 4 layers, 100.0 % of MACs in INT8; activations int8 symmetric"
+    assert result.notes[0] == "4 of 4 layers, 100.0 % of MACs placed in INT8; activations int8 symmetric"
     # 8 bits give some 40 dB; below 20 dB something is wrong
     assert sqnr_db(model.run(INPUTS)[0], result.model.run(INPUTS)[0]) > 30.0
     assert [row["layer"] for row in result.plan.details["coverage"]] == ["stem.0", "one", "two", "head"]
