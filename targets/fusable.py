@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .onnx_graph import OnnxGraph
+from .onnx_graph import MOVING_OPS, OnnxGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -31,11 +31,12 @@ def fusable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return copy, added + shift_to_unsigned(copy)
 
 
-def shift_to_unsigned(model: onnx.ModelProto) -> int:
+def shift_to_unsigned(model: onnx.ModelProto, products: bool = True) -> int:
     """Make int8 Q/DQ pairs at zero point 0 into uint8 at 128, in place; returns how many.
 
     (q + 128 - 128) x scale is the same number, and [-128, 127] + 128 the same range. Quantizers of constants
-    (weights), and those that anything but DequantizeLinear reads, stay as they are.
+    (weights), and those that anything but DequantizeLinear reads, stay as they are; without `products` also those
+    that a MatMul or Gemm reads, of which a runtime may have integer kernels for zero point 0 only.
     """
     from onnx import numpy_helper
 
@@ -53,6 +54,7 @@ def shift_to_unsigned(model: onnx.ModelProto) -> int:
             quantizer.input[0] in graph.constants
             or quantizer.output[0] in outputs
             or not (alike and only_pairs)
+            or not (products or _only_convolutions(graph, quantizer))
         ):
             continue
         for node in pair:
@@ -62,6 +64,20 @@ def shift_to_unsigned(model: onnx.ModelProto) -> int:
     for shape, name in added.items():
         model.graph.initializer.append(numpy_helper.from_array(np.full(shape, OFFSET, np.uint8), name))
     return changed
+
+
+def _only_convolutions(graph: OnnxGraph, quantizer: onnx.NodeProto) -> bool:
+    """Whether no MatMul or Gemm reads what `quantizer` writes, also through what only moves values."""
+    tensors, seen = [*quantizer.output], set(quantizer.output)
+    while tensors:
+        for reader in (graph.by_name[name] for name in graph.readers.get(tensors.pop(), ())):
+            if reader.op_type in ("MatMul", "Gemm"):
+                return False
+            if reader.op_type == "DequantizeLinear" or reader.op_type in MOVING_OPS:
+                new = [output for output in reader.output if output not in seen]
+                tensors += new
+                seen.update(new)
+    return True
 
 
 def quantize_before_clamps(model: onnx.ModelProto) -> int:

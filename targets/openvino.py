@@ -73,8 +73,9 @@ def can_build() -> str | None:
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR.
 
-    int8 activations at zero point 0 become uint8 at 128, the same numbers: OpenVINO 2026.4 runs a quantized
-    concatenation of them on the same kernels with wrong results.
+    int8 activations at zero point 0 that convolutions read become uint8 at 128, the same numbers: OpenVINO 2026.4
+    runs a quantized concatenation of them on the same kernels with wrong results. Those that matmuls read stay:
+    OpenVINO multiplies two activations in INT8 at zero point 0 only.
     """
     _require(options)
     import openvino
@@ -82,7 +83,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
     onnx_model = load_onnx(onnx_path)
-    shifted = shift_to_unsigned(onnx_model)
+    shifted = shift_to_unsigned(onnx_model, products=False)
     try:
         core = openvino.Core()
         model = core.read_model(onnx_model.SerializeToString() if shifted else str(onnx_path))

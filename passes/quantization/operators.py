@@ -49,6 +49,8 @@ MOVES = {
     if hasattr(packet, name)
 }  # fmt: skip
 
+PIECES = (aten.select.int,)  # and what `getitem` takes out of a split
+
 ACTIVATIONS = (
     aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,
     aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default,

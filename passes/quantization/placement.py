@@ -15,7 +15,6 @@ Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-n
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -31,6 +30,7 @@ from .operators import (
     MOVES,
     MULTIPLICATIONS,
     NEVER_INT8,
+    PIECES,
     TRANSPOSED,
     WEIGHTED,
     aten,
@@ -178,12 +178,12 @@ class _Policy:
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """The tensor whose values `node` shows: up through what only moves values."""
-    if (
-        node.target is operator.getitem
-    ):  # of a list of pieces; what an operator like lstm returns ends the walk
-        return source_of(operand(node, 0)) if operand(node, 0).target in MOVES else node
-    if node.target in MOVES and _pads_with_zero(node):
+    """The tensor whose values `node` shows: up through what only moves values.
+
+    A piece of a tensor is a tensor of its own: query, key and value come out of one layer with ranges that differ
+    by an order of magnitude.
+    """
+    if node.target in MOVES and node.target not in PIECES and _pads_with_zero(node):
         return source_of(operand(node, 0))
     return node
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ def readable(graph: fx.GraphModule, keep_float: tuple[str, ...] = ()) -> Placeme
     names = {}
     for node in graph.graph.nodes:
         kind = "input" if node.op == "placeholder" else str(node.target).removeprefix("aten.").split(".")[0]
+        kind = "piece" if node.target is operator.getitem else kind
         counts[kind] += 1
         names[node.name] = kind if counts[kind] == 1 else f"{kind}#{counts[kind]}"
     placement = place(graph, keep_float)
@@ -227,9 +229,9 @@ class Block(nn.Module):
 
 def test_a_pre_norm_transformer_keeps_its_residual_stream_norms_and_softmax_input_in_float() -> None:
     placement = placed(nn.Sequential(Block(), Block()), 6, 8)
-    one_block = ["gelu", "layer_norm", "layer_norm#2", "linear", "matmul#2", "softmax"]
-    second = ["gelu#2", "layer_norm#3", "layer_norm#4", "linear#5", "matmul#4", "softmax#2"]
-    # "linear" is qkv: one quantizer for q, k and v.
+    one_block = ["gelu", "layer_norm", "layer_norm#2", "matmul#2", "piece", "piece#2", "piece#3", "softmax"]
+    second = ["gelu#2", "layer_norm#3", "layer_norm#4", "matmul#4", "piece#4", "piece#5", "piece#6", "softmax#2"]
+    # The pieces are query, key and value, which come out of one layer with ranges of their own.
     assert quantized(placement) == sorted(one_block + second)
     assert [c.layer for c in placement.coverage][:6] == [
         "0.qkv",
