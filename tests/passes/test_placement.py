@@ -230,7 +230,16 @@ class Block(nn.Module):
 def test_a_pre_norm_transformer_keeps_its_residual_stream_norms_and_softmax_input_in_float() -> None:
     placement = placed(nn.Sequential(Block(), Block()), 6, 8)
     one_block = ["gelu", "layer_norm", "layer_norm#2", "matmul#2", "piece", "piece#2", "piece#3", "softmax"]
-    second = ["gelu#2", "layer_norm#3", "layer_norm#4", "matmul#4", "piece#4", "piece#5", "piece#6", "softmax#2"]
+    second = [
+        "gelu#2",
+        "layer_norm#3",
+        "layer_norm#4",
+        "matmul#4",
+        "piece#4",
+        "piece#5",
+        "piece#6",
+        "softmax#2",
+    ]
     # The pieces are query, key and value, which come out of one layer with ranges of their own.
     assert quantized(placement) == sorted(one_block + second)
     assert [c.layer for c in placement.coverage][:6] == [
