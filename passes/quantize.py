@@ -53,7 +53,9 @@ class Quantize(Pass):
     @classmethod
     def refuses_after(cls, earlier: Sequence[Pass]) -> str | None:
         """A quantized network cannot be quantized again."""
-        return "the network is quantized already" if any(p.name == cls.name for p in earlier) else None
+        if any(done.name == cls.name for done in earlier):
+            return "the network is already INT8 here, by the quantize above: list it once"
+        return None
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""

@@ -97,9 +97,7 @@ def _read_passes(document: Document, data: dict[str, Any]) -> list[Pass]:
 
 
 def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
-    """Why `new` cannot work after `earlier`, in words; passes add rules of their own by `refuses_after`."""
-    if new.name == "quantize" and any(done.name == "quantize" for done in earlier):
-        return "the network is already INT8 here, by the quantize above: list it once"
+    """Why `new` cannot work after `earlier`, in words: the pass itself knows, by `refuses_after`."""
     return type(new).refuses_after(earlier)
 
 

@@ -49,7 +49,9 @@ MOVES = {
     if hasattr(packet, name)
 }  # fmt: skip
 
-PIECES = (aten.select.int,)  # and what `getitem` takes out of a split
+PIECES = (
+    aten.select.int,
+)  # what it takes out is quantized by itself, as is what `getitem` takes out of a split
 
 ACTIVATIONS = (
     aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.silu.default, aten.hardswish.default,

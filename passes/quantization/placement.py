@@ -7,8 +7,8 @@ A tensor is quantized once, at its producer, and every consumer reads the quanti
    branch stays in INT8; of an addition's operands the one that a convolution alone produced stays as it is,
    because runtimes add it inside the convolution's accumulator.
 
-A concatenation is a producer like any other: its branches have ranges of their own, and OpenVINO 2026.4 was seen
-to concatenate quantized branches wrongly (58 + 58 channels of ShuffleNetV2).
+A concatenation is a producer like any other: its branches have ranges of their own, and one grid for all of them
+would be the widest. So is a piece of a tensor, as query, key and value are of one layer's output.
 
 Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-norm transformer stay float.
 """

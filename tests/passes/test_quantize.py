@@ -265,7 +265,9 @@ def test_attention_without_a_weight_is_quantized() -> None:
 
 
 def test_a_second_quantization_is_refused() -> None:
-    assert Quantize.refuses_after([Quantize()]) == "the network is quantized already"
+    assert Quantize.refuses_after([Quantize()]) == (
+        "the network is already INT8 here, by the quantize above: list it once"
+    )
     assert Quantize.refuses_after([]) is None
 
 
