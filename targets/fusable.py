@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 OFFSET = 128
+_INT8_MAX = 127
 _CLAMPS = {"Relu", "Clip"}
 
 
@@ -38,32 +39,75 @@ def shift_to_unsigned(model: onnx.ModelProto, products: bool = True) -> int:
     (weights), and those that anything but DequantizeLinear reads, stay as they are; without `products` also those
     that a MatMul or Gemm reads, of which a runtime may have integer kernels for zero point 0 only.
     """
-    from onnx import numpy_helper
-
     del model.graph.value_info[:]  # notes of types that are about to change
     graph = OnnxGraph(model)
+    pairs = _signed_pairs(graph, products)
+    _make_unsigned(graph, pairs, OFFSET)
+    return len(pairs)
+
+
+def trim_to_unsigned(model: onnx.ModelProto) -> int:
+    """Make int8 Q/DQ pairs at zero point 0 behind a Relu into uint8 at 0, in place; returns how many.
+
+    Nothing there is negative, so the integers are 0 to 127, which uint8 holds too; the Relu becomes a Clip, or
+    uint8 would go on to 255. Convolutions read a zero point of 0 without a correction. What `shift_to_unsigned`
+    leaves without `products` stays here too, and what is quantized from a Relu that has other readers.
+    """
+    from onnx import numpy_helper
+
+    del model.graph.value_info[:]
+    graph = OnnxGraph(model)
     outputs = {value.name for value in model.graph.output}
-    added: dict[tuple[int, ...], str] = {}
-    changed = 0
+    pairs = []
+    for pair in _signed_pairs(graph, products=False):
+        tensor, scale = pair[0].input[0], graph.value(pair[0].input[1])
+        clamp = graph.by_name.get(graph.producer.get(tensor, ""))
+        shared = len(graph.readers[tensor]) > 1 or tensor in outputs
+        bounds = _bounds(graph, clamp) if clamp is not None and clamp.op_type in _CLAMPS else None
+        if clamp is None or bounds is None or bounds[0] != 0 or shared or scale is None or scale.size != 1:
+            continue
+        high = min(bounds[1], _INT8_MAX * float(scale.item()))
+        clamp.op_type = "Clip"
+        clamp.input[1:] = [f"{tensor}_trim_low", f"{tensor}_trim_high"]
+        for name, end in zip(clamp.input[1:], (0.0, high), strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(end, scale.dtype), name))
+        pairs.append(pair)
+    _make_unsigned(graph, pairs, 0)
+    return len(pairs)
+
+
+def _signed_pairs(graph: OnnxGraph, products: bool) -> list[list[onnx.NodeProto]]:
+    """Each quantizer that `shift_to_unsigned` changes, with the DequantizeLinear nodes that read it."""
+    outputs = {value.name for value in graph.model.graph.output}
+    pairs = []
     for _, quantizer in graph.of_type("QuantizeLinear"):
         readers = [graph.by_name[r] for r in graph.readers.get(quantizer.output[0], ())]
         pair = [quantizer, *readers]
         alike = all(_signed_zero(graph, node) for node in pair)
         only_pairs = readers and all(node.op_type == "DequantizeLinear" for node in readers)
         if (
-            quantizer.input[0] in graph.constants
-            or quantizer.output[0] in outputs
-            or not (alike and only_pairs)
-            or not (products or _only_convolutions(graph, quantizer))
+            quantizer.input[0] not in graph.constants
+            and quantizer.output[0] not in outputs
+            and alike
+            and only_pairs
+            and (products or _only_convolutions(graph, quantizer))
         ):
-            continue
+            pairs.append(pair)
+    return pairs
+
+
+def _make_unsigned(graph: OnnxGraph, pairs: list[list[onnx.NodeProto]], zero: int) -> None:
+    """Give the nodes of `pairs` the zero point `zero` of uint8, in the shape of the one they have."""
+    from onnx import numpy_helper
+
+    added: dict[tuple[int, ...], str] = {}
+    for pair in pairs:
         for node in pair:
             shape = tuple(graph.initializers[node.input[2]].dims)
-            node.input[2] = added.setdefault(shape, f"zero_point_{OFFSET}_{len(added)}")
-        changed += 1
+            node.input[2] = added.setdefault(shape, f"zero_point_{zero}_{len(added)}")
     for shape, name in added.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.full(shape, OFFSET, np.uint8), name))
-    return changed
+        array = np.full(shape, zero, np.uint8)
+        graph.model.graph.initializer.append(numpy_helper.from_array(array, name))
 
 
 def _only_convolutions(graph: OnnxGraph, quantizer: onnx.NodeProto) -> bool:
@@ -122,16 +166,23 @@ def _clamps_nothing(graph: OnnxGraph, clamp: onnx.NodeProto, quantizer: onnx.Nod
     """Whether the grid lies within the clamp's bounds; True also where it is not a per-tensor one."""
     scale = graph.value(quantizer.input[1])
     zero = graph.value(quantizer.input[2]) if len(quantizer.input) > 2 else None
-    bounds = [graph.value(tensor) for tensor in clamp.input[1:] if tensor]
-    if scale is None or zero is None or scale.size != 1 or any(bound is None for bound in bounds):
+    bounds = _bounds(graph, clamp)
+    if scale is None or zero is None or scale.size != 1 or bounds is None:
         return True
-    limits = [float(bound.item()) if bound is not None else 0.0 for bound in bounds]
-    bounded_below = len(clamp.input) > 1 and clamp.input[1]
-    low = 0.0 if clamp.op_type == "Relu" else limits[0] if bounded_below else -np.inf
-    high = limits[-1] if len(clamp.input) > 2 and clamp.input[2] else np.inf
     grid = np.iinfo(zero.dtype)
     steps = [(end - int(zero.item())) * float(scale.item()) for end in (grid.min, grid.max)]
-    return steps[0] >= low and steps[1] <= high
+    return steps[0] >= bounds[0] and steps[1] <= bounds[1]
+
+
+def _bounds(graph: OnnxGraph, clamp: onnx.NodeProto) -> tuple[float, float] | None:
+    """What a Relu or Clip clamps to, None where that is computed."""
+    bounds = [0.0 if clamp.op_type == "Relu" else -np.inf, np.inf]
+    for place, tensor in enumerate(clamp.input[1:]):
+        value = graph.value(tensor) if tensor else None
+        if tensor and value is None:
+            return None
+        bounds[place] = float(value.item()) if value is not None else bounds[place]
+    return bounds[0], bounds[1]
 
 
 def _signed_zero(graph: OnnxGraph, node: onnx.NodeProto) -> bool:

@@ -11,7 +11,7 @@ from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
-from .fusable import shift_to_unsigned
+from .fusable import shift_to_unsigned, trim_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
 
 name = "openvino"
@@ -73,9 +73,10 @@ def can_build() -> str | None:
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR.
 
-    int8 activations at zero point 0 that convolutions read become uint8 at 128, the same numbers: OpenVINO 2026.4
-    runs a quantized concatenation of them on the same kernels with wrong results. Those that matmuls read stay:
-    OpenVINO multiplies two activations in INT8 at zero point 0 only.
+    int8 activations at zero point 0 that convolutions read become uint8, the same numbers, at 0 behind a Relu, else
+    at 128: OpenVINO's convolutions read uint8 only and are slower at another zero point than 0, and version 2026.4
+    runs a quantized concatenation of int8 with wrong results. Those that matmuls read stay: OpenVINO multiplies two
+    activations in INT8 at zero point 0 only.
     """
     _require(options)
     import openvino
@@ -83,10 +84,10 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
     onnx_model = load_onnx(onnx_path)
-    shifted = shift_to_unsigned(onnx_model, products=False)
+    changed = trim_to_unsigned(onnx_model) + shift_to_unsigned(onnx_model, products=False)
     try:
         core = openvino.Core()
-        model = core.read_model(onnx_model.SerializeToString() if shifted else str(onnx_path))
+        model = core.read_model(onnx_model.SerializeToString() if changed else str(onnx_path))
     except RuntimeError as error:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
     _number_unnamed(model, {node.name for node in onnx_model.graph.node})

@@ -15,7 +15,7 @@ from edgepress.targets import TARGETS, tensorrt
 from edgepress.targets.attribution import Executed, attribute, precision_shares
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.doctor import doctor
-from edgepress.targets.fusable import fusable
+from edgepress.targets.fusable import fusable, trim_to_unsigned
 from edgepress.targets.onnx_graph import OnnxGraph
 from edgepress.targets.tensorrt_engine import executed_layers
 from onnx import helper, numpy_helper
@@ -26,14 +26,14 @@ needs_tensorrt = pytest.mark.skipif(
 RUN = ("openvino", "onnxruntime")
 
 
-def clipped():
-    """`conv_qdq` with a Clip to [-0.1, 1.0], bounds that lie between two steps of the grid, for its Relu."""
+def clipped(low=-0.1, high=1.0):
+    """`conv_qdq` with a Clip for its Relu, as it is to bounds that lie between two steps of the grid."""
     model = conv_qdq()
     for node in model.graph.node:
         if node.op_type == "Relu":
             node.op_type = "Clip"
             node.input.extend(["low", "high"])
-    for name, value in (("low", -0.1), ("high", 1.0)):
+    for name, value in (("low", low), ("high", high)):
         model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
     return model
 
@@ -169,6 +169,60 @@ def test_graphs_that_fuse_as_they_are_stay_so(model):
     assert count == 0 and kept == model
 
 
+@pytest.mark.parametrize(
+    ("signed", "end"),
+    [
+        pytest.param(conv_qdq(), 127 * 0.03, id="Relu"),
+        pytest.param(clipped(0.0, 1.0), 33 * 0.03, id="a Clip that ends within the grid"),
+        pytest.param(clipped(0.0, 6.0), 127 * 0.03, id="a Clip that ends beyond the grid"),
+    ],
+)
+def test_what_is_never_negative_becomes_unsigned_with_the_same_values(feeds, signed, end):
+    trimmed = onnx.ModelProto.FromString(signed.SerializeToString())
+    assert trim_to_unsigned(trimmed) == 1
+    graph = OnnxGraph(trimmed)
+    zeros = {name: graph.value(node.input[2]) for name, node in graph.of_type("QuantizeLinear")}
+    assert {name: (z.dtype, z.item()) for name, z in zeros.items()} == {
+        "q_in": (np.int8, 0),
+        "q_out": (np.uint8, 0),
+    }
+    beyond = {"x": 4 * feeds["x"]}
+    plain = vendor.SessionOptions()
+    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
+    wanted, got = (
+        vendor.InferenceSession(m.SerializeToString(), plain).run(None, beyond)[0] for m in (signed, trimmed)
+    )
+    np.testing.assert_array_equal(got, wanted)
+    assert wanted.max() == pytest.approx(end)  # some values lie beyond what the grid or the Clip holds
+
+
+def read_twice():
+    model = conv_qdq()
+    model.graph.output.append(helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, None))
+    return model
+
+
+def multiplied():
+    model = conv_qdq()
+    model.graph.node.append(helper.make_node("MatMul", ["y", "y"], ["p"], "product"))
+    model.graph.output[0].name = "p"
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(conv_qdq(np.uint8(9)), id="uint8"),
+        pytest.param(clipped(-0.1, 1.0), id="a Clip that begins below 0"),
+        pytest.param(read_twice(), id="the Relu is an output too"),
+        pytest.param(multiplied(), id="a MatMul reads it"),
+    ],
+)
+def test_what_must_not_be_trimmed_stays(model):
+    kept = onnx.ModelProto.FromString(model.SerializeToString())
+    assert trim_to_unsigned(kept) == 0 and kept == model
+
+
 def test_every_multiply_accumulate_is_in_exactly_one_layer_and_none_is_guessed():
     """What nothing leads to is "unknown"; a region's "int8" does not cover a float product in it."""
     nodes = [
@@ -284,8 +338,11 @@ def test_models_with_several_outputs_keep_their_order(tmp_path, feeds):
         np.testing.assert_array_equal(second, -feeds["x"])
 
 
-def test_openvino_concatenates_signed_quantized_branches_as_onnxruntime_does(tmp_path: Path) -> None:
-    path = concatenating_model(tmp_path)
+@pytest.mark.parametrize("relus", [0, 1, 2])
+def test_openvino_concatenates_signed_quantized_branches_as_onnxruntime_does(
+    tmp_path: Path, relus: int
+) -> None:
+    path = concatenating_model(tmp_path, relus)
     x = np.random.default_rng(0).standard_normal((4, 3, 16, 16), dtype=np.float32)
     wanted = TARGETS["onnxruntime"].build(path, TargetOptions(), tmp_path / "reference").run({"x": x})[0]
     got = (
@@ -297,16 +354,22 @@ def test_openvino_concatenates_signed_quantized_branches_as_onnxruntime_does(tmp
     assert np.abs(wanted - got).max() < 0.05 * np.abs(wanted).max()
 
 
-def concatenating_model(folder: Path) -> Path:
-    """Two INT8 convolutions of one tensor, concatenated, quantized and read by a third one."""
+def concatenating_model(folder: Path, relus: int = 0) -> Path:
+    """Two INT8 convolutions of one tensor, concatenated, quantized and read by a third one.
+
+    relus: how many of the two have a Relu, quantized by itself.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     draw = np.random.default_rng(1)
     constants = {"scale": np.float32(0.02), "zero": np.int8(0)}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_q"], "x_q"),
-        helper.make_node("DequantizeLinear", ["x_q", "scale", "zero"], ["x_dq"], "x_dq"),
-    ]
+    nodes = []
+
+    def quantized(name: str) -> str:
+        grid = ["scale", "zero"]
+        nodes.append(helper.make_node("QuantizeLinear", [name, *grid], [f"{name}_q"], f"{name}_q"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", *grid], [f"{name}_dq"], f"{name}_dq"))
+        return f"{name}_dq"
 
     def conv(name: str, source: str, channels: int, inputs: int) -> str:
         constants[f"{name}_w"] = draw.integers(-127, 128, (channels, inputs, 1, 1)).astype(np.int8)
@@ -319,13 +382,13 @@ def concatenating_model(folder: Path) -> Path:
         nodes.append(helper.make_node("Conv", [source, f"{name}_dq"], [name], name))
         return name
 
-    branches = [conv("one", "x_dq", 8, 3), conv("two", "x_dq", 8, 3)]
-    nodes += [
-        helper.make_node("Concat", branches, ["both"], "both", axis=1),
-        helper.make_node("QuantizeLinear", ["both", "scale", "zero"], ["both_q"], "both_q"),
-        helper.make_node("DequantizeLinear", ["both_q", "scale", "zero"], ["both_dq"], "both_dq"),
-    ]
-    conv("y", "both_dq", 4, 16)
+    source = quantized("x")
+    branches = [conv("one", source, 8, 3), conv("two", source, 8, 3)]
+    for index, branch in enumerate(branches[:relus]):
+        nodes.append(helper.make_node("Relu", [branch], [f"{branch}_relu"], f"{branch}_relu"))
+        branches[index] = quantized(f"{branch}_relu")
+    nodes.append(helper.make_node("Concat", branches, ["both"], "both", axis=1))
+    conv("y", quantized("both"), 4, 16)
     graph = helper.make_graph(
         nodes,
         "concat",
