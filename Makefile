@@ -18,7 +18,7 @@ test: $(VENV)/dev ## install what the tests need and run them
 lint: $(VENV)/dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p edgepress
+	$(BIN)/mypy .
 
 bench: $(VENV)/bench ## compare with NNCF and cover many architectures; takes about an hour (benchmarks/README.md)
 	@status=0; \
