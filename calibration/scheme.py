@@ -8,6 +8,8 @@ from typing import Literal
 
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 """How an activation range is chosen; `calibration/ranges.py` does it."""
+RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+"""The same, or for each tensor the one that moves the network's outputs least."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..calibration.scheme import RangeMethod
+from ..calibration.scheme import RangeChoice
 from ..errors import CompressError
 from .base import Pass, PassContext, PassPlan
 
@@ -25,16 +25,25 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
 
-    ranges: RangeMethod = Field(
-        "mse", description="How activation ranges are chosen from the calibration histograms."
+    ranges: RangeChoice = Field(
+        "auto",
+        description="How activation ranges are chosen from the calibration histograms; auto takes for each"
+        " tensor the way that moves the network's outputs least.",
     )
     equalization: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Even out channels between layers, and smooth after LayerNorm;"
-        " auto keeps it where the outputs' SQNR gains.",
+        description="Shift and scale channels into the weights around them, and after GELU and its like, where the"
+        " outputs gain by it; auto leaves all of it out when their SQNR does not.",
     )
     bias_correction: bool = Field(
         True, description="Take the mean shift of rounded weights out of the biases."
+    )
+    softmax_sqnr_db: float = Field(
+        30.0,
+        ge=0,
+        le=200,
+        description="A product of attention weights stays in float where rounding them alone would leave the"
+        " outputs a lower SQNR; 0 quantizes all.",
     )
     keep_float: tuple[str, ...] = Field(
         (), description="Layers to leave in float, by name or pattern (`head`, `blocks.0.*`)."
@@ -92,6 +101,7 @@ class Quantize(Pass):
         """The quantized graph: the capture of `model`, with the plan's tensors and quantizers in it."""
         from .quantization.bias_correction import correctable
         from .quantization.capture import capture
+        from .quantization.equalize import insert_evening
         from .quantization.folding import ensure_biases
         from .quantization.operators import set_tensor
         from .quantization.placement import place
@@ -99,6 +109,8 @@ class Quantize(Pass):
         from .quantization.steps import SCALE_PREFIX
 
         graph = capture(model)
+        for node_name in plan.structure["evened"]:
+            insert_evening(graph, node_name)
         ensure_biases(graph, correctable(graph, place(graph)))
         for name, tensor in plan.tensors.items():
             if not name.startswith(SCALE_PREFIX):
@@ -113,7 +125,7 @@ class Quantize(Pass):
         quantized = insert_quantizers(graph, placement, grids, scales)
         return model.successor(quantized, stored_bytes=stored_bytes(quantized, placement.weights))
 
-    def _kept(self, graph: fx.GraphModule) -> frozenset[str]:
+    def _kept(self, graph: fx.GraphModule) -> dict[str, str]:
         from .quantization.placement import layer_name, layers_of
 
         names = [layer_name(n) for n in layers_of(graph)]
@@ -126,7 +138,7 @@ class Quantize(Pass):
                     + (f", … ({len(names)} in all; `compress inspect` lists them)" if len(names) > 8 else "")
                 )
             kept.update(matched)
-        return frozenset(kept)
+        return dict.fromkeys(sorted(kept), "kept in float by the recipe")
 
 
 def _coverage_note(placement: Placement, grid: str) -> str:

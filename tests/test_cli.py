@@ -294,7 +294,7 @@ def test_init_with_a_network_of_ones_own(tmp_path: Path) -> None:
 def test_passes_shows_every_option_with_default_and_meaning() -> None:
     (quantize,) = [p for p in json.loads(compress("passes", "--json").stdout) if p["name"] == "quantize"]
     options = {o["name"]: o for o in quantize["options"]}
-    assert options["ranges"]["default"] == "mse"
+    assert options["ranges"]["default"] == "auto"
     assert options["max_drop"]["default"] is None
     assert all(o["description"] and o["takes"] for o in options.values())
     printed = compress("passes").stdout

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ...calibration.ranges import Observer, choose_range
-from ...calibration.scheme import QuantScheme, RangeMethod
+from ...calibration.ranges import Observer
 from ...errors import CompressError
 from ...progress import Progress
 from .operators import owner_of
-from .quantizers import Grid
 
 Batch = tuple[Tensor, ...]
 
@@ -68,16 +66,3 @@ def _not_finite(node: fx.Node, error: ValueError) -> str:
         f"quantize: tensor '{node.name}'{place} {error} on the calibration data, which no INT8 grid can hold;"
         " check the preprocessing of the data, or keep the layers that read it in float (keep_float)"
     )
-
-
-def grids_for(observers: Mapping[str, Observer], method: RangeMethod, scheme: QuantScheme) -> dict[str, Grid]:
-    """A grid for each observed tensor, on the targets' scheme."""
-    return {name: _grid(observer, method, scheme) for name, observer in observers.items()}
-
-
-def _grid(observer: Observer, method: RangeMethod, scheme: QuantScheme) -> Grid:
-    chosen = choose_range(observer, method, symmetric=not scheme.asymmetric)
-    if scheme.asymmetric:
-        scale = (chosen.high - chosen.low) / 255
-        return Grid(scale, zero_point=max(0, min(255, round(-chosen.low / scale))), unsigned=True)
-    return Grid(max(-chosen.low, chosen.high) / 127)

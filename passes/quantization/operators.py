@@ -59,6 +59,7 @@ ACTIVATIONS = (
     aten.elu.default, aten.selu.default, aten.mish.default, aten.tanh.default, aten.prelu.default,
     aten.clamp.default, aten.clamp_min.default, aten.softplus.default,
 )  # fmt: skip
+SOFTMAXES = (aten.softmax.int, aten._softmax.default)
 ADDITIONS = (aten.add.Tensor, aten.sub.Tensor)
 MULTIPLICATIONS = (aten.mul.Tensor,)
 AVERAGES = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)

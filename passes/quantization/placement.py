@@ -15,8 +15,9 @@ Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import fx
@@ -74,12 +75,12 @@ class Placement:
         return sum(c.macs for c in self.coverage if c.quantized) / total if total else 0.0
 
 
-def place(module: fx.GraphModule, keep_float: Iterable[str] = ()) -> Placement:
-    """Apply the policy to a canonical graph; layers named in `keep_float` demand nothing.
+def place(module: fx.GraphModule, keep_float: Mapping[str, str] = MappingProxyType({})) -> Placement:
+    """Apply the policy to a canonical graph; layers named in `keep_float` demand nothing, for the reason beside them.
 
     A layer's name is that of the module that owns its weight, or its node's name when it owns none.
     """
-    policy = _Policy(module, frozenset(keep_float))
+    policy = _Policy(module, keep_float)
     for node in module.graph.nodes:
         policy.visit(node)
     return policy.result()
@@ -115,7 +116,7 @@ def layers_of(module: fx.GraphModule) -> list[fx.Node]:
 @dataclass
 class _Policy:
     module: fx.GraphModule
-    keep_float: frozenset[str]
+    keep_float: Mapping[str, str]
     activations: list[fx.Node] = field(default_factory=list)
     weights: list[WeightSite] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
@@ -138,7 +139,7 @@ class _Policy:
 
     def _why_float(self, node: fx.Node, name: str) -> str:
         if name in self.keep_float:
-            return "kept in float by the recipe"
+            return self.keep_float[name]
         if node.target in NEVER_INT8:
             return NEVER_INT8[node.target]
         if node.target in WEIGHTED and not weight_operands(node):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, fx
 
 from ...calibration.data import Part
+from ...calibration.ranges import Observer
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
+from .attention import softmaxes, too_fine
 from .bias_correction import correct_biases, correctable
-from .equalize import equalize, find_pairs
+from .equalize import equalize
 from .folding import ensure_biases
-from .observe import grids_for, observe
+from .grids import METHODS, best_grids, grids_for
+from .observe import observe
 from .placement import Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
 from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity, sqnr_db
@@ -33,19 +36,24 @@ SCALE_PREFIX = "scale/"
 
 @dataclass(frozen=True)
 class State:
-    """A calibrated quantization of one graph."""
+    """A calibrated quantization of one graph.
+
+    kept: the layers in float, and why; evened: the nodes that equalization gave an operator of their own.
+    """
 
     graph: fx.GraphModule
     quantized: fx.GraphModule
     placement: Placement
     grids: dict[str, Grid]
     scales: dict[str, Tensor]
-    kept: frozenset[str]
+    kept: Mapping[str, str]
+    evened: tuple[str, ...]
 
     def structure(self) -> dict[str, Any]:
         """What `Quantize.rebuild` needs beside the tensors."""
         return {
-            "keep_float": sorted(self.kept),
+            "keep_float": dict(sorted(self.kept.items())),
+            "evened": list(self.evened),
             "grids": {name: asdict(grid) for name, grid in sorted(self.grids.items())},
         }
 
@@ -64,6 +72,7 @@ class Steps:
 
     def __init__(self, options: Quantize, model: Model, context: PassContext, graph: fx.GraphModule) -> None:
         self.options, self.model, self.context, self.graph = options, model, context, graph
+        self.evened: tuple[str, ...] = ()
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         available, needed = len(context.data.calibration), self.static_batch or 1
         if available < needed:
@@ -72,9 +81,11 @@ class Steps:
                 " once; give it more samples (data.calibration) or set export.dynamic_batch: true"
             )
 
-    def batches(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+    def batches(
+        self, part: Part, size: int = CALIBRATION_BATCH
+    ) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
         """Batches of a data part, as often as asked for; whole ones when the batch is static."""
-        size = self.static_batch or CALIBRATION_BATCH
+        size = self.static_batch or size
 
         def stream() -> Iterator[tuple[Tensor, ...]]:
             for inputs, _ in part.batches(size):
@@ -89,39 +100,79 @@ class Steps:
         inputs, _ = next(iter(self.context.data.calibration.head(size).batches(size)))
         return inputs
 
-    def equalize(self, kept: frozenset[str]) -> list[str]:
+    def equalize(self, kept: Mapping[str, str]) -> list[str]:
         """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
-        if self.options.equalization == "off" or not find_pairs(self.graph):
+        if self.options.equalization == "off":
             return []
-        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
         evened = copy.deepcopy(self.graph)
-        names = equalize(evened, self.batches(part), self.context.progress)
+        layers = [c.node for c in place(evened, kept).coverage if c.quantized]
+        names, added = equalize(
+            evened,
+            layers,
+            self._trials(),
+            self.context.scheme,
+            self.context.generator(),
+            self.context.progress,
+        )
+        if not names:
+            return []
+        note = f"equalized {len(names)} tensors"
         if self.options.equalization == "auto":
-            before, after = (self._trial_sqnr(g, kept) for g in (self.graph, evened))
+            before, after = self._trial_sqnr(self.graph, kept), self._trial_sqnr(evened, kept)
+            found = f"SQNR {before:.1f} dB without, {after:.1f} dB with"
             if after < before + EQUALIZATION_GAIN_DB:
-                return [f"equalization tried and left out: SQNR {before:.1f} dB without, {after:.1f} dB with"]
-            self.graph = evened
-            return [f"equalized {len(names)} tensors: SQNR {before:.1f} dB without, {after:.1f} dB with"]
-        self.graph = evened
-        return [f"equalized {len(names)} tensors"]
+                return [f"equalization tried and left out: {found}"]
+            note += f": {found}"
+        self.graph, self.evened = evened, tuple(added)
+        return [note]
 
-    def _trial_sqnr(self, graph: fx.GraphModule, kept: frozenset[str]) -> float:
+    def _trials(self) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+        """The samples on which variants are compared, one by one unless the batch is static."""
+        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
+        return self.batches(part, 1)
+
+    def _trial_sqnr(self, graph: fx.GraphModule, kept: Mapping[str, str]) -> float:
         part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
         state = self.calibrate(graph, kept, part)
         batch = self.trial_batch(TRIAL_SAMPLES)
         with torch.no_grad():
             return sqnr_db(_first(state.graph(*batch)), _first(state.quantized(*batch)))
 
-    def calibrate(self, graph: fx.GraphModule, kept: frozenset[str], part: Part) -> State:
+    def calibrate(self, graph: fx.GraphModule, kept: Mapping[str, str], part: Part) -> State:
         """Observe activations over `part` and put quantizers into a copy of `graph`."""
         graph = copy.deepcopy(graph)
         ensure_biases(graph, correctable(graph, place(graph)))
         placement = place(graph, kept)
         observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
-        grids = grids_for(observers, self.options.ranges, self.context.scheme)
+        grids, sqnr = self._grids(graph, observers)
+        fine = too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db)
+        if fine:
+            kept = {**kept, **fine}
+            placement = place(graph, kept)
+            grids = {name: grids[name] for name in placement.activations}
         scales = weight_scales(graph, placement, grids)
         quantized = insert_quantizers(graph, placement, grids, scales)
-        return State(graph, quantized, placement, grids, scales, kept)
+        return State(graph, quantized, placement, grids, scales, kept, self.evened)
+
+    def _grids(
+        self, graph: fx.GraphModule, observers: Mapping[str, Observer]
+    ) -> tuple[dict[str, Grid], dict[str, float]]:
+        """The grids, and what rounding alone leaves the outputs in dB: of all tensors, or at least of softmaxes."""
+        scheme, method = self.context.scheme, self.options.ranges
+        candidates = [grids_for(observers, m, scheme) for m in (METHODS if method == "auto" else (method,))]
+        judged = set(observers)
+        if method != "auto":
+            judged &= {node.name for node in softmaxes(graph).values()}
+        if not judged:
+            return candidates[0], {}
+        best, sqnr = best_grids(
+            graph,
+            [{name: grids[name] for name in sorted(judged)} for grids in candidates],
+            self._trials(),
+            self.context.generator(),
+            self.context.progress,
+        )
+        return candidates[0] | best, sqnr
 
     def correct(self, state: State) -> int:
         """Correct biases in place; returns of how many layers."""
@@ -136,15 +187,16 @@ class Steps:
         batch = self.trial_batch(samples or 16)
         return measure_sensitivity(state.quantized, state.placement, batch, self.context.progress)
 
-    def with_float(self, state: State, kept: frozenset[str]) -> State:
+    def with_float(self, state: State, more: Iterable[str]) -> State:
         """The same ranges, with more layers in float."""
+        kept = {**dict.fromkeys(more, "given back to float to meet max_drop"), **state.kept}
         placement = place(state.graph, kept)
         quantized = insert_quantizers(state.graph, placement, state.grids, state.scales)
         grids = {name: state.grids[name] for name in placement.activations}
         scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
         if self.options.bias_correction:
             correct_biases(state.graph, quantized, placement, self.trial_batch(2 * TRIAL_SAMPLES))
-        return State(state.graph, quantized, placement, grids, scales, kept)
+        return State(state.graph, quantized, placement, grids, scales, kept, state.evened)
 
     def meet_drop(
         self, state: State, ranked: list[str], points: float
@@ -158,12 +210,12 @@ class Steps:
 
         def drop_with(kept: frozenset[str]) -> float:
             self.context.progress.say(f"  max_drop: measuring with {len(kept)} more layers in float")
-            return value - self._metric(self.with_float(state, state.kept | kept).quantized, validation)
+            return value - self._metric(self.with_float(state, kept).quantized, validation)
 
         kept, drops = fewest_float_layers(ranked, drop_with, points / 100)
         if not kept:
             return state, [], [f"max_drop: met with every layer in INT8 (n = {len(validation)})"]
-        final = self.with_float(state, state.kept | kept)
+        final = self.with_float(state, kept)
         costs = self._costs(state, final, kept)
         rows = [{"layer": n, "drop_if_quantized": drops[n], "ms": costs.get(n)} for n in sorted(kept)]
         return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -16,11 +17,13 @@ from quantization_nets import Net, model_of
 from torch import Tensor, fx, nn
 
 
-def placed(module: nn.Module, *shape: int, keep_float: tuple[str, ...] = (), **options: object) -> Placement:
+def placed(
+    module: nn.Module, *shape: int, keep_float: Mapping[str, str] = {}, **options: object
+) -> Placement:
     return readable(capture(model_of(module, *shape, **options)), keep_float)
 
 
-def readable(graph: fx.GraphModule, keep_float: tuple[str, ...] = ()) -> Placement:
+def readable(graph: fx.GraphModule, keep_float: Mapping[str, str] = {}) -> Placement:
     """The placement, with operators and counts (relu, relu#2) for node names, which torch versions change."""
     counts: Counter[str] = Counter()
     names = {}
@@ -287,8 +290,8 @@ def test_a_constant_operand_of_matmul_is_a_weight_with_scales_along_its_outputs(
 
 def test_layers_kept_in_float_demand_nothing_and_say_so() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    placement = placed(net, 4, 8, 8, keep_float="2")
+    placement = placed(net, 4, 8, 8, keep_float={"2": "too dear"})
     assert quantized(placement) == ["input", "relu#2"]
     assert weights(placement) == ["0.weight", "4.weight"]
-    assert reasons(placement) == {"0": "", "2": "kept in float by the recipe", "4": ""}
+    assert reasons(placement) == {"0": "", "2": "too dear", "4": ""}
     assert placement.int8_macs == pytest.approx((6 * 6 + 2 * 2) / (6 * 6 + 4 * 4 + 2 * 2))

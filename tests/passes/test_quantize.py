@@ -89,7 +89,7 @@ def test_options_are_frozen_and_checked() -> None:
             Quantize(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("ranges", ["auto", "minmax", "percentile", "mse", "entropy"])
 @pytest.mark.parametrize("scheme", [{}, {"scheme": ASYMMETRIC}])
 def test_every_range_method_on_every_grid(ranges: str, scheme: dict[str, object]) -> None:
     model = residual_model()
@@ -139,6 +139,21 @@ def test_a_rebuilt_model_shares_no_memory_with_its_plan() -> None:
     assert all(torch.equal(stored[name], tensor) for name, tensor in plan.tensors.items())
 
 
+def test_what_equalization_puts_in_is_rebuilt_with_the_plan() -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3))
+    nn.init.constant_(net[0].bias, -2.0)  # GELU gives little above 0: half of a symmetric grid is wasted
+    model, part = model_of(net, 8), samples(40, 8)
+    before, after = (
+        Quantize(equalization=choice, keep_float=("0",)).apply(model, context_of(part))  # type: ignore[arg-type]
+        for choice in ("off", "on")
+    )
+    assert len(after.plan.structure["evened"]) == 1
+    (inputs,) = columns(part)
+    wanted = model.run(inputs)[0]
+    gain = sqnr_db(wanted, after.model.run(inputs)[0]) - sqnr_db(wanted, before.model.run(inputs)[0])
+    assert gain > 1.0  # the second weight is rounded in both
+
+
 # keep_float
 
 
@@ -146,7 +161,7 @@ def test_layers_are_kept_in_float_by_name_or_pattern() -> None:
     result = Quantize(keep_float=("stem.*", "head")).apply(residual_model(), context_of(PART))
     kept = [row["layer"] for row in result.plan.details["coverage"] if not row["quantized"]]
     assert kept == ["stem.0", "head"]
-    assert result.plan.structure["keep_float"] == ["head", "stem.0"]
+    assert list(result.plan.structure["keep_float"]) == ["head", "stem.0"]
     assert result.notes[0].startswith("2 of 4 layers, ")
 
 
@@ -201,7 +216,7 @@ def test_max_drop_gives_back_the_layer_that_costs_and_names_it_with_its_price() 
     assert result.notes[-1] == (
         f"max_drop: fine kept in float (quantized, the drop would be {points:.2f} points; costs 0.300 ms)"
     )
-    assert result.plan.structure["keep_float"] == ["fine"]
+    assert result.plan.structure["keep_float"] == {"fine": "given back to float to meet max_drop"}
     assert [c["layer"] for c in result.plan.details["coverage"] if not c["quantized"]] == ["fine"]
     assert (
         result.model.run(*columns(part))[0].argmax(1) == model.run(*columns(part))[0].argmax(1)
