@@ -101,7 +101,7 @@ class Quantize(Pass):
         """The quantized graph: the capture of `model`, with the plan's tensors and quantizers in it."""
         from .quantization.bias_correction import correctable
         from .quantization.capture import capture
-        from .quantization.equalize import insert_evening
+        from .quantization.channel_pairs import insert_evening
         from .quantization.folding import ensure_biases
         from .quantization.operators import set_tensor
         from .quantization.placement import place

@@ -34,9 +34,10 @@ from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
 from .recipe import Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
-from .result import ArtefactRecord, ParityRecord, RunRecord, TargetRecord
+from .result import ArtefactRecord, ParityRecord, RunRecord
 from .steps import METRIC_BATCH, Step, float_step, pass_step
-from .store import Entry, Store, key_of
+from .store import Store, key_of
+from .target_store import store_target, stored_target
 
 STEPS = "steps"
 
@@ -279,12 +280,12 @@ class _Run:
                 "unavailable": TARGETS[section.runtime].unavailable(section.device),
             }
         )
-        if not self.remeasure and (stored := _stored_target(self.store, key, self.folder)):
+        if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
             self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
         measured = measure_target(section, candidate, context, self.recipe.measure, folder)
         if measured.record.status in ("run", "built"):
-            self.store.put(key, Entry(_target_values(measured, self.folder), {}))
+            store_target(self.store, key, self.folder, measured)
         return measured
 
     def _artefacts(self, float_onnx: Path, onnx_path: Path, measured: list[Measured]) -> list[ArtefactRecord]:
@@ -299,34 +300,6 @@ class _Run:
             )
             for path, kind in files
         ]
-
-
-def _target_values(measured: Measured, folder: Path) -> dict[str, Any]:
-    files = [
-        {"path": a.path.relative_to(folder).as_posix(), "kind": a.kind, "sha256": sha256_file(a.path)}
-        for a in measured.artefacts
-    ]
-    return {"record": measured.record.model_dump(mode="json"), "artefacts": files}
-
-
-def _stored_target(store: Store, key: str, folder: Path) -> Measured | None:
-    """A target's stored record, latencies marked as cached, if the engine files are still those it was made with."""
-    from ..targets.base import Artefact
-
-    entry = store.get(key)
-    if entry is None:
-        return None
-    artefacts = []
-    for file in entry.values["artefacts"]:
-        path = folder / file["path"]
-        if not path.is_file() or sha256_file(path) != file["sha256"]:
-            return None
-        artefacts.append(Artefact(path, file["kind"]))
-    record = TargetRecord.model_validate(entry.values["record"])
-    for engine in (record.baseline, record.default, record.compressed):
-        if engine is not None and engine.latency_ms is not None:
-            engine.latency_ms.cached = True
-    return Measured(record, tuple(artefacts))
 
 
 def _data_facts(data: DataParts, recipe: Recipe) -> dict[str, Any]:

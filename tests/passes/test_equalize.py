@@ -6,7 +6,8 @@ import pytest
 import torch
 from edgepress.calibration.scheme import QuantScheme
 from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.equalize import equalize, find_pairs, insert_evening
+from edgepress.passes.quantization.channel_pairs import find_pairs, insert_evening
+from edgepress.passes.quantization.equalize import equalize
 from edgepress.passes.quantization.observe import watch
 from edgepress.progress import Silent
 from quantization_nets import Net, largest_difference, model_of, operators

@@ -1,0 +1,38 @@
+"""A target's measurements in the store: its record and its engine files, reused with the date of their latencies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..targets.base import Artefact
+from .devices import Measured
+from .files import sha256_file
+from .result import TargetRecord
+from .store import Entry, Store
+
+
+def store_target(store: Store, key: str, folder: Path, measured: Measured) -> None:
+    """Keep a target's record; of its engine files, which lie in the run's `folder`, the digests."""
+    files = [
+        {"path": a.path.relative_to(folder).as_posix(), "kind": a.kind, "sha256": sha256_file(a.path)}
+        for a in measured.artefacts
+    ]
+    store.put(key, Entry({"record": measured.record.model_dump(mode="json"), "artefacts": files}, {}))
+
+
+def stored_target(store: Store, key: str, folder: Path) -> Measured | None:
+    """The stored record, latencies marked as cached, if the engine files are still those it was made with."""
+    entry = store.get(key)
+    if entry is None:
+        return None
+    artefacts = []
+    for file in entry.values["artefacts"]:
+        path = folder / file["path"]
+        if not path.is_file() or sha256_file(path) != file["sha256"]:
+            return None
+        artefacts.append(Artefact(path, file["kind"]))
+    record = TargetRecord.model_validate(entry.values["record"])
+    for engine in (record.baseline, record.default, record.compressed):
+        if engine is not None and engine.latency_ms is not None:
+            engine.latency_ms.cached = True
+    return Measured(record, tuple(artefacts))
