@@ -24,7 +24,12 @@ class Part:
 
     def head(self, count: int) -> Part:
         """The first `count` samples (all, when there are fewer)."""
-        return Part(self.name, _Head(self.samples, min(count, len(self.samples))))
+        return self.between(0, count)
+
+    def between(self, start: int, stop: int) -> Part:
+        """The samples from `start` to before `stop`, as far as there are."""
+        stop = min(stop, len(self.samples))
+        return Part(self.name, _Slice(self.samples, min(start, stop), stop))
 
     def example(self) -> tuple[Tensor, ...]:
         """The first sample as a batch of one: shape (1, ...) each, as `Model.example_inputs` has them."""
@@ -39,17 +44,18 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Head(Sequence[Sample]):
+class _Slice(Sequence[Sample]):
     samples: Sequence[Sample]
-    length: int
+    start: int
+    stop: int
 
     def __len__(self) -> int:
-        return self.length
+        return self.stop - self.start
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        if not 0 <= index < self.length:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.samples[index]
+        return self.samples[self.start + index]
 
 
 @dataclass(frozen=True)

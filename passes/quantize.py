@@ -101,16 +101,16 @@ class Quantize(Pass):
         """The quantized graph: the capture of `model`, with the plan's tensors and quantizers in it."""
         from .quantization.bias_correction import correctable
         from .quantization.capture import capture
-        from .quantization.channel_pairs import insert_evening
         from .quantization.folding import ensure_biases
         from .quantization.operators import set_tensor
         from .quantization.placement import place
         from .quantization.quantizers import Grid, insert_quantizers, stored_bytes
+        from .quantization.rescale import insert_rescaling
         from .quantization.steps import SCALE_PREFIX
 
         graph = capture(model)
-        for node_name in plan.structure["evened"]:
-            insert_evening(graph, node_name)
+        for node_name in plan.structure["rescaled"]:
+            insert_rescaling(graph, node_name)
         ensure_biases(graph, correctable(graph, place(graph)))
         for name, tensor in plan.tensors.items():
             if not name.startswith(SCALE_PREFIX):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..calibration.data import Part
 from ..model import Forward
-from ..passes.quantization.sensitivity import sqnr_db
+from ..passes.quantization.sqnr import sqnr_db
 from .result import ParityRecord
 
 SAMPLES = 64

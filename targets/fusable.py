@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 OFFSET = 128
+CLIP_WITH_INPUTS = 11  # the opset in which Clip's bounds became inputs
 _INT8_MAX = 127
 _CLAMPS = {"Relu", "Clip"}
 
@@ -55,6 +56,8 @@ def trim_to_unsigned(model: onnx.ModelProto) -> int:
     """
     from onnx import numpy_helper
 
+    if any(o.domain in ("", "ai.onnx") and o.version < CLIP_WITH_INPUTS for o in model.opset_import):
+        return 0
     del model.graph.value_info[:]
     graph = OnnxGraph(model)
     outputs = {value.name for value in model.graph.output}
@@ -175,7 +178,7 @@ def _clamps_nothing(graph: OnnxGraph, clamp: onnx.NodeProto, quantizer: onnx.Nod
 
 
 def _bounds(graph: OnnxGraph, clamp: onnx.NodeProto) -> tuple[float, float] | None:
-    """What a Relu or Clip clamps to, None where that is computed."""
+    """What a Relu, or a Clip with its bounds as inputs, clamps to; None where that is computed."""
     bounds = [0.0 if clamp.op_type == "Relu" else -np.inf, np.inf]
     for place, tensor in enumerate(clamp.input[1:]):
         value = graph.value(tensor) if tensor else None

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from .observe import Batch, watch
-from .operators import CONVOLUTIONS, aten, get_tensor, operand, set_tensor
+from .operators import CONVOLUTIONS, aten, channel_axis, channels_first, get_tensor, operand, set_tensor
 from .placement import Placement
 
 
@@ -51,14 +51,11 @@ def correct_biases(
         bias = str(operand(node, 2).target)
         set_tensor(quantized, bias, get_tensor(quantized, bias) + shift)
         corrected += 1
-        return value + (
-            shift.reshape(-1, *([1] * (value.dim() - 2))) if node.target in CONVOLUTIONS else shift
-        )
+        return value + shift.reshape(-1, *([1] * (-1 - channel_axis(node))))
 
     watch(quantized, batch, correct)
     return corrected
 
 
 def _channel_means(node: fx.Node, value: Tensor) -> Tensor:
-    axis = 1 if node.target in CONVOLUTIONS else -1
-    return value.movedim(axis, 0).flatten(1).mean(1)
+    return channels_first(value, channel_axis(node)).mean(1)

@@ -1,20 +1,20 @@
-"""Equalization: shift and scale the channels of an activation so that one grid fits all, at no cost in accuracy.
+"""Equalization: shift and scale the channels of an activation so that one grid fits all of them.
 
 Cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721, section 4.1) between two layers, and smoothing
 (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438, equation 4) between a LayerNorm and its readers, are one
 rewrite: divide channel j of the producer by s_j and multiply the consumers' input channel j by it, with
 s_j = max|x_j|^a / max|w_j|^(1-a). Shifting (Outlier Suppression+, Wei et al. 2023, arXiv 2304.09145, section 4.1)
 subtracts the middle of each channel first and gives it back in the consumers' bias: a symmetric grid then fits
-GELU's lopsided outputs as well as an asymmetric one. Where no weight can take the change up (after GELU), an
-operator of its own does, which runtimes fuse into the one before it.
+GELU's lopsided outputs as well as an asymmetric one. After GELU, no weight can take the change up, and an operator
+of its own does.
 
-The networks' outputs stay the same to float error. The strength a, and whether to shift, are found for each
-tensor: of a few, the one whose rounding moves the network's outputs least.
+The float network's outputs stay the same. The strength a, and whether to shift, are found for each tensor: of a
+few, the one whose rounding moves the outputs least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,60 +23,105 @@ from torch import Tensor, fx
 
 from ...calibration.scheme import QuantScheme
 from ...progress import Progress
-from .channel_pairs import Evening, Pair, along, apply_evening, find_pairs, input_maxima, times_input_channels
 from .grids import grid_of
-from .observe import Batch, watch
-from .operators import get_tensor, operand, optional_operand
+from .observe import Batch, require_finite, watch
+from .operators import channels_first, get_tensor, operand, optional_operand
 from .output_effect import output_sqnr_db
 from .quantizers import ActivationQuantizer, WeightQuantizer, weight_scale
+from .rescale import (
+    Rescalable,
+    Rescaling,
+    along,
+    apply_rescaling,
+    find_rescalable,
+    input_maxima,
+    times_input_channels,
+)
 
 STRENGTHS = (0.0, 0.3, 0.5, 0.7, 0.85)  # 0.5 is both papers' default
-FREE_GAIN_DB = 0.5  # less is within what another choice of samples would change
-OPERATOR_GAIN_DB = 3.0  # half a bit: worth the one or two hundredths of the time that an operator takes
+WORTHWHILE_DB = 0.5  # less is within the scatter of the estimate
+WORTH_AN_OPERATOR_DB = 3.0  # half a bit: an operator takes one or two hundredths of the network's time
 SMALLEST = 1e-8  # a channel that never exceeds it is dead
+TRIED_AT_ONCE = 2**28  # weights that are held as int8 at the same time, over all candidates
+
+Key = tuple[fx.Node, int]
+
+
+@dataclass(frozen=True)
+class Equalized:
+    """What was rescaled, by node name; of it, what got an operator of its own (for `insert_rescaling`)."""
+
+    tensors: tuple[str, ...] = ()
+    with_operator: tuple[str, ...] = ()
 
 
 def equalize(
     module: fx.GraphModule,
-    layers: Iterable[str],
-    batches: Callable[[], Iterable[Batch]],
+    int8_nodes: Iterable[str],
+    all_batches: Callable[[], Iterable[Batch]],
+    trials: Callable[[], Iterable[Batch]],
     scheme: QuantScheme,
     generator: torch.Generator,
     progress: Progress,
-) -> tuple[list[str], list[str]]:
-    """Even out `module` in place, where INT8 layers among the nodes `layers` gain by it.
+) -> Equalized:
+    """Rescale `module` in place where the layers `int8_nodes`, which will run in INT8, gain by it.
 
-    Returns the names of the nodes that were evened out, and of those among them that got an operator of their own
-    (for `insert_evening`).
+    all_batches show the channels' extremes; on `trials`, batches of one sample or few, candidates are compared.
     """
-    quantized = set(layers)
-    pairs = [p for p in find_pairs(module) if any(c.name in quantized for c in p.consumers)]
-    if not pairs:
-        return [], []
-    extremes = _extremes(module, pairs, batches, progress)
-    trials: dict[tuple[int, int], _Trial] = {}
-    for index, pair in enumerate(pairs):
-        low, high = extremes[pair.shown.name]
-        for number, evening in enumerate(_candidates(module, pair, low, high)):
-            trials[index, number] = _Trial(module, pair, evening, low, high, scheme)
-    sqnr = output_sqnr_db(module, batches(), trials, generator, progress)
-    chosen = _choose(pairs, trials, sqnr)
-    for pair, evening in chosen:
-        apply_evening(module, pair, evening)
+    int8 = frozenset(int8_nodes)
+    tensors = [t for t in find_rescalable(module) if any(c.name in int8 for c in t.consumers)]
+    if not tensors:
+        return Equalized()
+    extremes = _extremes(module, tensors, all_batches, progress)
+    chosen: list[tuple[Rescalable, Rescaling]] = []
+    for group in _groups(tensors):
+        candidates = {
+            (tensor.node, number): _Trial(
+                module, tensor, rescaling, *extremes[tensor.node.name], scheme, int8
+            )
+            for tensor in group
+            for number, rescaling in enumerate(_candidates(module, tensor, *extremes[tensor.node.name]))
+        }
+        sqnr = output_sqnr_db(module, trials(), candidates, generator, progress)
+        chosen += _choose(group, candidates, sqnr)
+    for tensor, rescaling in chosen:
+        apply_rescaling(module, tensor, rescaling)
     module.recompile()
-    return [p.shown.name for p, _ in chosen], [p.shown.name for p, _ in chosen if p.producer is None]
+    return Equalized(
+        tuple(t.node.name for t, _ in chosen),
+        tuple(t.node.name for t, _ in chosen if t.producer is None),
+    )
+
+
+def _groups(tensors: Iterable[Rescalable]) -> Iterator[list[Rescalable]]:
+    """The tensors in groups, the candidates of each group small enough to be held at once."""
+    group: list[Rescalable] = []
+    held = 0
+    for tensor in tensors:
+        size = sum(operand(c, 1).meta["val"].numel() for c in tensor.consumers)
+        size *= len(STRENGTHS) * (2 if tensor.may_shift else 1)
+        if group and held + size > TRIED_AT_ONCE:
+            yield group
+            group, held = [], 0
+        group.append(tensor)
+        held += size
+    yield group
 
 
 def _extremes(
-    module: fx.GraphModule, pairs: list[Pair], batches: Callable[[], Iterable[Batch]], progress: Progress
+    module: fx.GraphModule,
+    tensors: list[Rescalable],
+    batches: Callable[[], Iterable[Batch]],
+    progress: Progress,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The least and the largest value of each channel of each pair's tensor, shape (channels,) each."""
-    axis = {p.shown.name: p.channel_axis for p in pairs}
+    """The least and the largest value of each channel of each tensor, shape (channels,) each."""
+    axis = {t.node.name: t.channel_axis for t in tensors}
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def see(node: fx.Node, value: Any) -> Any:
         if node.name in axis:
-            low, high = value.movedim(axis[node.name], 0).flatten(1).aminmax(dim=1)
+            low, high = channels_first(value, axis[node.name]).aminmax(dim=1)
+            require_finite(node, low, high)
             before = found.get(node.name, (low, high))
             found[node.name] = (torch.minimum(before[0], low), torch.maximum(before[1], high))
         return value
@@ -87,26 +132,26 @@ def _extremes(
 
 
 def _choose(
-    pairs: list[Pair], trials: Mapping[tuple[int, int], _Trial], sqnr: Mapping[tuple[int, int], float]
-) -> list[tuple[Pair, Evening]]:
-    """The best evening of each pair, where it gains enough over none (number 0)."""
+    tensors: list[Rescalable], trials: Mapping[Key, _Trial], sqnr: Mapping[Key, float]
+) -> list[tuple[Rescalable, Rescaling]]:
+    """The best candidate of each tensor, where it gains enough over number 0, which changes nothing."""
     chosen = []
-    for index, pair in enumerate(pairs):
-        best = max((key for key in trials if key[0] == index), key=lambda key: sqnr[key])
-        least_gain = OPERATOR_GAIN_DB if pair.producer is None else FREE_GAIN_DB
-        if sqnr[best] >= sqnr[index, 0] + least_gain:
-            chosen.append((pair, trials[best].evening))
+    for tensor in tensors:
+        best = max((key for key in trials if key[0] is tensor.node), key=lambda key: sqnr[key])
+        least_gain = WORTH_AN_OPERATOR_DB if tensor.producer is None else WORTHWHILE_DB
+        if sqnr[best] >= sqnr[tensor.node, 0] + least_gain:
+            chosen.append((tensor, trials[best].rescaling))
     return chosen
 
 
-def _candidates(module: fx.GraphModule, pair: Pair, low: Tensor, high: Tensor) -> list[Evening]:
+def _candidates(module: fx.GraphModule, tensor: Rescalable, low: Tensor, high: Tensor) -> list[Rescaling]:
     """No change first, then each strength, without and with shifting."""
-    weight = torch.stack([input_maxima(module, consumer) for consumer in pair.consumers]).amax(0)
+    weight = torch.stack([input_maxima(module, consumer) for consumer in tensor.consumers]).amax(0)
     still, middle = torch.zeros_like(low), (low + high) / 2
     candidates = []
-    for shift in (still, middle) if pair.may_shift else (still,):
+    for shift in (still, middle) if tensor.may_shift else (still,):
         largest = torch.maximum(high - shift, shift - low)
-        candidates += [Evening(shift, _factors(largest, weight, strength)) for strength in STRENGTHS]
+        candidates += [Rescaling(shift, _factors(largest, weight, strength)) for strength in STRENGTHS]
     return candidates
 
 
@@ -122,65 +167,66 @@ def _factors(largest: Tensor, weight: Tensor, strength: float) -> Tensor:
 
 
 class _Trial:
-    """A pair rounded to 8 bits after an evening, as a `Change` of its consumers' outputs."""
+    """A rescaled tensor and its INT8 readers' weights, rounded to 8 bits: a `Change` of the readers' outputs."""
 
     def __init__(
         self,
         module: fx.GraphModule,
-        pair: Pair,
-        evening: Evening,
+        tensor: Rescalable,
+        rescaling: Rescaling,
         low: Tensor,
         high: Tensor,
         scheme: QuantScheme,
+        int8: frozenset[str],
     ) -> None:
-        self.pair, self.evening = pair, evening
+        self.tensor, self.rescaling = tensor, rescaling
         least, most = (
-            float(end((bound - evening.shift) / evening.factors))
+            float(end((bound - rescaling.shift) / rescaling.factors))
             for end, bound in ((torch.min, low), (torch.max, high))
         )
         self.round = ActivationQuantizer(grid_of(min(least, -SMALLEST), max(most, SMALLEST), scheme))
-        self.rounded: dict[str, _RoundedLayer] = {}
-        for consumer in pair.consumers:
-            weight = get_tensor(module, str(operand(consumer, 1).target))
-            bias_node = optional_operand(consumer, 2)
-            bias = None if bias_node is None else get_tensor(module, str(bias_node.target))
-            if bool(evening.shift.any()):
-                bias = weight @ evening.shift + (0 if bias is None else bias)
-            evened = times_input_channels(consumer, weight, evening.factors)
-            quantizer = WeightQuantizer(weight_scale(evened, 0), 0)
-            scale = quantizer.channelwise_scale(evened).detach()
-            self.rounded[consumer.name] = _RoundedLayer(consumer, quantizer.integers(evened), scale, bias)
+        self.layers = {
+            consumer.name: _RoundedLayer(module, consumer, rescaling)
+            for consumer in tensor.consumers
+            if consumer.name in int8
+        }
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (self.pair.shown.name, *self.rounded)
+        return (self.tensor.node.name, *self.layers)
 
     @property
     def moves(self) -> tuple[str, ...]:
-        return tuple(self.rounded)
+        return tuple(self.layers)
 
     def difference(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each consumer's output from rounded input and weight, less what it is in float."""
-        x = values[self.pair.shown.name]
-        axis = self.pair.channel_axis
-        shift, factors = (along(t, axis, x.dim()) for t in (self.evening.shift, self.evening.factors))
+        """Each reader's output from rounded input and weight, less what it is in float."""
+        x = values[self.tensor.node.name]
+        axis = self.tensor.channel_axis
+        shift, factors = (along(t, axis, x.dim()) for t in (self.rescaling.shift, self.rescaling.factors))
         rounded = self.round((x - shift) / factors)
-        return {name: layer(rounded) - values[name] for name, layer in self.rounded.items()}
+        return {name: layer(rounded) - values[name] for name, layer in self.layers.items()}
 
 
-@dataclass(frozen=True)
 class _RoundedLayer:
-    """A layer with int8 weights: there are ten of each in memory, one for each candidate."""
+    """A layer for a rescaled input, with its weight in int8."""
 
-    node: fx.Node
-    integers: Tensor
-    scale: Tensor
-    bias: Tensor | None
+    def __init__(self, module: fx.GraphModule, layer: fx.Node, rescaling: Rescaling) -> None:
+        self.layer = layer
+        weight = get_tensor(module, str(operand(layer, 1).target))
+        bias = optional_operand(layer, 2)
+        self.bias = None if bias is None else get_tensor(module, str(bias.target))
+        if bool(rescaling.shift.any()):
+            self.bias = weight @ rescaling.shift + (0 if self.bias is None else self.bias)
+        rescaled = times_input_channels(layer, weight, rescaling.factors)
+        quantizer = WeightQuantizer(weight_scale(rescaled, 0), 0)
+        self.integers = quantizer.integers(rescaled)
+        self.scale = quantizer.channelwise_scale(rescaled).detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The layer's output for an evened input."""
-        assert callable(self.node.target)
+        """The layer's output."""
+        assert callable(self.layer.target)
         weight = self.integers * self.scale
-        result = self.node.target(x, weight, self.bias, *self.node.args[3:], **self.node.kwargs)
+        result = self.layer.target(x, weight, self.bias, *self.layer.args[3:], **self.layer.kwargs)
         assert isinstance(result, Tensor)
         return result

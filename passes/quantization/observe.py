@@ -22,6 +22,7 @@ class Watcher(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, see: Callable[[fx.Node, Any], Any]) -> None:
         super().__init__(module)
         self.see = see
+        self.extra_traceback = False  # torch would add it to the message of our own errors, too
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's result, or what `see` made of it."""
@@ -52,7 +53,7 @@ def observe(
                 try:
                     look(observers[node.name], value)
                 except ValueError as error:
-                    raise CompressError(_not_finite(node, error)) from error
+                    raise CompressError(_not_finite(node, str(error))) from error
             return value
 
         for batch in progress.track(batches(), f"calibrating: {what}"):
@@ -60,9 +61,15 @@ def observe(
     return observers
 
 
-def _not_finite(node: fx.Node, error: ValueError) -> str:
+def require_finite(node: fx.Node, *tensors: Tensor) -> None:
+    """Raise CompressError when what was seen of a node's tensor holds NaN or infinity."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise CompressError(_not_finite(node, "holds NaN or infinite values"))
+
+
+def _not_finite(node: fx.Node, what: str) -> str:
     place = f" in {owner_of(node)}" if owner_of(node) else ""
     return (
-        f"quantize: tensor '{node.name}'{place} {error} on the calibration data, which no INT8 grid can hold;"
+        f"quantize: tensor '{node.name}'{place} {what} on the calibration data, which no INT8 grid can hold;"
         " check the preprocessing of the data, or keep the layers that read it in float (keep_float)"
     )

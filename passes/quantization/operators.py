@@ -86,6 +86,18 @@ def owner_of(node: fx.Node) -> str:
     return str(path).removeprefix("L['self'].").replace("L['self']", "")
 
 
+def channel_axis(layer: fx.Node) -> int:
+    """The axis of a convolution's or linear layer's inputs and outputs that holds their channels, from the end."""
+    if layer.target in CONVOLUTIONS:
+        return 1 - int(operand(layer, 1).meta["val"].dim())
+    return -1
+
+
+def channels_first(value: Tensor, axis: int) -> Tensor:
+    """The tensor as a matrix of shape (channels, the rest)."""
+    return value.movedim(axis, 0).reshape(value.shape[axis], -1)
+
+
 def named_arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments of an operator call by name, defaults filled in."""
     assert isinstance(node.target, torch._ops.OpOverload)

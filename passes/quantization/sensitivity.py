@@ -13,6 +13,7 @@ from ...progress import Progress
 from .observe import Batch
 from .placement import Placement
 from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
+from .sqnr import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,6 @@ class LayerSensitivity:
 
     layer: str
     sqnr_db: float
-
-
-def sqnr_db(reference: Tensor, actual: Tensor) -> float:
-    """10 log10(sum reference^2 / sum (reference - actual)^2) over all elements; 200 when they are equal."""
-    noise = float((reference.double() - actual.double()).pow(2).sum())
-    signal = float(reference.double().pow(2).sum())
-    if noise == 0.0:
-        return 200.0
-    return 10 * float(torch.log10(torch.tensor(max(signal, 1e-300) / noise)))
 
 
 def measure_sensitivity(

@@ -17,20 +17,20 @@ from ...model import Model
 from ..base import PassContext
 from .attention import softmaxes, too_fine
 from .bias_correction import correct_biases, correctable
-from .equalize import equalize
+from .equalize import WORTHWHILE_DB, equalize
 from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
 from .observe import observe
 from .placement import Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
-from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity, sqnr_db
+from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity
+from .sqnr import sqnr_db
 
 if TYPE_CHECKING:
     from ..quantize import Quantize
 
 CALIBRATION_BATCH = 16
 TRIAL_SAMPLES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
-EQUALIZATION_GAIN_DB = 0.5  # less is within what another choice of samples would change
 SCALE_PREFIX = "scale/"
 
 
@@ -38,7 +38,7 @@ SCALE_PREFIX = "scale/"
 class State:
     """A calibrated quantization of one graph.
 
-    kept: the layers in float, and why; evened: the nodes that equalization gave an operator of their own.
+    kept: the layers in float, and why; rescaled: the nodes that equalization gave an operator of their own.
     """
 
     graph: fx.GraphModule
@@ -47,13 +47,13 @@ class State:
     grids: dict[str, Grid]
     scales: dict[str, Tensor]
     kept: Mapping[str, str]
-    evened: tuple[str, ...]
+    rescaled: tuple[str, ...]
 
     def structure(self) -> dict[str, Any]:
         """What `Quantize.rebuild` needs beside the tensors."""
         return {
             "keep_float": dict(sorted(self.kept.items())),
-            "evened": list(self.evened),
+            "rescaled": list(self.rescaled),
             "grids": {name: asdict(grid) for name, grid in sorted(self.grids.items())},
         }
 
@@ -72,7 +72,7 @@ class Steps:
 
     def __init__(self, options: Quantize, model: Model, context: PassContext, graph: fx.GraphModule) -> None:
         self.options, self.model, self.context, self.graph = options, model, context, graph
-        self.evened: tuple[str, ...] = ()
+        self.rescaled: tuple[str, ...] = ()
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         available, needed = len(context.data.calibration), self.static_batch or 1
         if available < needed:
@@ -102,41 +102,52 @@ class Steps:
 
     def equalize(self, kept: Mapping[str, str]) -> list[str]:
         """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
+        part, judges = self.context.data.calibration, self._judges()
+        fitted = part.between(0, len(part) - len(judges))
         if self.options.equalization == "off":
             return []
-        evened = copy.deepcopy(self.graph)
-        layers = [c.node for c in place(evened, kept).coverage if c.quantized]
-        names, added = equalize(
-            evened,
-            layers,
-            self._trials(),
+        if not len(judges):
+            return ["equalization left out: it takes samples to fit it and others to judge it by"]
+        graph = copy.deepcopy(self.graph)
+        found = equalize(
+            graph,
+            [c.node for c in place(graph, kept).coverage if c.quantized],
+            self.batches(fitted),
+            self._trials(fitted),
             self.context.scheme,
             self.context.generator(),
             self.context.progress,
         )
-        if not names:
+        if not found.tensors:
             return []
-        note = f"equalized {len(names)} tensors"
+        note = f"equalized {len(found.tensors)} tensors"
         if self.options.equalization == "auto":
-            before, after = self._trial_sqnr(self.graph, kept), self._trial_sqnr(evened, kept)
-            found = f"SQNR {before:.1f} dB without, {after:.1f} dB with"
-            if after < before + EQUALIZATION_GAIN_DB:
-                return [f"equalization tried and left out: {found}"]
-            note += f": {found}"
-        self.graph, self.evened = evened, tuple(added)
+            before, after = (self._trial_sqnr(g, kept, fitted, judges) for g in (self.graph, graph))
+            sqnr = f"SQNR {before:.1f} dB without, {after:.1f} dB with"
+            if after < before + WORTHWHILE_DB:
+                return [f"equalization tried and left out: {sqnr}"]
+            note += f": {sqnr}"
+        self.graph, self.rescaled = graph, found.with_operator
         return [note]
 
-    def _trials(self) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
-        """The samples on which variants are compared, one by one unless the batch is static."""
-        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
-        return self.batches(part, 1)
+    def _judges(self) -> Part:
+        """The end of the calibration part, to judge by what was fitted to the rest; empty when there is too little."""
+        part, batch = self.context.data.calibration, self.static_batch or 1
+        count = min(max(TRIAL_SAMPLES, batch), len(part) // 2 // batch * batch)
+        return part.between(len(part) - count, len(part))
 
-    def _trial_sqnr(self, graph: fx.GraphModule, kept: Mapping[str, str]) -> float:
-        part = self.context.data.calibration.head(max(TRIAL_SAMPLES, self.static_batch or 1))
-        state = self.calibrate(graph, kept, part)
-        batch = self.trial_batch(TRIAL_SAMPLES)
+    def _trials(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+        """The samples on which variants are compared, one by one unless the batch is static."""
+        return self.batches(part.head(max(TRIAL_SAMPLES, self.static_batch or 1)), 1)
+
+    def _trial_sqnr(
+        self, graph: fx.GraphModule, kept: Mapping[str, str], fitted: Part, judges: Part
+    ) -> float:
+        """The SQNR of the outputs for `judges`, against the network as it came, after calibrating on `fitted`."""
+        state = self.calibrate(graph, kept, fitted.head(max(TRIAL_SAMPLES, self.static_batch or 1)))
+        batch = next(self.batches(judges, len(judges))())
         with torch.no_grad():
-            return sqnr_db(_first(state.graph(*batch)), _first(state.quantized(*batch)))
+            return sqnr_db(_first(self.graph(*batch)), _first(state.quantized(*batch)))
 
     def calibrate(self, graph: fx.GraphModule, kept: Mapping[str, str], part: Part) -> State:
         """Observe activations over `part` and put quantizers into a copy of `graph`."""
@@ -144,7 +155,7 @@ class Steps:
         ensure_biases(graph, correctable(graph, place(graph)))
         placement = place(graph, kept)
         observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
-        grids, sqnr = self._grids(graph, observers)
+        grids, sqnr = self._grids(graph, observers, part)
         fine = too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db)
         if fine:
             kept = {**kept, **fine}
@@ -152,23 +163,24 @@ class Steps:
             grids = {name: grids[name] for name in placement.activations}
         scales = weight_scales(graph, placement, grids)
         quantized = insert_quantizers(graph, placement, grids, scales)
-        return State(graph, quantized, placement, grids, scales, kept, self.evened)
+        return State(graph, quantized, placement, grids, scales, kept, self.rescaled)
 
     def _grids(
-        self, graph: fx.GraphModule, observers: Mapping[str, Observer]
+        self, graph: fx.GraphModule, observers: Mapping[str, Observer], part: Part
     ) -> tuple[dict[str, Grid], dict[str, float]]:
         """The grids, and what rounding alone leaves the outputs in dB: of all tensors, or at least of softmaxes."""
         scheme, method = self.context.scheme, self.options.ranges
         candidates = [grids_for(observers, m, scheme) for m in (METHODS if method == "auto" else (method,))]
         judged = set(observers)
         if method != "auto":
-            judged &= {node.name for node in softmaxes(graph).values()}
+            fine = {node.name for nodes in softmaxes(graph).values() for node in nodes}
+            judged &= fine if self.options.softmax_sqnr_db else set()
         if not judged:
             return candidates[0], {}
         best, sqnr = best_grids(
             graph,
             [{name: grids[name] for name in sorted(judged)} for grids in candidates],
-            self._trials(),
+            self._trials(part),
             self.context.generator(),
             self.context.progress,
         )
@@ -196,7 +208,7 @@ class Steps:
         scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
         if self.options.bias_correction:
             correct_biases(state.graph, quantized, placement, self.trial_batch(2 * TRIAL_SAMPLES))
-        return State(state.graph, quantized, placement, grids, scales, kept, state.evened)
+        return State(state.graph, quantized, placement, grids, scales, kept, state.rescaled)
 
     def meet_drop(
         self, state: State, ranked: list[str], points: float

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from edgepress.calibration.scheme import QuantScheme
+from edgepress.errors import CompressError
 from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.channel_pairs import find_pairs, insert_evening
-from edgepress.passes.quantization.equalize import equalize
+from edgepress.passes.quantization.equalize import Equalized, equalize
 from edgepress.passes.quantization.observe import watch
+from edgepress.passes.quantization.rescale import find_rescalable, insert_rescaling
 from edgepress.progress import Silent
 from quantization_nets import Net, largest_difference, model_of, operators
 from torch import Tensor, fx, nn
@@ -37,11 +39,21 @@ def channel_maxima(graph: fx.GraphModule, x: Tensor, node_name: str, axis: int) 
     return found["maxima"]
 
 
-def evened_out(graph: fx.GraphModule, *batches: Tensor) -> tuple[list[str], list[str]]:
+def equalized(graph: fx.GraphModule, *batches: Tensor) -> Equalized:
     """Equalize for INT8 in all layers."""
-    layers = [node.name for node in graph.graph.nodes]
+    every = [node.name for node in graph.graph.nodes]
+    return equalized_for(every, graph, *batches)
+
+
+def equalized_for(int8_nodes: list[str], graph: fx.GraphModule, *batches: Tensor) -> Equalized:
+    def stream() -> list[tuple[Tensor, ...]]:
+        return [(x,) for x in batches]
+
     generator = torch.Generator().manual_seed(0)
-    return equalize(graph, layers, lambda: [(x,) for x in batches], QuantScheme(), generator, Silent())
+    return equalize(graph, int8_nodes, stream, stream, QuantScheme(), generator, Silent())
+
+
+NOTHING = Equalized()
 
 
 EQUALIZED = {
@@ -80,13 +92,13 @@ def test_outputs_stay_and_channels_are_evened_out(case: str) -> None:
     graph = capture(model_of(module, *shape))
     x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
     before = graph(x)
-    first = find_pairs(graph)[0].shown.name
+    first = find_rescalable(graph)[0].node.name
     maxima = channel_maxima(graph, x, first, axis)
 
-    names, added = evened_out(graph, x)
+    found = equalized(graph, x)
 
-    assert names[0] == first
-    assert added == []
+    assert found.tensors[0] == first
+    assert found.with_operator == ()
     assert largest_difference(before, graph(x)) < 1e-5
     evened = channel_maxima(graph, x, first, axis)
     assert float(maxima.max() / maxima.min()) > 1_000
@@ -105,9 +117,9 @@ def test_gelu_gets_a_shift_of_its_own_that_the_next_bias_gives_back() -> None:
     x = torch.randn(16, 4)
     before = graph(x)
 
-    names, added = evened_out(graph, *x.split(1))
+    found = equalized(graph, *x.split(1))
 
-    assert names == added
+    assert found.tensors == found.with_operator
     assert operators(graph) == ["linear", "gelu", "sub", "mul", "linear"]
     assert largest_difference(before, graph(x)) < 1e-5
     # the channels reach as far below zero as above it
@@ -124,32 +136,29 @@ def test_a_norm_is_shifted_in_its_bias() -> None:
     graph = capture(model_of(nn.Sequential(norm, nn.Linear(8, 4)), 5, 8))
     x = torch.randn(16, 5, 8)
     before = graph(x)
-    names, added = evened_out(graph, *x.split(1))
-    assert (names, added) == ([find_pairs(graph)[0].shown.name], [])
+    found = equalized(graph, *x.split(1))
+    assert found == Equalized((find_rescalable(graph)[0].node.name,))
     assert operators(graph) == ["layer_norm", "linear"]
     assert largest_difference(before, graph(x)) < 1e-5
-    assert float(channel_maxima(graph, x, names[0], -1).max()) < 5.0  # of 70 and more
+    assert float(channel_maxima(graph, x, found.tensors[0], -1).max()) < 5.0  # of 70 and more
 
 
 def test_an_operator_is_only_put_in_where_it_gains_half_a_bit() -> None:
     graph = capture(model_of(mlp(nn.Tanh(), 0.0), 4))  # symmetric already, and all channels alike
-    assert evened_out(graph, *torch.randn(16, 4).split(1)) == ([], [])
+    assert equalized(graph, *torch.randn(16, 4).split(1)) == NOTHING
     assert operators(graph) == ["linear", "tanh", "linear"]
 
 
 def test_only_what_int8_layers_read_is_evened_out() -> None:
     graph = capture(model_of(mlp(nn.GELU(), -3.0), 4))
-    nothing = equalize(
-        graph, [], lambda: [(torch.randn(1, 4),)], QuantScheme(), torch.Generator().manual_seed(0), Silent()
-    )
-    assert nothing == ([], [])
+    assert equalized_for([], graph, torch.randn(1, 4)) == NOTHING
 
 
 def test_the_operator_that_is_put_in_changes_nothing_until_it_is_filled() -> None:
     graph = capture(model_of(mlp(nn.GELU(), -3.0), 4))
     x = torch.randn(16, 4)
     before = graph(x)
-    insert_evening(graph, next(n.name for n in graph.graph.nodes if "gelu" in n.name))
+    insert_rescaling(graph, next(n.name for n in graph.graph.nodes if "gelu" in n.name))
     assert torch.equal(graph(x), before)
 
 
@@ -172,8 +181,80 @@ UNTOUCHED = {
 @pytest.mark.parametrize("case", UNTOUCHED)
 def test_left_alone_when(case: str) -> None:
     graph = capture(model_of(UNTOUCHED[case], 3, 8, 8))
-    assert find_pairs(graph) == []
-    assert evened_out(graph) == ([], [])
+    assert find_rescalable(graph) == []
+    assert equalized(graph) == NOTHING
+
+
+class BiasOnly(nn.Module):
+    """A norm that only shifts, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.head = nn.Parameter(10.0 * torch.arange(8)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.layer_norm(x, (8,), None, self.bias))
+
+
+def test_a_norm_without_a_factor_is_left_alone() -> None:
+    assert find_rescalable(capture(model_of(BiasOnly(), 8))) == []
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(spread_channels(nn.LayerNorm(8)), nn.ReLU(), nn.Linear(8, 4)),
+        nn.Sequential(spread_channels(nn.Linear(3, 8)), nn.ReLU(), nn.ReLU(), nn.Linear(8, 4)),
+    ],
+)
+def test_a_relu_leaves_the_change_to_the_layer_before_it(net: nn.Module) -> None:
+    graph = capture(model_of(net, 8 if isinstance(net[0], nn.LayerNorm) else 3))
+    (tensor,) = find_rescalable(graph)
+    assert tensor.producer is not None
+    assert "relu" in tensor.node.name
+
+
+def test_a_network_may_have_tensors_of_any_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp, self.gelu_shift, self.gelu_factor = (
+                mlp(nn.GELU(), -3.0),
+                nn.Parameter(torch.full((3,), 7.0)),
+                nn.Linear(3, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gelu_factor(self.mlp(x) + self.gelu_shift)
+
+    graph = capture(model_of(Named(), 4))
+    x = torch.randn(16, 4)
+    before = graph(x)
+    assert len(equalized(graph, *x.split(1)).with_operator) == 1
+    assert largest_difference(before, graph(x)) < 1e-5
+
+
+def test_a_network_that_takes_the_batch_axis_away_is_equalized_too() -> None:
+    net = Net(
+        lambda n, x: n.b(F.relu(n.a(x[0])))[None],
+        a=spread_channels(nn.Conv2d(3, 8, 1)),
+        b=nn.Conv2d(8, 4, 1),
+    )
+    graph = capture(model_of(net, 3, 6, 5, dynamic_batch=False))
+    x = torch.randn(1, 3, 6, 5)
+    before = graph(x)
+    assert len(equalized(graph, x).tensors) == 1
+    assert largest_difference(before, graph(x)) < 1e-5
+
+
+def test_a_tensor_that_is_not_finite_is_named() -> None:
+    graph = capture(model_of(mlp(nn.GELU(), 0.0), 4))
+    with pytest.raises(CompressError) as caught:
+        equalized(graph, torch.full((1, 4), torch.inf))
+    assert str(caught.value) == (
+        "quantize: tensor 'gelu' in 1 holds NaN or infinite values on the calibration data, which no INT8 grid can"
+        " hold; check the preprocessing of the data, or keep the layers that read it in float (keep_float)"
+    )
 
 
 def test_a_dead_channel_is_left_as_it_is() -> None:
@@ -182,6 +263,6 @@ def test_a_dead_channel_is_left_as_it_is() -> None:
     graph = capture(model_of(net, 3))
     x = torch.randn(8, 3)
     before = graph(x)
-    evened_out(graph, x)
+    equalized(graph, x)
     assert torch.isfinite(graph(x)).all()
     assert largest_difference(before, graph(x)) < 1e-5

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from edgepress.errors import CompressError
 from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.observe import watch
 from edgepress.passes.quantization.output_effect import Replaced, output_sqnr_db
-from edgepress.passes.quantization.sensitivity import sqnr_db
+from edgepress.passes.quantization.sqnr import sqnr_db
 from edgepress.progress import Silent
 from quantization_nets import Net, model_of
 from torch import Tensor, nn
@@ -71,3 +72,60 @@ def test_the_module_and_its_gradients_are_left_alone() -> None:
     assert math.isfinite(found["x"])
     assert {name: p.requires_grad for name, p in graph.named_parameters()} == needed
     assert all(p.grad is None for p in graph.parameters())
+
+
+class TwoOutputs(nn.Module):
+    """The second output is a thousand times the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.a(x), 1000 * self.b(x)
+
+
+def test_every_output_counts_by_its_own_size() -> None:
+    graph = capture(model_of(TwoOutputs(), 4, output_names=("a", "b")))
+    layers = [n.name for n in graph.graph.nodes if "linear" in str(n.target)]
+    changes = {name: Replaced(name, lambda v: 1.1 * v) for name in layers}
+    found = estimated(graph, changes, *torch.randn(64, 4).split(1))
+    # a tenth of one output: 20 dB of it, and 3 dB more of both
+    assert [found[name] for name in layers] == pytest.approx([23.0, 23.0], abs=2.0)
+
+
+def test_one_large_batch_tells_as_much_as_many_small_ones() -> None:
+    graph = capture(model_of(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), 8))
+    x = torch.randn(32, 8)
+    change = {"rounded": Replaced(node_named(graph, "relu"), lambda v: torch.round(v / 0.2) * 0.2)}
+    found = [
+        output_sqnr_db(graph, [(x,)], change, torch.Generator().manual_seed(seed), Silent())["rounded"]
+        for seed in range(8)
+    ]
+    assert max(found) - min(found) < 6.0  # 32 estimates each; one alone would scatter by 30 dB
+
+
+def test_a_caller_in_inference_mode_is_served() -> None:
+    graph = capture(model_of(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), 4))
+    with torch.inference_mode():
+        found = estimated(
+            graph, {"x": Replaced(node_named(graph, "relu"), torch.zeros_like)}, torch.randn(1, 4)
+        )
+    assert math.isfinite(found["x"])
+
+
+@torch.library.custom_op("edgepress_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@doubled.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_an_operator_without_gradient_is_named() -> None:
+    net = Net(lambda n, x: doubled(n.a(x)), a=nn.Linear(4, 2))
+    graph = capture(model_of(net, 4))
+    with pytest.raises(CompressError, match=r"no gradient.*edgepress_tests.*ranges: mse, equalization: off"):
+        estimated(graph, {"x": Replaced(node_named(graph, "linear"), torch.zeros_like)}, torch.randn(1, 4))

@@ -15,7 +15,7 @@ from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.base import PassPlan, PassResult
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
-from edgepress.passes.quantization.sensitivity import sqnr_db
+from edgepress.passes.quantization.sqnr import sqnr_db
 from edgepress.passes.quantize import Quantize
 from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, samples
 from safetensors.torch import load_file, save_file
@@ -147,11 +147,26 @@ def test_what_equalization_puts_in_is_rebuilt_with_the_plan() -> None:
         Quantize(equalization=choice, keep_float=("0",)).apply(model, context_of(part))  # type: ignore[arg-type]
         for choice in ("off", "on")
     )
-    assert len(after.plan.structure["evened"]) == 1
+    assert len(after.plan.structure["rescaled"]) == 1
     (inputs,) = columns(part)
     wanted = model.run(inputs)[0]
     gain = sqnr_db(wanted, after.model.run(inputs)[0]) - sqnr_db(wanted, before.model.run(inputs)[0])
     assert gain > 1.0  # the second weight is rounded in both
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_few_samples_do_not_make_equalization_spoil_the_network(count: int) -> None:
+    net = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 3))
+    model, unseen = model_of(net, 16), torch.randn(256, 16)
+    wanted = model.run(unseen)[0]
+    without, auto = (
+        Quantize(equalization=choice, sensitivity_samples=0).apply(model, context_of(samples(count, 16)))  # type: ignore[arg-type]
+        for choice in ("off", "auto")
+    )
+    lost = sqnr_db(wanted, without.model.run(unseen)[0]) - sqnr_db(wanted, auto.model.run(unseen)[0])
+    assert lost < 3.0
+    if count == 1:
+        assert "equalization left out: it takes samples to fit it and others to judge it by" in auto.notes
 
 
 # keep_float

@@ -202,6 +202,12 @@ def read_twice():
     return model
 
 
+def older():
+    model = conv_qdq()
+    model.opset_import[0].version = 10  # in which the bounds of Clip are attributes
+    return model
+
+
 def multiplied():
     model = conv_qdq()
     model.graph.node.append(helper.make_node("MatMul", ["y", "y"], ["p"], "product"))
@@ -216,6 +222,7 @@ def multiplied():
         pytest.param(clipped(-0.1, 1.0), id="a Clip that begins below 0"),
         pytest.param(read_twice(), id="the Relu is an output too"),
         pytest.param(multiplied(), id="a MatMul reads it"),
+        pytest.param(older(), id="opset 10"),
     ],
 )
 def test_what_must_not_be_trimmed_stays(model):
