@@ -23,6 +23,7 @@ from .grids import METHODS, best_grids, grids_for
 from .observe import observe
 from .placement import Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
+from .rescale import find_rescalable
 from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity
 from .sqnr import sqnr_db
 
@@ -102,10 +103,10 @@ class Steps:
 
     def equalize(self, kept: Mapping[str, str]) -> list[str]:
         """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
+        if self.options.equalization == "off" or not find_rescalable(self.graph):
+            return []
         part, judges = self.context.data.calibration, self._judges()
         fitted = part.between(0, len(part) - len(judges))
-        if self.options.equalization == "off":
-            return []
         if not len(judges):
             return ["equalization left out: it takes samples to fit it and others to judge it by"]
         graph = copy.deepcopy(self.graph)
