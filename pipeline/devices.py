@@ -19,7 +19,7 @@ from ..targets import TARGETS
 from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from .proof import DEFAULT_PRECISION_LIMIT, FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
+from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import MeasureSection, TargetSection
 from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord
 from .steps import METRIC_BATCH, metric_record, padded
@@ -118,11 +118,11 @@ def _run(
     after = {
         label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
     }
-    unforced = DEFAULT_PRECISION_LIMIT if DEFAULT in engines else FLOAT_LIMIT
+    unforced = LOW_PRECISION_LIMIT if DEFAULT in engines else FLOAT_LIMIT
     limits = {
         F32: FLOAT_LIMIT,
         DEFAULT: unforced,
-        COMPRESSED: QUANTIZED_LIMIT if candidate.quantized else unforced,
+        COMPRESSED: LOW_PRECISION_LIMIT if candidate.quantized else unforced,
     }
     parities = {
         label: prove(

@@ -30,7 +30,7 @@ from .ingest import ingest
 from .judge import judge
 from .lock import locked
 from .onnx_network import why_no_pass
-from .proof import FLOAT_LIMIT, QUANTIZED_LIMIT, outputs_of, prove
+from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
@@ -260,7 +260,7 @@ class _Run:
         self.proofs.append(prove("float: PyTorch → ONNX", eager, on_onnx[float_onnx], FLOAT_LIMIT))
         if final is not model:
             compressed = outputs_of(final.run, part, batch)
-            limit = QUANTIZED_LIMIT if quantized else FLOAT_LIMIT
+            limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
             self.proofs.append(prove("compressed: PyTorch → ONNX", compressed, on_onnx[onnx_path], limit))
             self.proofs.append(prove("float → compressed", eager, compressed, None))
         return Candidate(float_onnx, onnx_path, final, quantized, on_onnx[float_onnx], on_onnx[onnx_path])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgepress.pipeline.proof import FLOAT_LIMIT, QUANTIZED_LIMIT, Limit, prove
+from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, prove
 from torch import Tensor
 
 
@@ -29,6 +29,14 @@ def test_sqnr_is_ten_log_of_signal_over_noise() -> None:
     assert prove("a → b", batches(LOGITS), batches(noisy), Limit(19.9)).ok
 
 
+@pytest.mark.parametrize(("decibels", "ok"), [(24.7, True), (14.0, False)])
+def test_eight_bits_of_bf16_or_int8_pass_and_a_wrong_graph_does_not(decibels: float, ok: bool) -> None:
+    rounded = LOGITS.clone()
+    rounded[3, 1] += (30 / 10 ** (decibels / 10)) ** 0.5  # the classes stay
+    record = prove("a → b", batches(LOGITS), batches(rounded), LOW_PRECISION_LIMIT)
+    assert record.ok is ok and record.top1_agreement == 1.0
+
+
 def test_a_large_output_does_not_hide_a_small_one_that_is_wrong() -> None:
     small, large = torch.randn(8, 3), 1000 * torch.randn(8, 3)
     record = prove("a → b", batches(small, large), batches(-small, large.clone()), FLOAT_LIMIT)
@@ -40,7 +48,7 @@ def test_one_sample_of_few_may_change_its_class_two_may_not() -> None:
     one[0] = torch.tensor([1.0, 1.1])
     two[0] = two[1] = torch.tensor([1.0, 1.1])
     two[1] = torch.tensor([2.1, 2.0])
-    limit = Limit(0.0, QUANTIZED_LIMIT.agreement)
+    limit = Limit(0.0, LOW_PRECISION_LIMIT.agreement)
     assert prove("a → b", batches(LOGITS), batches(one), limit).ok
     assert not prove("a → b", batches(LOGITS), batches(two), limit).ok
 
