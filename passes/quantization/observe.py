@@ -29,6 +29,15 @@ class Watcher(fx.Interpreter):
         return self.see(n, super().run_node(n))
 
 
+def first_output(module: fx.GraphModule, batch: Batch) -> Tensor:
+    """The network's first output for one batch; no gradients."""
+    with torch.no_grad():
+        outputs = module(*batch)
+    output = outputs[0] if isinstance(outputs, tuple) else outputs
+    assert isinstance(output, Tensor)
+    return output
+
+
 def watch(module: fx.GraphModule, batch: Batch, see: Callable[[fx.Node, Any], Any]) -> Any:
     """The outputs of one batch, with every intermediate result shown to `see`; no gradients."""
     with torch.no_grad():

@@ -93,6 +93,16 @@ def channel_axis(layer: fx.Node) -> int:
     return -1
 
 
+def groups_of(layer: fx.Node) -> int:
+    """The groups of a convolution, transposed or not; 1 for every other layer."""
+    if layer.target not in (*CONVOLUTIONS, *TRANSPOSED):
+        return 1
+    # Argument 6 of both kinds: (…, dilation, groups) and, transposed, (…, output_padding, groups, dilation).
+    groups = layer.args[6] if len(layer.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
+
+
 def channels_first(value: Tensor, axis: int) -> Tensor:
     """The tensor as a matrix of shape (channels, the rest)."""
     return value.movedim(axis, 0).reshape(value.shape[axis], -1)

@@ -35,6 +35,7 @@ from .operators import (
     TRANSPOSED,
     WEIGHTED,
     aten,
+    groups_of,
     operand,
 )
 
@@ -144,7 +145,7 @@ class _Policy:
             return NEVER_INT8[node.target]
         if node.target in WEIGHTED and not weight_operands(node):
             return "its weight is computed from activations, so it cannot be stored as INT8"
-        if node.target in TRANSPOSED and _groups(node) != 1:
+        if node.target in TRANSPOSED and groups_of(node) != 1:
             return "a grouped transposed convolution has no per-channel INT8 form"
         if any(not _is_float(o) for o in node.args[:2]):
             return "its operands are not floating point"
@@ -223,13 +224,6 @@ def _is_float(node: object) -> bool:
         return False
     value = node.meta.get("val")
     return value is None or (isinstance(value, torch.Tensor) and value.dtype.is_floating_point)
-
-
-def _groups(node: fx.Node) -> int:
-    # Argument 6 of both kinds: (…, dilation, groups) and, transposed, (…, output_padding, groups, dilation).
-    groups = node.args[6] if len(node.args) > 6 else 1
-    assert isinstance(groups, int)
-    return groups
 
 
 def macs_of(node: fx.Node) -> int:

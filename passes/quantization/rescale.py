@@ -19,6 +19,7 @@ from .operators import (
     aten,
     channel_axis,
     get_tensor,
+    groups_of,
     operand,
     optional_operand,
     set_tensor,
@@ -193,18 +194,10 @@ def _reads_channels(consumer: fx.Node, node: fx.Node) -> bool:
     """Whether `consumer` is a layer with a weight of its own whose input channels are those of `node`."""
     if consumer.target not in LAYERS or consumer.args[0] is not node or not _own_weights(consumer):
         return False
-    return _group_count(consumer) == 1 or _is_depthwise(consumer)
-
-
-def _group_count(node: fx.Node) -> int:
-    if node.target not in CONVOLUTIONS:
-        return 1
-    groups = node.args[6] if len(node.args) > 6 else 1
-    assert isinstance(groups, int)
-    return groups
+    return groups_of(consumer) == 1 or _is_depthwise(consumer)
 
 
 def _is_depthwise(node: fx.Node) -> bool:
-    groups = _group_count(node)
+    groups = groups_of(node)
     shape = operand(node, 1).meta["val"].shape
     return groups > 1 and bool(shape[0] == groups and shape[1] == 1)

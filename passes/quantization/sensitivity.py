@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ...progress import Progress
-from .observe import Batch
+from .observe import Batch, first_output
 from .placement import Placement
 from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
 from .sqnr import sqnr_db
@@ -33,12 +32,11 @@ def measure_sensitivity(
     results = []
     try:
         _enable(quantizers.values(), False)
-        with torch.no_grad():
-            reference = _first(quantized(*batch))
-            for layer, names in progress.track(readers.items(), "sensitivity of each layer", len(readers)):
-                _enable([quantizers[n] for n in names], True)
-                results.append(LayerSensitivity(layer, sqnr_db(reference, _first(quantized(*batch)))))
-                _enable([quantizers[n] for n in names], False)
+        reference = first_output(quantized, batch)
+        for layer, names in progress.track(readers.items(), "sensitivity of each layer", len(readers)):
+            _enable([quantizers[n] for n in names], True)
+            results.append(LayerSensitivity(layer, sqnr_db(reference, first_output(quantized, batch))))
+            _enable([quantizers[n] for n in names], False)
     finally:
         _enable(quantizers.values(), True)
     return sorted(results, key=lambda r: r.sqnr_db)
@@ -97,7 +95,3 @@ def _nearest(node: fx.Node, names: set[str]) -> set[str]:
 def _enable(quantizers: Iterable[ActivationQuantizer | WeightQuantizer], enabled: bool) -> None:
     for quantizer in quantizers:
         quantizer.enabled = enabled
-
-
-def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return outputs[0] if isinstance(outputs, tuple) else outputs

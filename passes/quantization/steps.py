@@ -20,7 +20,7 @@ from .bias_correction import correct_biases, correctable
 from .equalize import WORTHWHILE_DB, equalize
 from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
-from .observe import observe
+from .observe import first_output, observe
 from .placement import Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
 from .rescale import find_rescalable
@@ -147,8 +147,7 @@ class Steps:
         """The SQNR of the outputs for `judges`, against the network as it came, after calibrating on `fitted`."""
         state = self.calibrate(graph, kept, fitted.head(max(TRIAL_SAMPLES, self.static_batch or 1)))
         batch = next(self.batches(judges, len(judges))())
-        with torch.no_grad():
-            return sqnr_db(_first(self.graph(*batch)), _first(state.quantized(*batch)))
+        return sqnr_db(first_output(self.graph, batch), first_output(state.quantized, batch))
 
     def calibrate(self, graph: fx.GraphModule, kept: Mapping[str, str], part: Part) -> State:
         """Observe activations over `part` and put quantizers into a copy of `graph`."""
@@ -258,7 +257,3 @@ class Steps:
 def _kept_float_note(layer: str, drop: float, ms: float | None) -> str:
     cost = "its cost in ms was not measured" if ms is None else f"costs {ms:.3f} ms"
     return f"max_drop: {layer} kept in float (quantized, the drop would be {100 * drop:.2f} points; {cost})"
-
-
-def _first(outputs: Any) -> Any:
-    return outputs[0] if isinstance(outputs, tuple) else outputs
