@@ -5,7 +5,8 @@ A tensor is quantized once, at its producer, and every consumer reads the quanti
 1. a convolution, linear layer or matmul reads it (through operators that only move values), or
 2. an addition, multiplication or average whose own result is quantized reads it, so that a residual or gated
    branch stays in INT8; of an addition's operands the one that a convolution alone produced stays as it is,
-   because runtimes add it inside the convolution's accumulator.
+   because runtimes can add it inside the convolution's accumulator (OpenVINO does where the other operand comes
+   from a convolution too, and not where it is an identity).
 
 A concatenation is a producer like any other: its branches have ranges of their own, and one grid for all of them
 would be the widest. So is a piece of a tensor, as query, key and value are of one layer's output.
