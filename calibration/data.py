@@ -28,8 +28,7 @@ class Part:
 
     def between(self, start: int, stop: int) -> Part:
         """The samples from `start` to before `stop`, as far as there are."""
-        stop = min(stop, len(self.samples))
-        return Part(self.name, _Slice(self.samples, min(start, stop), stop))
+        return Part(self.name, Subset(self.samples, range(len(self.samples))[start:stop]))
 
     def example(self) -> tuple[Tensor, ...]:
         """The first sample as a batch of one: shape (1, ...) each, as `Model.example_inputs` has them."""
@@ -44,18 +43,19 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Slice(Sequence[Sample]):
+class Subset(Sequence[Sample]):
+    """The samples at `indices`, read when asked for."""
+
     samples: Sequence[Sample]
-    start: int
-    stop: int
+    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.samples[self.start + index]
+        return self.samples[self.indices[index]]
 
 
 @dataclass(frozen=True)

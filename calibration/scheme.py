@@ -8,7 +8,7 @@ from typing import Literal
 
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 """How an activation range is chosen; `calibration/ranges.py` does it."""
-RangeChoice = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+RangeChoice = Literal["auto", RangeMethod]
 """The same, or for each tensor the one that moves the network's outputs least."""
 
 

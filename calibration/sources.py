@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from ..errors import CompressError, UnsafeInputError
 from ..progress import Progress, Silent
-from .data import DataParts, Part, Sample
+from .data import DataParts, Part, Sample, Subset
 from .manifest import Inspector
 from .named import call, did_you_mean, import_callable, is_callable_name
 from .samples import ImageSamples, MapSamples, Preprocessing, array_samples, image_folder
@@ -22,20 +21,6 @@ PART_NAMES = ("train", "calibration", "validation", "test")
 NEEDED = ("calibration", "validation")
 DEFAULT_SPLIT = {"train": 0.6, "calibration": 0.1, "validation": 0.1, "test": 0.2}
 MAX_NPZ_BYTES = 16 * 2**30  # unpacked; an archive of a few kilobytes can claim far more
-
-
-@dataclass(frozen=True)
-class _Subset(Sequence[Sample]):
-    samples: Sequence[Sample]
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        if not 0 <= index < len(self.indices):
-            raise IndexError(index)
-        return self.samples[self.indices[index]]
 
 
 def load_data(
@@ -195,6 +180,6 @@ def _split(
         end = round(total * len(samples))
         if end == start:
             raise CompressError(f"data.split: {source} has {len(samples)} samples, too few for a {name} part")
-        parts[name] = _Subset(samples, tuple(order[start:end]))
+        parts[name] = Subset(samples, tuple(order[start:end]))
         start = end
     return parts

@@ -56,10 +56,10 @@ def trim_to_unsigned(model: onnx.ModelProto) -> int:
     """
     from onnx import numpy_helper
 
-    if any(o.domain in ("", "ai.onnx") and o.version < CLIP_WITH_INPUTS for o in model.opset_import):
+    graph = OnnxGraph(model)
+    if graph.opset < CLIP_WITH_INPUTS:
         return 0
     del model.graph.value_info[:]
-    graph = OnnxGraph(model)
     outputs = {value.name for value in model.graph.output}
     pairs = []
     for pair in _signed_pairs(graph, products=False):
@@ -80,7 +80,7 @@ def trim_to_unsigned(model: onnx.ModelProto) -> int:
 
 
 def _signed_pairs(graph: OnnxGraph, products: bool) -> list[list[onnx.NodeProto]]:
-    """Each quantizer that `shift_to_unsigned` changes, with the DequantizeLinear nodes that read it."""
+    """Each quantizer that may become unsigned, with the DequantizeLinear nodes that read it."""
     outputs = {value.name for value in graph.model.graph.output}
     pairs = []
     for _, quantizer in graph.of_type("QuantizeLinear"):

@@ -135,12 +135,11 @@ def half_precision_qdq(graph: OnnxGraph) -> Iterator[Lint]:
 def too_new(graph: OnnxGraph) -> Iterator[Lint]:
     """Runtimes on devices are older than the exporter."""
     model = graph.model
-    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
-    if opset > NEWEST_OPSET:
+    if graph.opset > NEWEST_OPSET:
         yield Lint(
             "",
             "refused",
-            f"opset {opset}: released runtimes do not implement all operators beyond opset {NEWEST_OPSET}",
+            f"opset {graph.opset}: released runtimes do not implement all operators beyond opset {NEWEST_OPSET}",
             f"export at opset 18 to {NEWEST_OPSET}",
         )
     if model.ir_version > NEWEST_IR:

@@ -59,6 +59,11 @@ class OnnxGraph:
                 self.readers.setdefault(tensor, []).append(name)
         self.constants = self._constants()
 
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators, 0 where the model says none."""
+        return next((o.version for o in self.model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+
     def _constants(self) -> set[str]:
         """Tensors that no graph input reaches: a runtime folds them before the first inference."""
         constants = set(self.initializers) | {""}

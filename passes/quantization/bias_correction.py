@@ -11,7 +11,16 @@ from typing import Any
 from torch import Tensor, fx
 
 from .observe import Batch, watch
-from .operators import CONVOLUTIONS, aten, channel_axis, channels_first, get_tensor, operand, set_tensor
+from .operators import (
+    CONVOLUTIONS,
+    along,
+    aten,
+    channel_axis,
+    channels_first,
+    get_tensor,
+    operand,
+    set_tensor,
+)
 from .placement import Placement
 
 
@@ -51,7 +60,7 @@ def correct_biases(
         bias = str(operand(node, 2).target)
         set_tensor(quantized, bias, get_tensor(quantized, bias) + shift)
         corrected += 1
-        return value + shift.reshape(-1, *([1] * (-1 - channel_axis(node))))
+        return value + along(shift, channel_axis(node), value.dim())
 
     watch(quantized, batch, correct)
     return corrected

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .operators import get_tensor
+from .operators import along, get_tensor
 from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
 
 
@@ -33,9 +33,7 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 @torch.library.custom_op("edgepress::dequantize", mutates_args=())
 def dequantize(integers: Tensor, scale: Tensor, axis: int) -> Tensor:
     """int8 weight to float32, one scale for each channel along `axis`."""
-    shape = [1] * integers.dim()
-    shape[axis] = -1
-    return integers.to(torch.float32) * scale.reshape(shape)
+    return integers.to(torch.float32) * along(scale, axis, integers.dim())
 
 
 @dequantize.register_fake

@@ -25,13 +25,12 @@ from ...calibration.scheme import QuantScheme
 from ...progress import Progress
 from .grids import grid_of
 from .observe import Batch, require_finite, watch
-from .operators import channels_first, get_tensor, operand, optional_operand
+from .operators import along, channels_first, get_tensor, operand, optional_operand
 from .output_effect import output_sqnr_db
 from .quantizers import ActivationQuantizer, WeightQuantizer, weight_scale
 from .rescale import (
     Rescalable,
     Rescaling,
-    along,
     apply_rescaling,
     find_rescalable,
     input_maxima,
@@ -43,8 +42,6 @@ WORTHWHILE_DB = 0.5  # less is within the scatter of the estimate
 WORTH_AN_OPERATOR_DB = 3.0  # half a bit: an operator takes one or two hundredths of the network's time
 SMALLEST = 1e-8  # a channel that never exceeds it is dead
 TRIED_AT_ONCE = 2**28  # weights that are held as int8 at the same time, over all candidates
-
-Key = tuple[fx.Node, int]
 
 
 @dataclass(frozen=True)
@@ -73,17 +70,16 @@ def equalize(
     if not tensors:
         return Equalized()
     extremes = _extremes(module, tensors, all_batches, progress)
+    candidates = {t: _candidates(module, t, *extremes[t.node.name]) for t in tensors}
     chosen: list[tuple[Rescalable, Rescaling]] = []
-    for group in _groups(tensors):
-        candidates = {
-            (tensor.node, number): _Trial(
-                module, tensor, rescaling, *extremes[tensor.node.name], scheme, int8
-            )
+    for group in _groups(candidates):
+        tried = {
+            (tensor, number): _Trial(module, tensor, rescaling, *extremes[tensor.node.name], scheme, int8)
             for tensor in group
-            for number, rescaling in enumerate(_candidates(module, tensor, *extremes[tensor.node.name]))
+            for number, rescaling in enumerate(candidates[tensor])
         }
-        sqnr = output_sqnr_db(module, trials(), candidates, generator, progress)
-        chosen += _choose(group, candidates, sqnr)
+        sqnr = output_sqnr_db(module, trials(), tried, generator, progress)
+        chosen += _choose({tensor: candidates[tensor] for tensor in group}, sqnr)
     for tensor, rescaling in chosen:
         apply_rescaling(module, tensor, rescaling)
     module.recompile()
@@ -93,13 +89,12 @@ def equalize(
     )
 
 
-def _groups(tensors: Iterable[Rescalable]) -> Iterator[list[Rescalable]]:
+def _groups(candidates: Mapping[Rescalable, list[Rescaling]]) -> Iterator[list[Rescalable]]:
     """The tensors in groups, the candidates of each group small enough to be held at once."""
     group: list[Rescalable] = []
     held = 0
-    for tensor in tensors:
-        size = sum(operand(c, 1).meta["val"].numel() for c in tensor.consumers)
-        size *= len(STRENGTHS) * (2 if tensor.may_shift else 1)
+    for tensor, rescalings in candidates.items():
+        size = len(rescalings) * sum(operand(c, 1).meta["val"].numel() for c in tensor.consumers)
         if group and held + size > TRIED_AT_ONCE:
             yield group
             group, held = [], 0
@@ -132,15 +127,15 @@ def _extremes(
 
 
 def _choose(
-    tensors: list[Rescalable], trials: Mapping[Key, _Trial], sqnr: Mapping[Key, float]
+    candidates: Mapping[Rescalable, list[Rescaling]], sqnr: Mapping[tuple[Rescalable, int], float]
 ) -> list[tuple[Rescalable, Rescaling]]:
     """The best candidate of each tensor, where it gains enough over number 0, which changes nothing."""
     chosen = []
-    for tensor in tensors:
-        best = max((key for key in trials if key[0] is tensor.node), key=lambda key: sqnr[key])
+    for tensor, rescalings in candidates.items():
+        found = [sqnr[tensor, number] for number in range(len(rescalings))]
         least_gain = WORTH_AN_OPERATOR_DB if tensor.producer is None else WORTHWHILE_DB
-        if sqnr[best] >= sqnr[tensor.node, 0] + least_gain:
-            chosen.append((tensor, trials[best].rescaling))
+        if max(found) >= found[0] + least_gain:
+            chosen.append((tensor, rescalings[found.index(max(found))]))
     return chosen
 
 
@@ -192,12 +187,8 @@ class _Trial:
         }
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def nodes(self) -> tuple[str, ...]:
         return (self.tensor.node.name, *self.layers)
-
-    @property
-    def moves(self) -> tuple[str, ...]:
-        return tuple(self.layers)
 
     def difference(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each reader's output from rounded input and weight, less what it is in float."""

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from .operators import (
     CONVOLUTIONS,
+    along,
     aten,
     get_tensor,
     named_arguments,
@@ -144,7 +145,7 @@ def _scale_weight(module: fx.GraphModule, node: fx.Node, scale: Tensor) -> None:
     """Multiply output channel j of a layer's weight by scale[j], in float64."""
     name = str(operand(node, 1).target)
     weight = get_tensor(module, name)
-    scaled = weight.double() * scale.double().reshape(-1, *([1] * (weight.dim() - 1)))
+    scaled = weight.double() * along(scale.double(), 0, weight.dim())
     set_tensor(module, name, scaled.to(weight.dtype))
 
 

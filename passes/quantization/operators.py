@@ -103,6 +103,13 @@ def groups_of(layer: fx.Node) -> int:
     return groups
 
 
+def along(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """A vector shaped to broadcast along one axis of a tensor with `rank` axes."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.reshape(shape)
+
+
 def channels_first(value: Tensor, axis: int) -> Tensor:
     """The tensor as a matrix of shape (channels, the rest)."""
     return value.movedim(axis, 0).reshape(value.shape[axis], -1)

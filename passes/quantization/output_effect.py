@@ -29,16 +29,13 @@ Key = TypeVar("Key")
 
 
 class Change(Protocol):
-    """A change to judge. reads, moves: names of the nodes it looks at, and of those whose tensors it changes."""
+    """A change to judge. nodes: the names of those whose tensors it looks at or changes."""
 
     @property
-    def reads(self) -> tuple[str, ...]: ...
-
-    @property
-    def moves(self) -> tuple[str, ...]: ...
+    def nodes(self) -> tuple[str, ...]: ...
 
     def difference(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is added to the tensor of each node in `moves`, given the values of those in `reads`."""
+        """What is added to the tensors that change, by node name, given those of `nodes`."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,7 @@ class Replaced:
     by: Callable[[Tensor], Tensor]
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.node,)
-
-    @property
-    def moves(self) -> tuple[str, ...]:
+    def nodes(self) -> tuple[str, ...]:
         return (self.node,)
 
     def difference(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,7 +72,7 @@ def output_sqnr_db(
     """
     every = list(batches)
     draws = max(1, math.ceil(estimates / max(1, len(every))))
-    names = {name for change in changes.values() for name in (*change.reads, *change.moves)}
+    names = {name for change in changes.values() for name in change.nodes}
     noise = dict.fromkeys(changes, 0.0)
     with torch.inference_mode(False):  # which the caller may be in, and which gradients cannot be had in
         module = copy.deepcopy(module).requires_grad_(False)

@@ -15,7 +15,7 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
-from .operators import WEIGHTED, get_tensor, operand, optional_operand
+from .operators import WEIGHTED, along, get_tensor, operand, optional_operand
 from .placement import Placement, WeightSite, source_of
 
 BIAS_LIMIT = 2.0**30  # half of int32: bias correction still moves it
@@ -87,9 +87,7 @@ class WeightQuantizer(nn.Module):
 
     def channelwise_scale(self, weight: Tensor) -> Tensor:
         """The scales, shaped to broadcast over `weight`."""
-        shape = [1] * weight.dim()
-        shape[self.axis] = -1
-        return self.scale.reshape(shape)
+        return along(self.scale, self.axis, weight.dim())
 
     def integers(self, weight: Tensor) -> Tensor:
         """The stored form of the weight: int8, same shape."""

@@ -16,6 +16,7 @@ from .folding import ensure_biases
 from .operators import (
     ACTIVATIONS,
     CONVOLUTIONS,
+    along,
     aten,
     channel_axis,
     get_tensor,
@@ -70,9 +71,8 @@ def find_rescalable(module: fx.GraphModule) -> list[Rescalable]:
     found: dict[fx.Node, Rescalable] = {}
     for node in module.graph.nodes:
         tensor = _written_by_layer(node) or _written_by_activation(node)
-        if (
-            tensor is not None
-        ):  # a ReLU after a layer: the layer comes first, and takes the change for nothing
+        # Of a ReLU after a layer both tell; the layer comes first, and takes the change for nothing.
+        if tensor is not None:
             found.setdefault(tensor.node, tensor)
     return list(found.values())
 
@@ -154,13 +154,6 @@ def rescaling_names(node: fx.Node) -> tuple[str, str]:
     The prefix keeps them apart from a network's own tensors.
     """
     return f"edgepress_{node.name}_shift", f"edgepress_{node.name}_factor"
-
-
-def along(vector: Tensor, axis: int, rank: int) -> Tensor:
-    """A vector shaped to broadcast along one axis of a tensor with `rank` axes."""
-    shape = [1] * rank
-    shape[axis] = -1
-    return vector.reshape(shape)
 
 
 def times_input_channels(consumer: fx.Node, weight: Tensor, factors: Tensor) -> Tensor:

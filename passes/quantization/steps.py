@@ -75,6 +75,7 @@ class Steps:
         self.options, self.model, self.context, self.graph = options, model, context, graph
         self.rescaled: tuple[str, ...] = ()
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        self.trial_samples = max(TRIAL_SAMPLES, self.static_batch or 1)
         available, needed = len(context.data.calibration), self.static_batch or 1
         if available < needed:
             raise CompressError(
@@ -95,11 +96,9 @@ class Steps:
 
         return stream
 
-    def trial_batch(self, samples: int) -> tuple[Tensor, ...]:
-        """One batch from the head of the calibration part."""
-        size = self.static_batch or samples
-        inputs, _ = next(iter(self.context.data.calibration.head(size).batches(size)))
-        return inputs
+    def first_batch(self, part: Part, samples: int) -> tuple[Tensor, ...]:
+        """One batch from the head of a part: `samples` of them, unless the batch is static."""
+        return next(self.batches(part, samples)())
 
     def equalize(self, kept: Mapping[str, str]) -> list[str]:
         """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
@@ -134,19 +133,19 @@ class Steps:
     def _judges(self) -> Part:
         """The end of the calibration part, to judge by what was fitted to the rest; empty when there is too little."""
         part, batch = self.context.data.calibration, self.static_batch or 1
-        count = min(max(TRIAL_SAMPLES, batch), len(part) // 2 // batch * batch)
+        count = min(self.trial_samples, len(part) // 2 // batch * batch)
         return part.between(len(part) - count, len(part))
 
     def _trials(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
         """The samples on which variants are compared, one by one unless the batch is static."""
-        return self.batches(part.head(max(TRIAL_SAMPLES, self.static_batch or 1)), 1)
+        return self.batches(part.head(self.trial_samples), 1)
 
     def _trial_sqnr(
         self, graph: fx.GraphModule, kept: Mapping[str, str], fitted: Part, judges: Part
     ) -> float:
         """The SQNR of the outputs for `judges`, against the network as it came, after calibrating on `fitted`."""
-        state = self.calibrate(graph, kept, fitted.head(max(TRIAL_SAMPLES, self.static_batch or 1)))
-        batch = next(self.batches(judges, len(judges))())
+        state = self.calibrate(graph, kept, fitted.head(self.trial_samples))
+        batch = self.first_batch(judges, len(judges))
         return sqnr_db(first_output(self.graph, batch), first_output(state.quantized, batch))
 
     def calibrate(self, graph: fx.GraphModule, kept: Mapping[str, str], part: Part) -> State:
@@ -188,7 +187,7 @@ class Steps:
 
     def correct(self, state: State) -> int:
         """Correct biases in place; returns of how many layers."""
-        batch = self.trial_batch(2 * TRIAL_SAMPLES)
+        batch = self.first_batch(self.context.data.calibration, 2 * TRIAL_SAMPLES)
         return correct_biases(state.graph, state.quantized, state.placement, batch)
 
     def rank(self, state: State) -> list[LayerSensitivity]:
@@ -196,7 +195,7 @@ class Steps:
         samples = self.options.sensitivity_samples
         if samples == 0 and self.options.max_drop is None:
             return []
-        batch = self.trial_batch(samples or 16)
+        batch = self.first_batch(self.context.data.calibration, samples or 16)
         return measure_sensitivity(state.quantized, state.placement, batch, self.context.progress)
 
     def with_float(self, state: State, more: Iterable[str]) -> State:
@@ -206,9 +205,10 @@ class Steps:
         quantized = insert_quantizers(state.graph, placement, state.grids, state.scales)
         grids = {name: state.grids[name] for name in placement.activations}
         scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
+        wider = State(state.graph, quantized, placement, grids, scales, kept, state.rescaled)
         if self.options.bias_correction:
-            correct_biases(state.graph, quantized, placement, self.trial_batch(2 * TRIAL_SAMPLES))
-        return State(state.graph, quantized, placement, grids, scales, kept, state.rescaled)
+            self.correct(wider)
+        return wider
 
     def meet_drop(
         self, state: State, ranked: list[str], points: float
