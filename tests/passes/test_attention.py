@@ -17,34 +17,25 @@ TOKENS, WIDTH = 600, 8
 
 
 class Attention(nn.Module):
-    """One query over tokens that are alike but for the first, which gets most of the weight.
+    """One query over tokens that are alike; if sharp, but for the first, which gets most of the weight.
 
     The others have less than half a step of 1/127 each.
     """
 
-    def __init__(self, transposed: bool = False, calls: tuple[bool, ...] = (True,)) -> None:
+    def __init__(self, transposed: bool = False, sharp: bool = True) -> None:
         super().__init__()
-        self.key, self.value, self.head = (
-            nn.Linear(WIDTH, WIDTH),
-            nn.Linear(WIDTH, WIDTH),
-            nn.Linear(WIDTH, 3),
-        )
-        self.transposed, self.calls = transposed, calls
+        self.key, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+        self.transposed, self.sharp = transposed, sharp
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = torch.zeros(1)
-        for sharp in self.calls:
-            attended = attended + self.attend(x, sharp)
-        return self.head(attended)
-
-    def attend(self, x: Tensor, sharp: bool) -> Tensor:
         key, value = self.key(x), self.value(x)
         first = torch.zeros(1, 1, TOKENS)
-        first[..., 0] = 6.0 if sharp else 0.0
+        first[..., 0] = 6.0 if self.sharp else 0.0
         weights = (0.1 * key[:, :1] @ key.transpose(1, 2) + first).softmax(-1)
         if self.transposed:
-            return (value.transpose(1, 2) @ weights.transpose(1, 2))[..., 0]
-        return (weights @ value)[:, 0]
+            return self.head((value.transpose(1, 2) @ weights.transpose(1, 2))[..., 0])
+        return self.head((weights @ value)[:, 0])
 
 
 def float_layers(net: Attention, **options: float) -> dict[str, str]:
@@ -68,7 +59,7 @@ def test_the_recipe_sets_how_much_is_too_much() -> None:
 
 
 def test_a_softmax_that_an_8_bit_grid_can_hold_is_quantized() -> None:
-    assert float_layers(Attention(calls=(False,))) == {}
+    assert float_layers(Attention(sharp=False)) == {}
 
 
 def test_a_layer_that_is_called_twice_is_judged_by_its_worse_call() -> None:

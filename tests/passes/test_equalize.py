@@ -67,6 +67,7 @@ EQUALIZED = {
         ),
         (3, 8, 8),
         1,
+        2,
     ),
     "a norm before the layers that read it": (
         Net(
@@ -77,18 +78,20 @@ EQUALIZED = {
         ),
         (5, 8),
         -1,
+        1,
     ),
     "two linear layers without bias": (
         nn.Sequential(spread_channels(nn.Linear(3, 8, bias=False)), nn.ReLU(), nn.Linear(8, 2)),
         (3,),
         -1,
+        1,
     ),
 }
 
 
 @pytest.mark.parametrize("case", EQUALIZED)
 def test_outputs_stay_and_channels_are_evened_out(case: str) -> None:
-    module, shape, axis = EQUALIZED[case]
+    module, shape, axis, count = EQUALIZED[case]
     graph = capture(model_of(module, *shape))
     x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
     before = graph(x)
@@ -98,11 +101,13 @@ def test_outputs_stay_and_channels_are_evened_out(case: str) -> None:
     found = equalized(graph, x)
 
     assert found.tensors[0] == first
+    assert len(found.tensors) == count
     assert found.with_operator == ()
     assert largest_difference(before, graph(x)) < 1e-5
     evened = channel_maxima(graph, x, first, axis)
     assert float(maxima.max() / maxima.min()) > 1_000
-    assert float(evened.max() / evened.min()) < float(maxima.max() / maxima.min()) / 10
+    # of the strengths, a half at least of the spread (in decades) goes into the reader's weights, which are alike
+    assert float(evened.max() / evened.min()) < float(maxima.max() / maxima.min()) ** 0.5 * 3
 
 
 def mlp(activation: nn.Module, bias: float) -> nn.Module:
