@@ -14,7 +14,9 @@ RangeChoice = Literal["auto", RangeMethod]
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """The activation grid of INT8 Q/DQ graphs; weights are always signed, per channel, zero point 0.
+    """The grids of INT8 Q/DQ graphs; weights are always signed, per channel, zero point 0.
+
+    weight_limit: the largest magnitude of their integers; 64 where sums of products would saturate above it.
 
     | asymmetric | activations      | zero point | accepted by                   |
     |------------|------------------|------------|-------------------------------|
@@ -23,13 +25,19 @@ class QuantScheme:
     """
 
     asymmetric: bool = False
+    weight_limit: int = 127
 
     @property
     def name(self) -> str:
-        return "uint8 asymmetric" if self.asymmetric else "int8 symmetric"
+        """As reports call it."""
+        narrow = "" if self.weight_limit == 127 else f", weights at most {self.weight_limit}"
+        return ("uint8 asymmetric" if self.asymmetric else "int8 symmetric") + narrow
 
 
 def intersect(schemes: Iterable[QuantScheme]) -> QuantScheme:
     """The richest grid that all of `schemes` accept; with none given, the one that every runtime accepts."""
     every = list(schemes)
-    return QuantScheme(asymmetric=bool(every) and all(s.asymmetric for s in every))
+    return QuantScheme(
+        asymmetric=bool(every) and all(s.asymmetric for s in every),
+        weight_limit=min((s.weight_limit for s in every), default=127),
+    )

@@ -14,9 +14,10 @@ from ..errors import CompressError, DeviceUnavailableError
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .onnx_graph import OnnxGraph, load_onnx
+from .vnni import weight_limit
 
 name = "onnxruntime"
-scheme = QuantScheme(asymmetric=True)
+scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit())
 
 PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5

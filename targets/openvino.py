@@ -13,9 +13,10 @@ from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .fusable import shift_to_unsigned, trim_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
+from .vnni import weight_limit
 
 name = "openvino"
-scheme = QuantScheme(asymmetric=True)
+scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit())
 
 WARM_UP = 10
 

@@ -181,7 +181,7 @@ class _Trial:
         )
         self.round = ActivationQuantizer(grid_of(min(least, -SMALLEST), max(most, SMALLEST), scheme))
         self.layers = {
-            consumer.name: _RoundedLayer(module, consumer, rescaling)
+            consumer.name: _RoundedLayer(module, consumer, rescaling, scheme.weight_limit)
             for consumer in tensor.consumers
             if consumer.name in int8
         }
@@ -202,7 +202,7 @@ class _Trial:
 class _RoundedLayer:
     """A layer for a rescaled input, with its weight in int8."""
 
-    def __init__(self, module: fx.GraphModule, layer: fx.Node, rescaling: Rescaling) -> None:
+    def __init__(self, module: fx.GraphModule, layer: fx.Node, rescaling: Rescaling, limit: int) -> None:
         self.layer = layer
         weight = get_tensor(module, str(operand(layer, 1).target))
         bias = optional_operand(layer, 2)
@@ -210,8 +210,8 @@ class _RoundedLayer:
         if bool(rescaling.shift.any()):
             self.bias = weight @ rescaling.shift + (0 if self.bias is None else self.bias)
         rescaled = times_input_channels(layer, weight, rescaling.factors)
-        quantizer = WeightQuantizer(weight_scale(rescaled, 0), 0)
-        self.integers = quantizer.integers(rescaled)
+        quantizer = WeightQuantizer(weight_scale(rescaled, 0, limit), 0)
+        self.integers, _ = quantizer.int8(rescaled)
         self.scale = quantizer.channelwise_scale(rescaled).detach()
 
     def __call__(self, x: Tensor) -> Tensor:

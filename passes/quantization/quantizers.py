@@ -7,7 +7,7 @@ Scales are parameters: quantization-aware training can learn them; post-training
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
+from .bucket_quantizers import LearnedWeights, UniformWeights, weight_bytes
 from .operators import WEIGHTED, along, get_tensor, operand, optional_operand
 from .placement import Placement, WeightSite, source_of
 
@@ -39,6 +40,8 @@ class Grid:
 class ActivationQuantizer(nn.Module):
     """Rounds a tensor to its grid; `enabled = False` passes it through, to judge layers one by one."""
 
+    zero_point: Tensor
+
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
@@ -58,17 +61,32 @@ class ActivationQuantizer(nn.Module):
         """`x` of any shape, rounded; the gradient passes straight through inside the range."""
         if not self.enabled:
             return x
+        if torch.is_grad_enabled() and x.requires_grad:
+            # Training spends most of its time here: one kernel instead of Brevitas' dozen, with the same gradients
+            # (LSQ, Esser et al. 2020) and, but for ties that fall to the other side, the same values.
+            low, high = self.grid.limits
+            return torch._fake_quantize_learnable_per_tensor_affine(
+                x.float(), self.scale.reshape(1), self.zero_point.reshape(1), low, high, 1.0
+            )
         return self.quant(self.scale, self.zero_point, self.bit_width, x)  # type: ignore[no-any-return]
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight to signed integers of magnitude at most 127, with one scale per output channel."""
+    """Rounds a weight to signed integers of magnitude at most 127, with one scale per output channel.
+
+    least: what each scale must not fall below while weights are trained, (channels,); limit: the integers that
+    they are then made for.
+    """
+
+    least: Tensor
+    limit: int = WEIGHT_LIMIT
 
     def __init__(self, scale: Tensor, axis: int) -> None:
         super().__init__()
         self.axis = axis
         self.enabled = True
         self.scale = nn.Parameter(scale, requires_grad=False)
+        self.register_buffer("least", torch.zeros_like(scale))
         self.register_buffer("zero_point", torch.tensor(0.0))
         self.register_buffer("bit_width", torch.tensor(8.0))
         self.quant = IntQuant(
@@ -89,29 +107,30 @@ class WeightQuantizer(nn.Module):
         """The scales, shaped to broadcast over `weight`."""
         return along(self.scale, self.axis, weight.dim())
 
-    def integers(self, weight: Tensor) -> Tensor:
-        """The stored form of the weight: int8, same shape."""
+    def int8(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The stored form of the weight: int8 of the same shape, and the scales, (channels,)."""
         scaled = weight.detach() / self.channelwise_scale(weight)
-        return scaled.round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+        integers = scaled.round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+        return integers, self.scale.detach().clone()
 
 
-def weight_scale(weight: Tensor, axis: int) -> Tensor:
-    """max |w| / 127 per channel along `axis`, shape (channels,); a channel of zeros gets the largest."""
-    scale = weight.abs().amax(dim=[d for d in range(weight.dim()) if d != axis]) / WEIGHT_LIMIT
+def weight_scale(weight: Tensor, axis: int, limit: int = WEIGHT_LIMIT) -> Tensor:
+    """max |w| / limit per channel along `axis`, shape (channels,); a channel of zeros gets the largest."""
+    scale = weight.abs().amax(dim=[d for d in range(weight.dim()) if d != axis]) / limit
     largest = scale.max() if bool(scale.any()) else torch.ones(())
     return torch.where(scale > 0, scale, largest)
 
 
 def weight_scales(
-    module: fx.GraphModule, placement: Placement, grids: Mapping[str, Grid]
+    module: fx.GraphModule, placement: Placement, grids: Mapping[str, Grid], limit: int = WEIGHT_LIMIT
 ) -> dict[str, Tensor]:
-    """The scales of all weights, by tensor name; wide enough for each layer's bias.
+    """The scales of all weights, by tensor name; wide enough for each layer's bias, and for integers up to `limit`.
 
     onnxruntime stores a bias as an int32 multiple of activation scale times weight scale. The bias of a dead
     channel (BatchNorm folding leaves many) overflows it under the channel's own tiny scale, and the output is
     silently wrong. Where a bias is 2^30 such multiples, what a wider scale rounds away is nothing beside it.
     """
-    scales = {s.tensor: weight_scale(get_tensor(module, s.tensor), s.axis) for s in placement.weights}
+    scales = {s.tensor: weight_scale(get_tensor(module, s.tensor), s.axis, limit) for s in placement.weights}
     for node in module.graph.nodes:
         weight = str(operand(node, 1).target) if node.target in WEIGHTED else ""
         bias = optional_operand(node, 2) if weight in scales else None
@@ -122,8 +141,22 @@ def weight_scales(
     return scales
 
 
+AnyWeightQuantizer = WeightQuantizer | UniformWeights | LearnedWeights
+MakeWeightQuantizer = Callable[[WeightSite, Tensor], AnyWeightQuantizer]
+"""A quantizer for a weight, from its place and its scales."""
+
+
+def eight_bits(site: WeightSite, scale: Tensor) -> WeightQuantizer:
+    """The quantizer of INT8 weights."""
+    return WeightQuantizer(scale, site.axis)
+
+
 def insert_quantizers(
-    module: fx.GraphModule, placement: Placement, grids: Mapping[str, Grid], scales: Mapping[str, Tensor]
+    module: fx.GraphModule,
+    placement: Placement,
+    grids: Mapping[str, Grid],
+    scales: Mapping[str, Tensor],
+    weight_quantizer: MakeWeightQuantizer = eight_bits,
 ) -> fx.GraphModule:
     """A copy of the canonical graph with quantizers in it.
 
@@ -137,7 +170,7 @@ def insert_quantizers(
         _quantize_output(quantized, nodes[node_name], name)
     for index, site in enumerate(placement.weights):
         name = f"weight_quantizer_{index}"
-        quantized.add_submodule(name, WeightQuantizer(scales[site.tensor], site.axis))
+        quantized.add_submodule(name, weight_quantizer(site, scales[site.tensor]))
         for node in [n for n in nodes.values() if n.op == "get_attr" and n.target == site.tensor]:
             _quantize_output(quantized, node, name)
     quantized.recompile()
@@ -163,20 +196,32 @@ def of_quantizer(name: str) -> bool:
     return name.startswith(("activation_quantizer_", "weight_quantizer_"))
 
 
-def quantizers_of(module: nn.Module) -> dict[str, ActivationQuantizer | WeightQuantizer]:
+def quantizers_of(module: nn.Module) -> dict[str, ActivationQuantizer | AnyWeightQuantizer]:
     """All quantizers in a module, by name."""
-    return {n: m for n, m in module.named_modules() if isinstance(m, (ActivationQuantizer, WeightQuantizer))}
+    kinds = (ActivationQuantizer, WeightQuantizer, UniformWeights, LearnedWeights)
+    return {n: m for n, m in module.named_modules() if isinstance(m, kinds)}
 
 
-def stored_bytes(module: fx.GraphModule, weights: tuple[WeightSite, ...]) -> int:
-    """Bytes of all tensors when quantized weights are stored as int8 with a float32 scale per channel."""
-    quantized = {site.tensor: site for site in weights}
+def weight_quantizers_of(module: fx.GraphModule) -> dict[str, AnyWeightQuantizer]:
+    """The weight quantizers of a graph, by the name of the tensor that each rounds."""
+    quantizers = quantizers_of(module)
+    calls = [n for n in module.graph.nodes if n.op == "call_module" and str(n.target) in quantizers]
+    found = {str(operand(node, 0).target): quantizers[str(node.target)] for node in calls}
+    return {name: q for name, q in found.items() if not isinstance(q, ActivationQuantizer)}
+
+
+def stored_bytes(module: fx.GraphModule) -> int:
+    """Bytes of all tensors when quantized weights are stored at their bits, with their scales and points."""
+    quantizers = weight_quantizers_of(module)
     total = 0
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if of_quantizer(name):
             continue
-        if name in quantized:
-            total += tensor.numel() + 4 * tensor.shape[quantized[name].axis]
-        else:
+        quantizer = quantizers.get(name)
+        if quantizer is None:
             total += tensor.numel() * tensor.element_size()
+        elif isinstance(quantizer, WeightQuantizer):
+            total += tensor.numel() + 4 * tensor.shape[quantizer.axis]
+        else:
+            total += weight_bytes(quantizer, tensor)[0]
     return total

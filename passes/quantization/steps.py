@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ...calibration.data import Part
+from ...calibration.metric import padded
 from ...calibration.ranges import Observer
 from ...errors import CompressError
 from ...model import Model
@@ -23,6 +24,7 @@ from .grids import METHODS, best_grids, grids_for
 from .observe import first_output, observe
 from .placement import Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
+from .rebuild import SCALE_PREFIX
 from .rescale import find_rescalable
 from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity
 from .sqnr import sqnr_db
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_BATCH = 16
 TRIAL_SAMPLES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
-SCALE_PREFIX = "scale/"
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Steps:
             kept = {**kept, **fine}
             placement = place(graph, kept)
             grids = {name: grids[name] for name in placement.activations}
-        scales = weight_scales(graph, placement, grids)
+        scales = weight_scales(graph, placement, grids, self.context.scheme.weight_limit)
         quantized = insert_quantizers(graph, placement, grids, scales)
         return State(graph, quantized, placement, grids, scales, kept, self.rescaled)
 
@@ -233,16 +234,12 @@ class Steps:
         return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]
 
     def _metric(self, module: Any, part: Part) -> float:
-        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-            count = inputs[0].shape[0]
-            short = (self.static_batch or count) - count  # a static batch is filled up, and cut again
-            filled = (
-                tuple(torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) for x in inputs) if short else inputs
-            )
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad():
-                outputs = module(*filled)
-            return tuple(y[:count] for y in (outputs if isinstance(outputs, tuple) else (outputs,)))
+                outputs = module(*inputs)
+            return outputs if isinstance(outputs, tuple) else (outputs,)
 
+        forward = padded(run, self.static_batch) if self.static_batch else run
         return self.context.metric.measure(forward, part, batch_size=self.static_batch or 32).value
 
     def _costs(self, before: State, after: State, kept: frozenset[str]) -> dict[str, float]:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from edgepress.targets.vnni import weight_limit
 from onnx import TensorProto, helper, numpy_helper
+
+LIMIT = weight_limit()  # what this CPU adds without saturating
 
 
 def model_of(nodes, arrays, outputs=("y",), opset=19, ir=9, shape=("N", 8, 8, 8), dtype=TensorProto.FLOAT):
@@ -36,7 +39,7 @@ def conv_qdq(
     }
     nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q_in")]
     nodes.append(helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq_in"))
-    integers = rng.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8)
+    integers = rng.integers(-LIMIT, LIMIT + 1, (8, 8, 3, 3)).astype(np.int8)
     if weight == "float":
         arrays["wd"] = integers.astype(np.float32) * np.float32(0.01)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as vendor
 import pytest
-from conftest import CONV_MACS, conv_float, conv_qdq, model_of
+from conftest import CONV_MACS, LIMIT, conv_float, conv_qdq, model_of
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets import TARGETS, tensorrt
 from edgepress.targets.attribution import Executed, attribute, precision_shares
@@ -379,7 +379,7 @@ def concatenating_model(folder: Path, relus: int = 0) -> Path:
         return f"{name}_dq"
 
     def conv(name: str, source: str, channels: int, inputs: int) -> str:
-        constants[f"{name}_w"] = draw.integers(-127, 128, (channels, inputs, 1, 1)).astype(np.int8)
+        constants[f"{name}_w"] = draw.integers(-LIMIT, LIMIT + 1, (channels, inputs, 1, 1)).astype(np.int8)
         constants[f"{name}_s"] = np.full(channels, 0.005, np.float32)
         nodes.append(
             helper.make_node(
