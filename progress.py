@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+Status = Callable[[], str]
+"""What there is to say of a task now: "loss 0.31"."""
 PLAIN_INTERVAL_S = 10.0  # a log file wants a sign of life, not a line a step
 
 
@@ -18,8 +20,14 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """Print one line about what happens now."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield `items`, showing how many of `total` are done."""
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
+    ) -> Iterator[T]:
+        """Yield `items`, showing how many of `total` are done, the time left and what `status` says."""
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 class Silent:
@@ -28,7 +36,9 @@ class Silent:
     def say(self, message: str) -> None:
         pass
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
+    ) -> Iterator[T]:
         yield from items
 
 
@@ -38,12 +48,18 @@ class PlainLines:
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        said = time.monotonic()
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
+    ) -> Iterator[T]:
+        started = said = time.monotonic()
         for done, item in enumerate(items):
-            if time.monotonic() - said > PLAIN_INTERVAL_S:
-                said = time.monotonic()
-                self.say(f"  {description}: {done}" + (f" of {total}" if total else ""))
+            now = time.monotonic()
+            if now - said > PLAIN_INTERVAL_S:
+                said = now
+                line = f"  {description}: {done}" + (f" of {total}" if total else "")
+                if total:
+                    line += f", {_minutes((total - done) * (now - started) / done)} left"
+                self.say(line + (f", {status()}" if status else ""))
             yield item
 
 
@@ -55,11 +71,19 @@ class TerminalBars:
 
         Console(stderr=True, highlight=False).print(message, markup=False)
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
+    ) -> Iterator[T]:
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import Progress as Bars
+        from rich.progress import TextColumn
 
-        yield from track(items, f"  {description}", total=total, console=Console(stderr=True), transient=True)
+        columns = (*Bars.get_default_columns(), TextColumn("{task.fields[status]}", markup=False))
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(f"  {description}", total=total, status="")
+            for item in items:
+                yield item
+                bars.update(task, advance=1, status=status() if status else "")
 
 
 def for_stream(quiet: bool = False) -> Progress:

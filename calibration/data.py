@@ -37,9 +37,13 @@ class Part:
     def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """Batches of `size` samples in order, the last one shorter: inputs and labels (batch, ...)."""
         for start in range(0, len(self.samples), size):
-            chosen = [self.samples[i] for i in range(start, min(start + size, len(self.samples)))]
-            inputs = tuple(torch.stack(column) for column in zip(*(x for x, _ in chosen), strict=True))
-            yield inputs, torch.stack([y for _, y in chosen])
+            yield self.batch(range(start, min(start + size, len(self.samples))))
+
+    def batch(self, indices: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The samples at `indices` as one batch: inputs and labels (batch, ...)."""
+        chosen = [self.samples[i] for i in indices]
+        inputs = tuple(torch.stack(column) for column in zip(*(x for x, _ in chosen), strict=True))
+        return inputs, torch.stack([y for _, y in chosen])
 
 
 @dataclass(frozen=True)

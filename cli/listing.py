@@ -106,18 +106,24 @@ def _described_pass(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options(schema: Mapping[str, Any], names: Iterable[str]) -> list[Option]:
-    from ..pipeline.recipe_problems import schema_at
-    from ..pipeline.recipe_reference import value_words
+    return [row for name in names for row in _described(schema, (name,))]
 
-    found = [(name, schema_at(schema, (name,))) for name in names]
+
+def _described(schema: Mapping[str, Any], location: tuple[str, ...]) -> list[Option]:
+    """One option, or those of a section, named `training.epochs`."""
+    from ..pipeline.recipe_problems import schema_at
+    from ..pipeline.recipe_reference import is_section, value_words
+
+    option = schema_at(schema, location)
+    if is_section(option):
+        return [row for inner in option["properties"] for row in _described(schema, (*location, inner))]
     return [
         {
-            "name": name,
-            "takes": value_words(schema, (name,)),
+            "name": ".".join(location),
+            "takes": value_words(schema, location),
             "default": option.get("default"),
             "description": option.get("description", ""),
         }
-        for name, option in found
     ]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..calibration.scheme import QuantScheme
 from ..progress import Progress, Silent
@@ -20,9 +21,24 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+class NetworkSource(BaseModel):
+    """A further network that a pass reads: a teacher, a student."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="pkg.module:factory, timm:NAME, torchvision:NAME, a .pt2 or .onnx file.")
+    args: dict[str, Any] = Field({}, description="Keyword arguments of the factory.")
+    weights: Path | None = Field(None, description="A .safetensors or weights-only .pt file.")
+
+
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may look at beside its model. `layer_ms` times a model's layers on the recipe's first device."""
+    """What a pass may look at beside its model.
+
+    layer_ms: times a model's layers on the recipe's first device. load_network: reads a further network, whose
+    inputs are the data's. scratch: where a pass may keep unfinished work, to resume from when it is killed.
+    folder: the recipe's, where functions of the user lie.
+    """
 
     data: DataParts
     metric: Metric
@@ -31,6 +47,9 @@ class PassContext:
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
     layer_ms: Callable[[Model], Mapping[str, float]] | None = None
+    load_network: Callable[[NetworkSource], Model] | None = None
+    scratch: Path | None = None
+    folder: Path | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh random generator under the recipe's seed."""
@@ -76,17 +95,26 @@ class Pass(BaseModel, ABC):
         """Decide everything from the model and the data; the input model is not touched."""
 
     @abstractmethod
-    def rebuild(self, model: Model, plan: PassPlan) -> Model:
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The compressed model that `plan` describes; the same for the same plan, in any process."""
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the model has quantizers after this pass, so that it cannot be quantized again."""
+        return False
+
+    def networks(self) -> tuple[NetworkSource, ...]:
+        """The further networks that the pass reads; its result depends on their files."""
+        return ()
 
     def apply(self, model: Model, context: PassContext) -> PassResult:
         """Plan, then rebuild: a fresh run and a resumed one take the same path to the model."""
         plan = self.plan(model, context)
-        return self.result(model, plan)
+        return self.result(model, plan, context)
 
-    def result(self, model: Model, plan: PassPlan) -> PassResult:
+    def result(self, model: Model, plan: PassPlan, context: PassContext) -> PassResult:
         """The result of a plan, fresh or stored."""
-        compressed = self.rebuild(model, plan) if plan.modified else model
+        compressed = self.rebuild(model, plan, context) if plan.modified else model
         return PassResult(compressed, plan.modified, plan.notes, plan)
 
     @classmethod
@@ -94,7 +122,6 @@ class Pass(BaseModel, ABC):
         """Why this pass cannot work on `model`, in words; None when it can."""
         return None
 
-    @classmethod
-    def refuses_after(cls, earlier: Sequence[Pass]) -> str | None:
+    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
         """Why this pass cannot work after the passes `earlier` in a recipe, in words; None when it can."""
         return None

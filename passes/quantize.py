@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,14 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..calibration.scheme import RangeChoice
-from ..errors import CompressError
 from .base import Pass, PassContext, PassPlan
 
 if TYPE_CHECKING:
-    from torch import fx
-
     from ..model import Model
-    from .quantization.placement import Placement
 
 
 class Quantize(Pass):
@@ -59,24 +54,30 @@ class Quantize(Pass):
         16, ge=0, le=1024, description="Samples for the sensitivity of each layer; 0 leaves the table out."
     )
 
-    @classmethod
-    def refuses_after(cls, earlier: Sequence[Pass]) -> str | None:
+    @property
+    def quantizes(self) -> bool:
+        """Always."""
+        return True
+
+    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
         """A quantized network cannot be quantized again."""
-        if any(done.name == cls.name for done in earlier):
-            return "the network is already INT8 here, by the quantize above: list it once"
+        if done := next((p for p in earlier if p.quantizes), None):
+            again = "list it once" if done.name == self.name else "list one of the two"
+            return f"the network is already INT8 here, by the {done.name} above: {again}"
         return None
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
         from .quantization.capture import capture
-        from .quantization.placement import place
+        from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
+        from .quantization.placement import layers_to_keep, place
         from .quantization.steps import Steps
 
         graph = capture(model)
-        kept = self._kept(graph)
+        kept = layers_to_keep(graph, self.keep_float, self.name)
         placement = place(graph, kept)
         if not any(c.quantized for c in placement.coverage):
-            return PassPlan({}, {}, modified=False, notes=(_nothing_to_do(placement),))
+            return PassPlan({}, {}, modified=False, notes=(nothing_to_do(placement),))
         steps = Steps(self, model, context, graph)
         notes = steps.equalize(kept)
         state = steps.calibrate(steps.graph, kept, context.data.calibration)
@@ -90,67 +91,14 @@ class Quantize(Pass):
             state, kept_float, found = steps.meet_drop(state, [r.layer for r in ranked], self.max_drop)
             notes += found
             details["kept_float"] = kept_float
-        details["coverage"] = [
-            {"layer": c.layer, "kind": c.kind, "macs": c.macs, "quantized": c.quantized, "reason": c.reason}
-            for c in state.placement.coverage
-        ]
-        notes.insert(0, _coverage_note(state.placement, context.scheme.name))
+        details["coverage"] = coverage_rows(state.placement)
+        notes.insert(0, coverage_note(state.placement, context.scheme.name))
         return PassPlan(state.structure(), state.tensors(), notes=tuple(notes), details=details)
 
-    def rebuild(self, model: Model, plan: PassPlan) -> Model:
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The quantized graph: the capture of `model`, with the plan's tensors and quantizers in it."""
-        from .quantization.bias_correction import correctable
-        from .quantization.capture import capture
-        from .quantization.folding import ensure_biases
-        from .quantization.operators import set_tensor
-        from .quantization.placement import place
-        from .quantization.quantizers import Grid, insert_quantizers, stored_bytes
-        from .quantization.rescale import insert_rescaling
-        from .quantization.steps import SCALE_PREFIX
+        from .quantization.quantizers import stored_bytes
+        from .quantization.rebuild import rebuild_graph
 
-        graph = capture(model)
-        for node_name in plan.structure["rescaled"]:
-            insert_rescaling(graph, node_name)
-        ensure_biases(graph, correctable(graph, place(graph)))
-        for name, tensor in plan.tensors.items():
-            if not name.startswith(SCALE_PREFIX):
-                set_tensor(graph, name, tensor.clone())
-        placement = place(graph, plan.structure["keep_float"])
-        grids = {name: Grid(**grid) for name, grid in plan.structure["grids"].items()}
-        scales = {
-            name.removeprefix(SCALE_PREFIX): tensor.clone()
-            for name, tensor in plan.tensors.items()
-            if name.startswith(SCALE_PREFIX)
-        }
-        quantized = insert_quantizers(graph, placement, grids, scales)
-        return model.successor(quantized, stored_bytes=stored_bytes(quantized, placement.weights))
-
-    def _kept(self, graph: fx.GraphModule) -> dict[str, str]:
-        from .quantization.placement import layer_name, layers_of
-
-        names = [layer_name(n) for n in layers_of(graph)]
-        kept: set[str] = set()
-        for pattern in self.keep_float:
-            matched = fnmatch.filter(names, pattern)
-            if not matched:
-                raise CompressError(
-                    f"quantize.keep_float: no layer is named '{pattern}'. Layers: {', '.join(names[:8])}"
-                    + (f", … ({len(names)} in all; `compress inspect` lists them)" if len(names) > 8 else "")
-                )
-            kept.update(matched)
-        return dict.fromkeys(sorted(kept), "kept in float by the recipe")
-
-
-def _coverage_note(placement: Placement, grid: str) -> str:
-    quantized = sum(c.quantized for c in placement.coverage)
-    return (
-        f"{quantized} of {len(placement.coverage)} layers, {100 * placement.int8_macs:.1f} % of MACs placed in INT8;"
-        f" activations {grid}"
-    )
-
-
-def _nothing_to_do(placement: Placement) -> str:
-    reasons = list(dict.fromkeys(f"{c.layer}: {c.reason}" for c in placement.coverage))
-    if not reasons:
-        return "no convolution, linear layer or matmul to quantize"
-    return "no layer can be quantized: " + "; ".join(reasons[:5]) + ("; …" if len(reasons) > 5 else "")
+        quantized = rebuild_graph(model, plan.structure, plan.tensors)
+        return model.successor(quantized, stored_bytes=stored_bytes(quantized))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..calibration.metric import padded
 from ..errors import CompressError, DeviceUnavailableError
 from ..model import Forward, Model
 from ..passes.base import PassContext
@@ -22,7 +23,7 @@ from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of,
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import MeasureSection, TargetSection
 from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord
-from .steps import METRIC_BATCH, metric_record, padded
+from .steps import METRIC_BATCH, metric_record
 
 if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
@@ -228,7 +229,7 @@ def forward_of(engine: Engine, model: Model) -> Forward:
 
     if model.dynamic_batch:
         return run
-    return padded(run, model.example_inputs[0].shape[0])  # type: ignore[no-any-return]
+    return padded(run, model.example_inputs[0].shape[0])
 
 
 def _batch(model: Model) -> int:

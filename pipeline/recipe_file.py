@@ -98,7 +98,7 @@ def _read_passes(document: Document, data: dict[str, Any]) -> list[Pass]:
 
 def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
     """Why `new` cannot work after `earlier`, in words: the pass itself knows, by `refuses_after`."""
-    return type(new).refuses_after(earlier)
+    return new.refuses_after(earlier)
 
 
 def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSection]:

@@ -26,6 +26,9 @@ def option_reference() -> str:
     for name, pass_class in PASSES.items():
         options = pass_class.model_json_schema()
         parts += [f"## Pass `{name}`\n", options.get("description", "") + "\n", _table(options, options, ())]
+        for inner, section in _sections(options, ()):
+            parts += [f"### `{inner}` of `{name}`\n", section.get("description", "") + "\n"]
+            parts.append(_table(options, section, tuple(inner.split("."))))
     return "\n".join(parts)
 
 

@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..calibration.data import DataParts
 from ..calibration.metric import Metric, metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
 from ..errors import CompressError, DeviceUnavailableError
 from ..model import Model
-from ..passes.base import PassContext
+from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
@@ -31,7 +33,7 @@ from .judge import judge
 from .lock import locked
 from .onnx_network import why_no_pass
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
-from .recipe import Recipe, TargetSection
+from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
 from .result import ArtefactRecord, ParityRecord, RunRecord
@@ -190,7 +192,17 @@ class _Run:
             scheme=self.scheme,
             seed=self.recipe.seed,
             progress=self.progress,
+            device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
+            load_network=lambda source: self._load_network(source, data),
+            folder=self.base,
+        )
+
+    def _load_network(self, source: NetworkSource, data: DataParts) -> Model:
+        """A teacher or a student that a pass names, read as the model itself is."""
+        section = ModelSection(source=source.source, args=source.args, weights=source.weights)
+        return ingest(
+            section, data.calibration.example(), self.trust_pickle, folder=self.base, progress=self.progress
         )
 
     def _layer_ms(self, model: Model) -> Mapping[str, float]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..calibration.metric import Measurement
+from ..calibration.metric import Measurement, padded
 from ..errors import CompressError
 from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
+from .files import sha256_file
 from .result import MetricRecord, StepRecord
 from .store import Entry, Store, key_of
 
@@ -51,7 +53,8 @@ def pass_step(
     if refusal := chosen.refuses(before.model):
         raise CompressError(f"pass {chosen.name}: {refusal}")
     options = chosen.model_dump(mode="json")
-    key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options})
+    files = {str(s.weights): sha256_file(s.weights) for s in chosen.networks() if s.weights is not None}
+    key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options, "files": files})
     stored = store.get(key)
     if stored is not None:
         plan = PassPlan(
@@ -61,13 +64,14 @@ def pass_step(
             notes=tuple(stored.values["record"]["notes"]),
             details=stored.values["record"]["details"],
         )
-        result = chosen.result(before.model, plan)
+        result = chosen.result(before.model, plan, context)
         record = StepRecord.model_validate({**stored.values["record"], "cached": True})
         context.progress.say(f"{chosen.name}: reused, finished in an earlier run")
         return Step(result.model, record, key)
     started = time.monotonic()
     context.progress.say(f"{chosen.name}: working")
-    result = chosen.apply(before.model, context)
+    scratch = store.folder / f".scratch-{key}"  # beside the entries, and not one of them
+    result = chosen.apply(before.model, replace(context, scratch=scratch))
     verify(chosen.name, before.model, result.model, result.modified)
     metric = measure(result.model, context) if result.modified else before.record.metric
     facts = result.model.facts()
@@ -76,6 +80,7 @@ def pass_step(
     )
     values = {"structure": result.plan.structure, "record": record.model_dump(mode="json")}
     store.put(key, Entry(values, result.plan.tensors))
+    shutil.rmtree(scratch, ignore_errors=True)
     return Step(result.model, record, key)
 
 
@@ -107,19 +112,6 @@ def measure(model: Model, context: PassContext) -> MetricRecord:
     part = context.data.judge
     forward = model.run if model.dynamic_batch else padded(model.run, batch)
     return metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
-
-
-def padded(forward: Any, batch: int) -> Any:
-    """`forward` for a network that takes exactly `batch` samples: a short last batch is filled up and cut again."""
-
-    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        missing = batch - inputs[0].shape[0]
-        if missing == 0:
-            return tuple(forward(*inputs))
-        filled = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
-        return tuple(y[: batch - missing] for y in forward(*filled))
-
-    return run
 
 
 def metric_record(measured: Measurement) -> MetricRecord:

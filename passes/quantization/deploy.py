@@ -7,14 +7,16 @@ Weights become int8 constants behind a DequantizeLinear: OpenVINO runs a float w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from .bucket_quantizers import BucketQuantizer, LearnedWeights, UniformWeights
 from .operators import along, get_tensor
-from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
+from .quantizers import ActivationQuantizer, AnyWeightQuantizer, WeightQuantizer, quantizers_of
 
 
 @torch.library.custom_op("edgepress::quantize_dequantize", mutates_args=())
@@ -41,6 +43,21 @@ def _(integers: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(integers, dtype=torch.float32)
 
 
+@torch.library.custom_op("edgepress::look_up", mutates_args=())
+def look_up(levels: Tensor, points: Tensor, alpha: Tensor, beta: Tensor, shape: list[int]) -> Tensor:
+    """Weight from the indices of its points: levels (buckets, k) uint8, points (n,), alpha and beta (buckets, 1).
+
+    What fills up the last bucket is cut off; `shape` is that of the weight.
+    """
+    rows = points[levels.long()] * alpha + beta
+    return rows.reshape(-1)[: math.prod(shape)].reshape(shape).clone()
+
+
+@look_up.register_fake
+def _(levels: Tensor, points: Tensor, alpha: Tensor, beta: Tensor, shape: list[int]) -> Tensor:
+    return points.new_empty(shape)
+
+
 def onnx_translations(opset: int) -> dict[Any, Callable[..., Any]]:
     """What `torch.onnx.export(custom_translation_table=...)` needs to write the operators above."""
     import onnxscript
@@ -53,7 +70,14 @@ def onnx_translations(opset: int) -> dict[Any, Callable[..., Any]]:
     def write_dequantize(integers, scale, axis: int):  # type: ignore[no-untyped-def]
         return op.DequantizeLinear(integers, scale, axis=axis)
 
+    def write_look_up(levels, points, alpha, beta, shape: Sequence[int]):  # type: ignore[no-untyped-def]
+        rows = op.Add(op.Mul(op.Gather(points, op.Cast(levels, to=6)), alpha), beta)  # 6 is INT32
+        flat = op.Reshape(rows, op.Constant(value_ints=[-1]))
+        ends = (op.Constant(value_ints=[0]), op.Constant(value_ints=[math.prod(shape)]))
+        return op.Reshape(op.Slice(flat, *ends), op.Constant(value_ints=list(shape)))
+
     return {
+        torch.ops.edgepress.look_up.default: write_look_up,
         torch.ops.edgepress.quantize_dequantize.default: write_quantize_dequantize,
         torch.ops.edgepress.dequantize.default: write_dequantize,
     }
@@ -70,8 +94,10 @@ def deployable(module: nn.Module) -> nn.Module:
         quantizer = quantizers.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(quantizer, ActivationQuantizer):
             _write_activation(deployed, node, quantizer)
-        elif isinstance(quantizer, WeightQuantizer):
-            _write_weight(deployed, node, quantizer)
+        elif quantizer is not None and _on_int8_grid(quantizer):
+            _write_int8_weight(deployed, node, quantizer)
+        elif isinstance(quantizer, (UniformWeights, LearnedWeights)):
+            _write_levels(deployed, node, quantizer)
     deployed.graph.eliminate_dead_code()
     deployed.delete_all_unused_submodules()
     deployed.recompile()
@@ -94,20 +120,49 @@ def _write_activation(module: fx.GraphModule, node: fx.Node, quantizer: Activati
     module.graph.erase_node(node)
 
 
-def _write_weight(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuantizer) -> None:
+def _on_int8_grid(quantizer: AnyWeightQuantizer) -> bool:
+    """Whether the weight is int8 integers with a scale for each channel; buckets across channels are not."""
+    return isinstance(quantizer, WeightQuantizer) or quantizer.bucket == "channel"
+
+
+def _write_int8_weight(module: fx.GraphModule, node: fx.Node, quantizer: AnyWeightQuantizer) -> None:
+    name, owner, attribute = _weight_of(module, node)
+    if f"{attribute}_int8" not in owner._buffers:
+        integers, scale = quantizer.int8(get_tensor(module, name))
+        owner.register_buffer(f"{attribute}_int8", integers)
+        owner.register_buffer(f"{attribute}_scale", scale)
+    with module.graph.inserting_before(node):
+        constants = [module.graph.get_attr(f"{name}_{part}") for part in ("int8", "scale")]
+        written = module.graph.call_function(
+            torch.ops.edgepress.dequantize.default, (*constants, quantizer.axis)
+        )
+    node.replace_all_uses_with(written)
+    module.graph.erase_node(node)
+
+
+def _write_levels(module: fx.GraphModule, node: fx.Node, quantizer: BucketQuantizer) -> None:
+    """Integer indices and a Gather: the file is small, and runtimes compute the float weight once, when loading."""
+    name, owner, attribute = _weight_of(module, node)
+    weight = get_tensor(module, name)
+    parts = ("levels", "points", "alpha", "beta")
+    if f"{attribute}_levels" not in owner._buffers:
+        stored = quantizer.levels(weight)
+        for part in parts:
+            value = getattr(stored, part).detach().clone()
+            owner.register_buffer(f"{attribute}_{part}", value.to(torch.uint8) if part == "levels" else value)
+    with module.graph.inserting_before(node):
+        nodes = [module.graph.get_attr(f"{name}_{part}") for part in parts]
+        written = module.graph.call_function(
+            torch.ops.edgepress.look_up.default, (*nodes, list(weight.shape))
+        )
+    node.replace_all_uses_with(written)
+    module.graph.erase_node(node)
+
+
+def _weight_of(module: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module, str]:
+    """The name of the tensor that a quantizer's node rounds, the module that owns it, and its name there."""
     weight = node.args[0]
     assert isinstance(weight, fx.Node)
     name = str(weight.target)
     owner_name, _, attribute = name.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    if f"{attribute}_int8" not in owner._buffers:
-        owner.register_buffer(f"{attribute}_int8", quantizer.integers(get_tensor(module, name)))
-        owner.register_buffer(f"{attribute}_scale", quantizer.scale.detach().clone())
-    with module.graph.inserting_before(node):
-        integers = module.graph.get_attr(f"{name}_int8")
-        scale = module.graph.get_attr(f"{name}_scale")
-        written = module.graph.call_function(
-            torch.ops.edgepress.dequantize.default, (integers, scale, quantizer.axis)
-        )
-    node.replace_all_uses_with(written)
-    module.graph.erase_node(node)
+    return name, module.get_submodule(owner_name), attribute

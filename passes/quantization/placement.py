@@ -16,13 +16,15 @@ Nothing else is quantized: LayerNorm, softmax and the residual stream of a pre-n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
 from torch import fx
 
+from ...errors import CompressError
 from .operators import (
     ACTIVATIONS,
     ADDITIONS,
@@ -113,6 +115,24 @@ def weight_operands(node: fx.Node) -> list[fx.Node]:
 def layers_of(module: fx.GraphModule) -> list[fx.Node]:
     """The nodes that multiply and accumulate, in order."""
     return [n for n in module.graph.nodes if n.target in (*WEIGHTED, *MATMULS) or n.target in NEVER_INT8]
+
+
+def layers_to_keep(module: fx.GraphModule, patterns: Sequence[str], what: str) -> dict[str, str]:
+    """The layers that names or patterns (`blocks.0.*`) choose to stay in float, with the reason.
+
+    what: the pass, for the CompressError that says which pattern matches no layer.
+    """
+    names = [layer_name(n) for n in layers_of(module)]
+    kept: set[str] = set()
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise CompressError(
+                f"{what}.keep_float: no layer is named '{pattern}'. Layers: {', '.join(names[:8])}"
+                + (f", … ({len(names)} in all; `compress inspect` lists them)" if len(names) > 8 else "")
+            )
+        kept.update(matched)
+    return dict.fromkeys(sorted(kept), "kept in float by the recipe")
 
 
 @dataclass

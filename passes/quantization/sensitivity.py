@@ -11,7 +11,7 @@ from torch import fx
 from ...progress import Progress
 from .observe import Batch, first_output
 from .placement import Placement
-from .quantizers import ActivationQuantizer, WeightQuantizer, quantizers_of
+from .quantizers import ActivationQuantizer, AnyWeightQuantizer, quantizers_of
 from .sqnr import sqnr_db
 
 
@@ -92,6 +92,6 @@ def _nearest(node: fx.Node, names: set[str]) -> set[str]:
     return {q for operand in node.all_input_nodes for q in _nearest(operand, names)}
 
 
-def _enable(quantizers: Iterable[ActivationQuantizer | WeightQuantizer], enabled: bool) -> None:
+def _enable(quantizers: Iterable[ActivationQuantizer | AnyWeightQuantizer], enabled: bool) -> None:
     for quantizer in quantizers:
         quantizer.enabled = enabled

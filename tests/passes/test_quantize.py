@@ -115,7 +115,8 @@ from edgepress.passes.quantize import Quantize
 import test_quantize
 folder = Path(sys.argv[1])
 plan = PassPlan(json.loads((folder / "plan.json").read_text()), load_file(folder / "plan.safetensors"))
-rebuilt = Quantize().rebuild(test_quantize.residual_model(), plan)
+context = test_quantize.context_of(test_quantize.PART)
+rebuilt = Quantize().rebuild(test_quantize.residual_model(), plan, context)
 save_file({"outputs": rebuilt.run(test_quantize.INPUTS)[0]}, folder / "outputs.safetensors")
 """
 
@@ -133,7 +134,7 @@ def test_a_rebuilt_model_shares_no_memory_with_its_plan() -> None:
     model = residual_model()
     plan = Quantize().plan(model, context_of(PART))
     stored = {name: tensor.clone() for name, tensor in plan.tensors.items()}
-    rebuilt = Quantize().rebuild(model, plan)
+    rebuilt = Quantize().rebuild(model, plan, context_of(PART))
     for parameter in rebuilt.module.parameters():
         parameter.data.zero_()
     assert all(torch.equal(stored[name], tensor) for name, tensor in plan.tensors.items())
@@ -295,10 +296,10 @@ def test_attention_without_a_weight_is_quantized() -> None:
 
 
 def test_a_second_quantization_is_refused() -> None:
-    assert Quantize.refuses_after([Quantize()]) == (
+    assert Quantize().refuses_after([Quantize()]) == (
         "the network is already INT8 here, by the quantize above: list it once"
     )
-    assert Quantize.refuses_after([]) is None
+    assert Quantize().refuses_after([]) is None
 
 
 def test_data_that_gives_nan_is_refused_with_the_tensor() -> None:

@@ -73,7 +73,7 @@ def test_weights_have_a_scale_per_channel(axis: int, expected: list[list[int]]) 
     scale = weight_scale(weight, axis)
     assert scale.shape == (2,)
     quantizer = WeightQuantizer(scale, axis)
-    integers = quantizer.integers(weight)
+    integers, _ = quantizer.int8(weight)
     assert integers.dtype == torch.int8
     assert integers.tolist() == expected
     assert torch.equal(quantizer(weight), integers * quantizer.channelwise_scale(weight))
@@ -84,7 +84,7 @@ def test_the_stored_integers_are_exactly_what_the_network_computed_with(axis: in
     weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[1, 1] = 0.0
     quantizer = WeightQuantizer(weight_scale(weight, axis), axis)
-    integers = quantizer.integers(weight)
+    integers, _ = quantizer.int8(weight)
     assert int(integers.min()) >= -127
     assert torch.equal(quantizer(weight), dequantize(integers, quantizer.scale, axis))
     assert (
@@ -131,4 +131,4 @@ def test_each_tensor_is_rounded_once_and_the_output_never() -> None:
         by_hand = after(torch.conv2d(by_hand, weight, layer.bias))
     assert torch.allclose(quantized(x), by_hand, atol=1e-6)
     # int8 weights 12 + 8, a float scale a channel 4 * (4 + 2), float biases 4 * (4 + 2)
-    assert stored_bytes(quantized, placement.weights) == 12 + 8 + 24 + 24
+    assert stored_bytes(quantized) == 12 + 8 + 24 + 24

@@ -1,0 +1,1 @@
+"""Numerics and surgery of `distill`: the student, and what it learns from the teacher."""

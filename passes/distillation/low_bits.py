@@ -1,0 +1,158 @@
+"""Which bits each weight gets, where learned points start, and what the weights take on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..base import PassContext
+from ..quantization.bucket_quantizers import weight_bytes
+from ..quantization.buckets import quantile_points, redistribute, scaled, scaling, to_buckets, uniform_points
+from ..quantization.operators import get_tensor
+from ..quantization.placement import Placement, WeightSite
+from ..quantization.quantizers import WeightQuantizer, stored_bytes, weight_quantizers_of
+from ..quantization.rebuild import WeightSpec, least_steps
+from ..quantization.steps import State
+from ..training.draws import generator
+
+if TYPE_CHECKING:
+    from ..distill import Distill
+
+SENSITIVITY_BATCHES = 16
+SENSITIVITY_BATCH = 8
+
+
+def choose_specs(
+    options: Distill, state: State, context: PassContext, classification: bool
+) -> dict[str, WeightSpec]:
+    """How each placed weight is stored, by tensor name; those of plain INT8 are left out."""
+    assert options.weight_bits != "float"
+    sites = state.placement.weights
+    outer = {sites[0].tensor, sites[-1].tensor}
+    bits: dict[str, int] = {
+        site.tensor: max(options.first_last_bits, options.weight_bits)
+        if site.tensor in outer
+        else options.weight_bits
+        for site in sites
+    }
+    inner = [site for site in sites if site.tensor not in outer]
+    if options.redistribute_bits and inner:
+        least = 1 if options.points == "learned" and options.training.epochs == 0 else 2
+        found = sensitivities(state, inner, options, context, classification)
+        bits |= redistribute(found, options.weight_bits, least)
+    specs = {name: WeightSpec(b, options.bucket) for name, b in bits.items()}
+    return {name: spec for name, spec in specs.items() if spec != WeightSpec()}
+
+
+def sensitivities(
+    state: State, sites: list[WeightSite], options: Distill, context: PassContext, classification: bool
+) -> dict[str, tuple[int, float]]:
+    """For each tensor its number of weights, and its mean squared gradient times the mean square of its scales α.
+
+    The gradients are those of the network's own predictions: of the log-likelihood of labels drawn from its outputs
+    (the Fisher information, which is the curvature of the KL to the unrounded network, zero gradient as that has).
+    """
+    network = state.graph
+    weights: dict[str, Tensor] = {
+        site.tensor: nn.Parameter(get_tensor(network, site.tensor).clone()) for site in sites
+    }
+    squares = dict.fromkeys(weights, 0.0)
+    draws = generator(context.seed, "sensitivity")
+    count = 0
+    for inputs, _ in context.data.calibration.head(SENSITIVITY_BATCHES * SENSITIVITY_BATCH).batches(
+        SENSITIVITY_BATCH
+    ):
+        output = _first(torch.func.functional_call(network, dict(weights), inputs))
+        likelihood = _log_likelihood(output, draws, classification)
+        gradients = torch.autograd.grad(likelihood, list(weights.values()))
+        for name, gradient in zip(weights, gradients, strict=True):
+            squares[name] += float((gradient.double() ** 2).mean())
+        count += len(output)
+    found = {}
+    for site in sites:
+        weight = weights[site.tensor].detach()
+        alpha, _ = scaling(to_buckets(weight, site.axis, options.bucket))
+        found[site.tensor] = (weight.numel(), squares[site.tensor] / count * float((alpha**2).mean()))
+    return found
+
+
+def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool) -> Tensor:
+    """The sum over samples, of outputs (n, classes, ...) or numbers of any shape."""
+    if not classification or output.dim() < 2 or output.shape[1] < 2:
+        return (output * torch.randn(output.shape, generator=draws)).sum()
+    logits = output.movedim(1, -1).reshape(-1, output.shape[1])
+    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=draws)
+    return logits.log_softmax(1).gather(1, drawn).sum()
+
+
+def least_scales(state: State, names: Mapping[str, object], limit: int) -> dict[str, Tensor]:
+    """For each tensor of `names` the least steps of its channels' INT8 grid, (channels,), for its layer's bias."""
+    return {
+        site.tensor: least_steps(
+            get_tensor(state.graph, site.tensor), site.axis, state.scales[site.tensor], limit
+        )
+        for site in state.placement.weights
+        if site.tensor in names
+    }
+
+
+def start_points(
+    trained: fx.GraphModule, specs: Mapping[str, WeightSpec], as_trained: bool
+) -> dict[str, Tensor]:
+    """Where the points of each tensor start: at the quantiles of its scaled weights (Polino et al. 2018, section 3.2).
+
+    as_trained: the weights learned to lie between equally spaced points, and start from these.
+    """
+    points: dict[str, Tensor] = {}
+    for name, quantizer in weight_quantizers_of(trained).items():
+        if name not in specs:
+            continue
+        spec = specs[name]
+        rows = to_buckets(get_tensor(trained, name), quantizer.axis, spec.bucket)
+        scaled_rows = scaled(rows, *scaling(rows))
+        points[name] = uniform_points(spec.bits) if as_trained else quantile_points(scaled_rows, spec.bits)
+    return points
+
+
+def as_executed(placement: Placement, specs: Mapping[str, WeightSpec], float_activations: bool) -> Placement:
+    """The placement as runtimes will execute it: layers that are computed in float say why."""
+    across = {s.layer for s in placement.weights if specs.get(s.tensor, WeightSpec()).bucket != "channel"}
+    rows = []
+    for row in placement.coverage:
+        reason = "its activations stay float; its weight is stored in few bits" if float_activations else ""
+        if row.layer in across:
+            reason = (
+                "a scale for so many consecutive weights has no INT8 kernel; its weight is stored in few bits"
+            )
+        rows.append(replace(row, quantized=False, reason=reason) if row.quantized and reason else row)
+    return replace(placement, coverage=tuple(rows))
+
+
+def sizes_note(network: fx.GraphModule) -> list[str]:
+    """What the whole network takes with weights packed to their bits, and with an ideal entropy coder on top."""
+    quantizers = weight_quantizers_of(network)
+    packed = coded = 0
+    bits: dict[int, int] = {}
+    for name, quantizer in quantizers.items():
+        if isinstance(quantizer, WeightQuantizer):
+            bits[8] = bits.get(8, 0) + 1
+            continue
+        in_bits, in_entropy = weight_bytes(quantizer, get_tensor(network, name))
+        packed, coded = packed + in_bits, coded + in_entropy
+        bits[quantizer.bits] = bits.get(quantizer.bits, 0) + 1
+    if not packed:
+        return []
+    total = stored_bytes(network)
+    told = ", ".join(f"{count} of {b} bits" for b, count in sorted(bits.items()))
+    return [
+        f"weights: {told}; {total / 1e3:.1f} kB with all of them packed, {(total - packed + coded) / 1e3:.1f} kB with"
+        " their levels at their order-0 entropy"
+    ]

@@ -1,0 +1,328 @@
+"""The phases of `distill`: student, training in float, quantization, training with quantizers, learning points."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...calibration.metric import padded
+from ...errors import CompressError
+from ...model import Model
+from ..base import PassContext, PassPlan
+from ..quantization.bucket_quantizers import LearnedWeights
+from ..quantization.capture import capture
+from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
+from ..quantization.operators import set_tensor
+from ..quantization.placement import layers_to_keep, place
+from ..quantization.quantizers import (
+    ActivationQuantizer,
+    Grid,
+    WeightQuantizer,
+    insert_quantizers,
+    of_quantizer,
+    quantizers_of,
+    weight_quantizers_of,
+)
+from ..quantization.rebuild import POINTS_PREFIX, WeightSpec, weight_quantizers
+from ..quantization.steps import State, Steps
+from ..training.job import History, Job
+from ..training.loop import train
+from ..training.options import TrainingOptions
+from .features import pair
+from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
+from .objective import Distillation, Teacher
+from .student import derive, rederive
+from .taps import Tapped
+
+if TYPE_CHECKING:
+    from ..distill import Distill
+
+POINTS_RANGE_LR = 0.1
+RANGE_LR = 10.0
+"""Activation ranges move by up to this many learning rates of their own size a step: 0.1 % at 1e-4."""
+
+
+def student_of(options: Distill, model: Model, description: Mapping[str, Any], context: PassContext) -> Model:
+    """The student as `description` says: the model itself, one derived from it, or one by its factory."""
+    if options.student.source:
+        if context.load_network is None:
+            raise CompressError("distill.student: a student with a source needs a context that can load it")
+        return replace(context.load_network(options.student), original=model.float_original, onnx_path=None)
+    if options.student.same:
+        return model
+    return model.successor(rederive(model, dict(description)))
+
+
+class Phases:
+    """One run of the pass over one model."""
+
+    def __init__(self, options: Distill, model: Model, context: PassContext) -> None:
+        self.options, self.model, self.context = options, model, context
+        self.limit = context.scheme.weight_limit
+        self.notes: list[str] = []
+        self.histories: dict[str, Any] = {}
+        self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        _, label = context.data.train.samples[0]
+        self.classification = not label.is_floating_point()
+
+    def plan(self) -> PassPlan:
+        """All phases, one after another."""
+        student, description = self._student()
+        student = self._train_float(student)
+        if self.options.weight_bits == "float":
+            state = {n: t.detach().clone() for n, t in student.module.state_dict().items()}
+            structure = {"student": description, "quantized": None}
+            changed = student is not self.model
+            notes = self.notes or [
+                "the student is the network itself, in float and without epochs: nothing to do"
+            ]
+            return PassPlan(
+                structure if changed else {}, state if changed else {}, changed, tuple(notes), self._details()
+            )
+        return self._quantized(student, description)
+
+    def _student(self) -> tuple[Model, dict[str, Any]]:
+        options = self.options.student
+        if options.source or options.same:
+            return student_of(self.options, self.model, {}, self.context), {}
+        derived = derive(self.model, options.depth, options.width)
+        self.notes += derived.notes
+        return self.model.successor(derived.module), derived.description
+
+    # -- training in float
+
+    def _train_float(self, student: Model) -> Model:
+        epochs = self._float_epochs()
+        if epochs == 0:
+            return student
+        if isinstance(student.module, fx.GraphModule):
+            raise CompressError(
+                "distill: an earlier pass or the exporter made one graph of the network, which has no BatchNorm left"
+                " to train in float; set float_epochs: 0"
+            )
+        network = copy.deepcopy(student.module)
+        objective = self._objective(network, self.model.module, live=True)
+        training = self.options.training.model_copy(update={"epochs": epochs, "lr": self.options.float_lr})
+        self._train("float", objective, training)
+        return student.successor(network.eval())
+
+    def _float_epochs(self) -> int:
+        options = self.options
+        if options.float_epochs is not None:
+            return options.float_epochs
+        return options.training.epochs if not options.student.same or not options.quantizes else 0
+
+    # -- quantization, and training with it
+
+    def _quantized(self, student: Model, description: dict[str, Any]) -> PassPlan:
+        from ..quantize import Quantize
+
+        options = self.options
+        graph = capture(student)
+        kept = layers_to_keep(graph, options.keep_float, options.name)
+        if not any(c.quantized for c in place(graph, kept).coverage):
+            note = nothing_to_do(place(graph, kept))
+            if student is not self.model:
+                raise CompressError(
+                    f"distill: the student cannot be quantized: {note}; set weight_bits: float"
+                )
+            return PassPlan({}, {}, modified=False, notes=(note,))
+        # Rescaled channels inside a student cannot be compared with the teacher's.
+        rescaling = options.equalization if options.student.same or options.features == "off" else "off"
+        steps = Steps(Quantize(ranges=options.ranges, equalization=rescaling), student, self.context, graph)
+        self.notes += steps.equalize(kept)
+        state = steps.calibrate(steps.graph, kept, self.context.data.calibration)
+        if options.activations == "float":
+            state = replace(state, placement=replace(state.placement, activations=()), grids={})
+        specs = choose_specs(options, state, self.context, self.classification)
+        network = self._train_quantized(state, specs)
+        if options.points == "learned":
+            network, specs = self._train_points(state, network, specs)
+        return self._plan_of(state, network, specs, description)
+
+    def _train_quantized(self, state: State, specs: dict[str, WeightSpec]) -> fx.GraphModule:
+        network = _inserted(state, specs, {}, self.limit)
+        self._train("quantized", self._objective(network, self._teacher(state)), self.options.training)
+        return network
+
+    def _train_points(
+        self, state: State, trained: fx.GraphModule, specs: dict[str, WeightSpec]
+    ) -> tuple[fx.GraphModule, dict[str, WeightSpec]]:
+        """Differentiable quantization: the weights stay, and the points of each learn."""
+        options = self.options
+        points = start_points(trained, specs, as_trained=options.training.epochs > 0)
+        learned = {name: replace(spec, learned=True) for name, spec in specs.items()}
+        weights = copy.deepcopy(state.graph)
+        for name, tensor in trained.state_dict().items():
+            if not of_quantizer(name):
+                set_tensor(weights, name, tensor.detach().clone())
+        start = replace(
+            state, graph=weights, grids=_grids_of(trained, state), scales=state.scales | _scales_of(trained)
+        )
+        network = _inserted(start, learned, points, self.limit)
+        training = options.training.model_copy(
+            update={"epochs": options.points_epochs, "lr": options.points_lr, "weight_decay": 0.0}
+        )
+        self._train("points", self._objective(network, self._teacher(state), learns="points"), training)
+        return network, learned
+
+    def _teacher(self, state: State) -> nn.Module:
+        """The float network; for the network itself its own equalized graph, whose features have the same scales."""
+        return copy.deepcopy(state.graph) if self.options.student.same else self.model.module
+
+    def _objective(
+        self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Any = "weights"
+    ) -> Distillation:
+        options = self.options
+        example = self.context.data.train.batch(range(self.static_batch or 2))[0]
+        ours: list[str] = []
+        theirs: list[str] = []
+        if options.features != "off":
+            asked = None if options.features == "auto" else options.features
+            ours, theirs = pair(network, teacher, example, asked)
+            self.notes.append(
+                "features matched: " + ", ".join(f"{s} to {t}" for s, t in zip(ours, theirs, strict=True))
+            )
+        teachers = [Teacher(_frozen(teacher, theirs))]
+        for source in options.teachers:
+            assert self.context.load_network is not None
+            teachers.append(Teacher(_frozen(self.context.load_network(source).module, []), source.weight))
+        return Distillation(
+            network=Tapped(network, ours),
+            teachers=teachers,
+            temperature=options.temperature,
+            teacher_weight=options.teacher_weight,
+            teacher_dropping=options.teacher_dropping,
+            feature_weight=options.feature_weight,
+            classification=self.classification,
+            stochastic=options.rounding == "stochastic",
+            learns=learns,
+            range_lr=0.0
+            if live or not options.learn_ranges
+            else POINTS_RANGE_LR
+            if learns == "points"
+            else RANGE_LR,
+            live=live,
+        )
+
+    def _train(self, phase: str, objective: Distillation, training: TrainingOptions) -> None:
+        context = self.context
+        if self.static_batch not in (None, training.batch) and training.epochs:
+            raise CompressError(
+                f"distill: training.batch is {training.batch}, and the network takes exactly {self.static_batch}"
+                " samples at once (export.dynamic_batch: false)"
+            )
+        job = Job(
+            f"distill, {phase}",
+            objective,
+            context.data.train,
+            training,
+            context.seed,
+            context.device,
+            context.folder,
+        )
+
+        def evaluate() -> float:
+            device = next(objective.network.parameters()).device
+
+            def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+                with torch.no_grad():
+                    outputs, _ = objective.network(*(x.to(device) for x in inputs))
+                return tuple(y.cpu() for y in outputs)
+
+            forward = padded(run, self.static_batch) if self.static_batch else run
+            measured = context.metric.measure(forward, context.data.validation, self.static_batch or 32)
+            return measured.value
+
+        checkpoint = context.scratch / f"{phase}.safetensors" if context.scratch is not None else None
+        history = train(job, evaluate, checkpoint, context.progress)
+        if history.epochs:
+            self.histories[phase] = asdict(history)
+            self.notes.append(
+                _history_note(phase, history, context.metric.name, len(context.data.validation))
+            )
+
+    def _plan_of(
+        self, state: State, network: fx.GraphModule, specs: dict[str, WeightSpec], description: dict[str, Any]
+    ) -> PassPlan:
+        float_activations = self.options.activations == "float"
+        scales = _scales_of(network) | least_scales(state, specs, self.limit)
+        final = replace(state, quantized=network, grids=_grids_of(network, state), scales=scales)
+        structure = {
+            **final.structure(),
+            "float_activations": float_activations,
+            "weight_limit": self.limit,
+            "weights": {name: asdict(spec) for name, spec in sorted(specs.items())},
+        }
+        points = {
+            POINTS_PREFIX + name: quantizer.points.detach().clone()
+            for name, quantizer in weight_quantizers_of(network).items()
+            if isinstance(quantizer, LearnedWeights)
+        }
+        placement = as_executed(state.placement, specs, float_activations)
+        notes = [coverage_note(placement, self.context.scheme.name), *self.notes, *sizes_note(network)]
+        details = self._details() | {"coverage": coverage_rows(placement)}
+        whole = {"student": description, "quantized": structure}
+        return PassPlan(whole, final.tensors() | points, notes=tuple(notes), details=details)
+
+    def _details(self) -> dict[str, Any]:
+        return {"training": self.histories} if self.histories else {}
+
+
+def _inserted(
+    state: State, specs: Mapping[str, WeightSpec], points: Mapping[str, Tensor], limit: int
+) -> fx.GraphModule:
+    """The state's graph with quantizers that can be trained."""
+    scales = state.scales | least_scales(state, specs, limit)
+    make = weight_quantizers(specs, points, limit)
+    network = insert_quantizers(state.graph, state.placement, state.grids, scales, make)
+    least = least_scales(state, state.scales, limit)
+    for name, quantizer in weight_quantizers_of(network).items():
+        if isinstance(quantizer, WeightQuantizer):
+            quantizer.least, quantizer.limit = least[name], limit
+    return network
+
+
+def _frozen(network: nn.Module, paths: list[str]) -> Tapped:
+    """A copy that does not learn, in eval mode where there is a difference."""
+    copied = copy.deepcopy(network)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    if not isinstance(copied, fx.GraphModule):
+        copied.eval()
+    return Tapped(copied, paths)
+
+
+def _grids_of(network: fx.GraphModule, state: State) -> dict[str, Grid]:
+    """The grids with the scales that they have now."""
+    quantizers = {n: q for n, q in quantizers_of(network).items() if isinstance(q, ActivationQuantizer)}
+    names = {name: f"activation_quantizer_{index}" for index, name in enumerate(state.placement.activations)}
+    return {
+        name: replace(state.grids[name], scale=float(quantizers[q].scale.detach()))
+        for name, q in names.items()
+    }
+
+
+def _scales_of(network: fx.GraphModule) -> dict[str, Tensor]:
+    """The scales of 8-bit weights, as they are now."""
+    return {
+        name: quantizer.scale.detach().clone()
+        for name, quantizer in weight_quantizers_of(network).items()
+        if isinstance(quantizer, WeightQuantizer)
+    }
+
+
+def _history_note(phase: str, history: History, metric: str, samples: int) -> str:
+    first, last = history.epochs[0], history.epochs[-1]
+    kept = last if history.best is None else history.epochs[history.best]
+    which = f"epoch {int(kept['epoch'])} of {len(history.epochs) - 1} kept"
+    stopped = ", stopped early" if history.stopped_early else ""
+    return (
+        f"trained, {phase}: {which}{stopped}; {metric} {first['metric']:.4f} before, {kept['metric']:.4f} after"
+        f" ({samples} validation samples)"
+    )

@@ -1,0 +1,104 @@
+"""A smaller student from a trained teacher: fewer blocks, fewer channels, inherited weights.
+
+`derive` decides and describes; `rederive` builds from the description alone, without tracing or ranking again,
+so a fresh run and a resumed one get the same student.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+
+from ...errors import CompressError
+from .student_depth import choose_blocks
+from .student_runs import failure
+from .student_surgery import NAME_A_FACTORY, Cut, keep_blocks, keep_channels, plain_parameters
+from .student_width import choose_channels
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network derived from a teacher.
+
+    module: in eval mode, a deep copy: the teacher is never touched. Same inputs and outputs as the teacher.
+    description: JSON values: which blocks and channels are kept; enough for `rederive`.
+    notes: for the report, what was kept; and what could not be derived, with the reason.
+    """
+
+    module: nn.Module
+    description: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:
+    """A student with `depth` of the teacher's repeated blocks and `width` of its channels, each in (0, 1].
+
+    Raises CompressError when the network cannot be derived from, when there is nothing to drop or to narrow,
+    and when the smaller network does not run to the same output shapes.
+    """
+    _require_derivable(model, depth, width)
+    module = copy.deepcopy(model.module).eval()
+    description: dict[str, Any] = {"blocks": {}, "channels": None}
+    notes: list[str] = []
+    if depth < 1:
+        kept, found = choose_blocks(module, model.example_inputs, depth)
+        keep_blocks(module, kept)
+        reason = failure(module, model)
+        if reason:
+            raise CompressError(
+                f"distill.student: without the dropped blocks ({'; '.join(found)}) {reason}. {NAME_A_FACTORY}"
+            )
+        description["blocks"], notes = kept, found
+    if width < 1:
+        cut, found = choose_channels(module, model, width)
+        description["channels"] = cut.to_json()
+        notes += found
+    student = rederive(model, description)
+    notes.append(f"student: params {_count(model.module)} -> {_count(student)}")
+    return Student(student, description, tuple(notes))
+
+
+def rederive(model: Model, description: dict[str, Any]) -> nn.Module:
+    """The student that `description` (of `derive`, or what JSON made of it) says, from the same teacher.
+
+    Raises CompressError when the description is that of another network.
+    """
+    module = copy.deepcopy(model.module).eval()
+    try:
+        keep_blocks(module, description["blocks"])
+        if description["channels"] is not None:
+            keep_channels(module, Cut.from_json(description["channels"]))
+    except (AttributeError, IndexError, KeyError) as error:
+        raise CompressError(
+            f"distill.student: this description is not of {model.source or type(model.module).__name__}: {error}."
+            " Derive the student again."
+        ) from error
+    plain_parameters(module)
+    return module
+
+
+def _require_derivable(model: Model, depth: float, width: float) -> None:
+    for option, value in (("depth", depth), ("width", width)):
+        if not 0 < value <= 1:
+            raise CompressError(
+                f"distill.student: {option} is {value}: give the fraction to keep, above 0 and at most 1."
+            )
+    if isinstance(model.module, fx.GraphModule) and model.module.meta.get("captured"):
+        raise CompressError(
+            "distill.student: the network is already captured as one graph, in which blocks can no longer be told"
+            f" apart: list distill before the passes that capture it, such as quantize. {NAME_A_FACTORY}"
+        )
+
+
+def _count(module: nn.Module) -> str:
+    params = sum(p.numel() for p in module.parameters())
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if params >= size:
+            return f"{params / size:.1f} {unit}"
+    return str(params)

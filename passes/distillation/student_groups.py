@@ -1,0 +1,178 @@
+"""Groups of channels that must be kept together, by torch-pruning (https://arxiv.org/abs/2301.12900).
+
+An addition, a norm or a depthwise convolution ties channels of several layers together. torch-pruning follows them
+through the network; what it cuts is read off as kept indices, which can be applied without it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...errors import CompressError
+from .student_surgery import NAME_A_FACTORY, Cut, kept_of
+
+
+def _torch_pruning() -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise CompressError(
+            "distill.student: width needs torch-pruning, which is not installed: pip install torch-pruning"
+        ) from error
+    return torch_pruning
+
+
+class ChannelGroups:
+    """The groups of a network, of all channels but those of its outputs.
+
+    probe: a copy of the network for this object alone; `cut` spends it.
+    kept_whole: layers whose outputs are left as they are.
+    """
+
+    def __init__(self, probe: nn.Module, inputs: tuple[Tensor, ...], kept_whole: list[nn.Module]) -> None:
+        self._pruning, self._probe = _torch_pruning(), probe
+        for parameter in probe.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())  # the tracer follows gradients
+        # Fused attention would be one operation that hides what is inside.
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._graph = self._pruning.DependencyGraph().build_dependency(
+                probe, example_inputs=inputs, verbose=False
+            )
+            _bound(self._graph, probe)
+            found = self._graph.get_all_groups(ignored_layers=kept_whole)
+            self.groups: list[Any] = [group for group in found if not self._makes_outputs(group)]
+
+    def _makes_outputs(self, group: Any) -> bool:
+        """Whether these channels are the network's outputs: they reach a node that nothing reads."""
+        return any(
+            not dep.target.outputs and self._graph.is_out_channel_pruning_fn(dep.handler) for dep, _ in group
+        )
+
+    def channels(self, group: Any) -> int:
+        """How many channels the group has."""
+        return int(self._graph.get_out_channels(group[0].dep.target.module))
+
+    def readers(self, group: Any) -> list[nn.Module]:
+        """The layers that take the group's channels for their input."""
+        return [dep.target.module for dep, _ in group if self._graph.is_in_channel_pruning_fn(dep.handler)]
+
+    def least(self, group: Any, kept: int) -> list[int]:
+        """The channels to drop: the smallest weights by group L2 magnitude, the same in each of its `parts`."""
+        channels, parts = self.channels(group), parts_of(group)
+        importance = self._pruning.importance.GroupMagnitudeImportance(p=2)(group)
+        if importance is None or len(importance) != channels:
+            importance = torch.zeros(channels)  # no layer to rank by: the first stay
+        scores = importance.reshape(parts, -1).mean(0).nan_to_num()
+        order = torch.argsort(scores, descending=True, stable=True)[kept // parts :]
+        size = channels // parts
+        return sorted(part * size + index for part in range(parts) for index in order.tolist())
+
+    def cut(self, module: nn.Module, dropped: list[tuple[Any, list[int]]]) -> Cut:
+        """What is left of `module`, the network that the probe is a copy of, without the given channels of groups.
+
+        Each weight of the probe becomes its own position; what torch-pruning leaves of them are the kept indices,
+        whatever the kind of layer.
+        """
+        shapes = {name: tensor.shape for name, tensor in _tensors(self._probe).items() if tensor.dim()}
+        for name, tensor in _tensors(self._probe).items():
+            if name in shapes:
+                positions = torch.arange(
+                    tensor.numel(), dtype=torch.float64, device=tensor.device
+                )  # exact to 2^53
+                tensor.data = positions.reshape(tensor.shape)
+        for group, channels in dropped:
+            root = group[0].dep.target.module
+            smaller = self._graph.get_pruning_group(
+                root, self._graph.get_pruner_of_module(root).prune_out_channels, channels
+            )
+            if self._graph.check_pruning_group(smaller):
+                smaller.prune()
+        left = _tensors(self._probe)
+        cut = Cut()
+        for name, shape in shapes.items():
+            if left[name].shape != shape:
+                cut.tensors[name] = _kept_positions(name, left[name].detach(), shape)
+        for name, layer in module.named_modules():
+            changed = _changed_sizes(layer, self._probe.get_submodule(name))
+            if changed:
+                cut.attributes[name] = changed
+        return cut
+
+
+def parts_of(group: Any) -> int:
+    """Into how many equal parts grouped convolutions and group norms divide the group's channels."""
+    parts = 1
+    for dep, _ in group:
+        layer = dep.target.module
+        if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups != layer.out_channels:
+            parts = max(parts, layer.groups)
+        elif isinstance(layer, nn.GroupNorm):
+            parts = max(parts, layer.num_groups)
+    return parts
+
+
+class _BoundedMappings(list[Any]):
+    """A dependency's index mappings, which refuse more indices than `limit`, and larger ones.
+
+    torch-pruning takes a reshape of channels into positions for a repetition of channels; around a loop of these
+    (windows of attention) its index lists grow without end, and take all memory.
+    """
+
+    limit: int
+
+    def __iter__(self) -> Iterator[Any]:
+        for mapping in super().__iter__():
+            yield None if mapping is None else partial(self._checked, mapping)
+
+    def _checked(self, mapping: Any, indices: Any) -> Any:
+        mapped = mapping(indices)
+        if len(mapped) > self.limit or any(index.idx >= self.limit for index in mapped[-1:]):
+            raise OverflowError("a reshape mixes channels with positions")
+        return mapped
+
+
+def _bound(graph: Any, probe: nn.Module) -> None:
+    # Channels are read by some layer in the end, and none has more of them than the longest side of a weight.
+    longest = max((size for tensor in _tensors(probe).values() for size in tensor.shape), default=0)
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = _BoundedMappings(dependency.index_mapping)
+            dependency.index_mapping.limit = longest
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _kept_positions(name: str, positions: Tensor, shape: torch.Size) -> dict[int, list[int]]:
+    """The kept indices of each dimension of a tensor that had `shape`."""
+    places = torch.unravel_index(positions.long(), shape)
+    kept = {
+        dim: places[dim].movedim(dim, 0).reshape(positions.shape[dim], -1)[:, 0].tolist()
+        for dim in range(len(shape))
+        if positions.shape[dim] != shape[dim]
+    }
+    whole = torch.arange(shape.numel(), device=positions.device).reshape(shape)
+    if not torch.equal(kept_of(whole, kept), positions.long()):
+        raise CompressError(
+            f"distill.student: width: {name} would be cut unevenly. Leave width out. {NAME_A_FACTORY}"
+        )
+    return kept
+
+
+def _changed_sizes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
+    """The attributes that say a size (an int, or a tuple of them) and have changed, with their new value."""
+    old, new = vars(before), vars(after)
+    return {
+        name: list(new[name]) if isinstance(value, tuple) else new[name]
+        for name, value in old.items()
+        if type(value) in (int, tuple) and type(new.get(name)) is type(value) and new[name] != value
+    }

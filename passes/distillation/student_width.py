@@ -1,0 +1,105 @@
+"""Which channels of a network a narrower student keeps: in each group that must stay together, the largest weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ...errors import CompressError
+from .student_groups import ChannelGroups, parts_of
+from .student_heads import Attention, choose_heads, find_attentions
+from .student_runs import failure, first_line
+from .student_surgery import NAME_A_FACTORY, Cut, keep_channels
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+
+def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut, list[str]]:
+    """The channels to keep of `module`, which runs like the network of `model`; and notes.
+
+    Raises CompressError when nothing can be narrowed, or the narrower network does not run to the same shapes.
+    """
+    attentions = find_attentions(module, model.example_inputs)
+    heads = choose_heads(module, attentions, width)
+    reason: str | None = None
+    # Some attention takes heads x size for its input's width, so that the two must shrink alike. Heads are few, so
+    # that rounds coarsely: it comes second.
+    for coupled in (False, True) if heads.tensors else (False,):
+        cut, sizes = _followed(module, model, width, attentions, coupled)
+        cut.add(heads)
+        if not cut.tensors:
+            raise CompressError(
+                f"distill.student: width: no layer can be narrowed to {width}: each makes the network's outputs, or"
+                f" has too few channels. Ask for a smaller width, or leave it out. {NAME_A_FACTORY}"
+            )
+        narrow = copy.deepcopy(module)
+        keep_channels(narrow, cut)
+        reason = failure(narrow, model)
+        if reason is None:
+            return cut, [_note(width, sizes), *_head_notes(attentions, width)]
+    raise CompressError(
+        f"distill.student: width: narrowed to {width}, {reason}. Its forward() holds sizes as numbers, or reshapes in"
+        f" a way that cannot be followed. Leave width out. {NAME_A_FACTORY}"
+    )
+
+
+def keep_of(channels: int, width: float, parts: int = 1) -> int:
+    """How many of `channels` to keep: `width` of them, rounded to a multiple of 8; of less where they are few.
+
+    parts: how many parts of equal size must stay equal; the result is a multiple of it.
+    """
+    step = next(s for s in (8, 4, 2, 1) if channels >= 4 * s or s == 1)
+    while step % parts and parts % step:
+        step //= 2
+    step = max(step, parts)
+    return min(channels, max(step, int(width * channels / step + 0.5) * step))
+
+
+def _followed(
+    module: nn.Module, model: Model, width: float, attentions: list[Attention], coupled: bool
+) -> tuple[Cut, list[tuple[int, int]]]:
+    """The cut of all but the attention heads; and (channels, kept) of each group.
+
+    coupled: the channels that attention reads become as many as its kept heads have.
+    """
+    probe = copy.deepcopy(module).eval()
+    qkv = [probe.get_submodule(f"{a.name}.qkv" if a.name else "qkv") for a in attentions]
+    heads = {q: a.kept(width) * a.head_dim for q, a in zip(qkv, attentions, strict=True)} if coupled else {}
+    sizes, dropped = [], []
+    try:
+        groups = ChannelGroups(probe, model.example_inputs, kept_whole=qkv)
+        for group in groups.groups:
+            channels, parts = groups.channels(group), parts_of(group)
+            # Parts of other channels than the group's own (a concatenation) cannot be kept equal.
+            kept = keep_of(channels, width, parts) if channels % parts == 0 else channels
+            kept = next((heads[layer] for layer in groups.readers(group) if layer in heads), kept)
+            sizes.append((channels, kept))
+            if kept < channels:
+                dropped.append((group, groups.least(group, kept)))
+        return groups.cut(module, dropped), sizes
+    except CompressError:
+        raise
+    except Exception as error:  # torch-pruning raises whatever it stumbles over
+        raise CompressError(
+            f"distill.student: width: torch-pruning cannot follow this network: {first_line(error)}."
+            f" Leave width out. {NAME_A_FACTORY}"
+        ) from error
+
+
+def _note(width: float, sizes: list[tuple[int, int]]) -> str:
+    narrowed = [(had, kept) for had, kept in sizes if kept < had]
+    had, kept = (sum(column) for column in zip(*narrowed, strict=True)) if narrowed else (0, 0)
+    return (
+        f"width: {len(narrowed)} of {len(sizes)} channel groups narrowed to {width}, {had} -> {kept} channels"
+    )
+
+
+def _head_notes(attentions: list[Attention], width: float) -> list[str]:
+    counts: dict[str, int] = {}
+    for a in attentions:
+        note = f"{a.heads} -> {a.kept(width)} heads" if a.projection else f"{a.heads} heads stay: {a.whole}"
+        counts[note] = counts.get(note, 0) + 1
+    return [f"width: attention: {note} ({count} layers)" for note, count in counts.items()]

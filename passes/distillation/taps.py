@@ -1,0 +1,70 @@
+"""Features: what named modules put out, of an ordinary network and of a captured graph alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+class Tapped(nn.Module):
+    """A network whose forward also gives the outputs of the modules `paths`: (outputs, features), both tuples."""
+
+    def __init__(self, network: nn.Module, paths: Sequence[str]) -> None:
+        super().__init__()
+        self.paths = tuple(paths)
+        self.network = network
+        self.outputs: int | None = None
+        if isinstance(network, fx.GraphModule):
+            self.network, self.outputs = _with_features(network, self.paths), _count_outputs(network)
+
+    def forward(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The outputs as a tuple, and one feature for each path."""
+        if self.outputs is not None:
+            found = self.network(*inputs)
+            return tuple(found[: self.outputs]), tuple(found[self.outputs :])
+        features: dict[str, Tensor] = {}
+        hooks = [self._hook(path, features) for path in self.paths]
+        try:
+            outputs = self.network(*inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return _tuple(outputs), tuple(features[path] for path in self.paths)
+
+    def _hook(self, path: str, features: dict[str, Tensor]) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            features[path] = output
+
+        return self.network.get_submodule(path).register_forward_hook(keep)
+
+
+def _tuple(outputs: Any) -> tuple[Any, ...]:
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+
+
+def _with_features(module: fx.GraphModule, paths: Sequence[str]) -> fx.GraphModule:
+    """The same parameters behind a graph that also returns the features; float ones, before any quantizer."""
+    graph = fx.Graph()  # a plain one, which can be pickled; the exporter's cannot
+    copies: dict[fx.Node, fx.Node] = {}
+    outputs = _tuple(graph.graph_copy(module.graph, copies))
+    places = places_in(module.graph)
+    graph.output((*outputs, *(copies[places[path]] for path in paths)))
+    return fx.GraphModule(module, graph)
+
+
+def _count_outputs(module: fx.GraphModule) -> int:
+    [output] = [node for node in module.graph.nodes if node.op == "output"]
+    return len(_tuple(output.args[0]))
+
+
+def places_in(graph: fx.Graph) -> dict[str, fx.Node]:
+    """For each module path of a captured graph, the last node that its forward() made: its output."""
+    places: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            name = str(path).removeprefix("L['self'].").replace("L['self']", "")
+            if name and node.op == "call_function":
+                places[name] = node
+    return places

@@ -1,0 +1,298 @@
+"""The training loop: the only one, whatever a pass trains.
+
+Nothing random has a state: order, augmentation, dropout and stochastic rounding follow from seed, step and sample
+(`draws`). A run that was killed therefore ends, on a CPU, with the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...errors import CompressError
+from ...progress import Progress, Silent
+from . import parallel
+from .augment import augmented
+from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
+from .draws import Draws, generator, sample_order
+from .job import Forward, History, Job
+
+NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
+Evaluate = Callable[[], float]
+"""The validation metric of the network as it is; higher is better."""
+
+
+def train(
+    job: Job,
+    evaluate: Evaluate | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = Silent(),
+) -> History:
+    """Train `job.objective.network` in place, on all processes that are joined.
+
+    evaluate: without it the last epoch is kept. checkpoint: the file to resume from and to write to.
+    Raises CompressError when the loss is not finite, or a batch cannot be shared out.
+    """
+    if job.options.epochs == 0:
+        return History()
+    parallel.share(job)
+    return Trainer(job, evaluate, checkpoint, progress).run()
+
+
+def take_part(job: Job) -> None:
+    """What the other processes do while the first is in `train`."""
+    Trainer(job, None, None, Silent()).run()
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """The factor on the largest rate: a linear warm-up over its share of the steps, then half a cosine to 0."""
+    rising = max(1, round(warmup * steps)) if warmup else 0
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+class Trainer:
+    """One process's side of a training."""
+
+    def __init__(
+        self, job: Job, evaluate: Evaluate | None, checkpoint: Path | None, progress: Progress
+    ) -> None:
+        self.job, self.options, self.objective = job, job.options, job.objective
+        self.evaluate, self.path, self.progress = evaluate, checkpoint, progress
+        self.device = _device(job.device)
+        self.batch = _shared_batch(job)
+        self.steps_an_epoch = len(job.part) // self.batch
+        self.steps = self.steps_an_epoch * self.options.epochs
+        self.objective.to(self.device)
+        self.network = self.objective.network
+        self.forward: Forward = _in_step(self.network, self.device)
+        self.optimizer = self._optimizer()
+        self.amp, self.scaler = _mixed_precision(self.device, self.options.amp == "auto")
+        self.step, self.sums, self.history = 0, dict[str, float](), History()
+        self.best: dict[str, Tensor] = {}
+        self.saved = time.monotonic()
+
+    def run(self) -> History:
+        """Train to the end, from the checkpoint if there is one."""
+        with _deterministic(), torch.random.fork_rng():
+            self._resume()
+            if not self.history.epochs:
+                self._end_epoch({})
+            left = range(self.step, self.steps)
+            for _ in self.progress.track(left, self.job.what, len(left), self._status):
+                if self.history.stopped_early:
+                    break
+                self._take_step()
+                if self.step % self.steps_an_epoch == 0:
+                    self._end_epoch(self.sums)
+                    self.sums = {}
+                if time.monotonic() - self.saved >= self.options.checkpoint_seconds:
+                    self._save()
+            self._save()
+        if self.best:
+            self.network.load_state_dict(self.best)
+        self.objective.to(torch.device("cpu"))
+        self.objective.training(False)
+        return self.history
+
+    def _take_step(self) -> None:
+        """One optimizer step over one batch, in as many parts as asked for."""
+        factor = learning_rate(self.step, self.steps, self.options.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.optimizer.zero_grad()
+        self.objective.training(True)
+        epoch, position = divmod(self.step, self.steps_an_epoch)
+        order = sample_order(self.job.seed, epoch, len(self.job.part))
+        chosen = order[position * self.batch : (position + 1) * self.batch]
+        for last, rows in self._shares():
+            with nullcontext() if last else self._unsynchronized():
+                self._add_gradients(
+                    [chosen[i] for i in rows], Draws(self.job.seed, self.step, self.batch, rows)
+                )
+        if self.options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+
+    def _shares(self) -> Iterator[tuple[bool, range]]:
+        """The rows of the batch that this process computes, one part after another, and whether it is the last."""
+        count = self.options.accumulate
+        size = self.batch // (count * parallel.processes())
+        for part in range(count):
+            start = (part * parallel.processes() + parallel.rank()) * size
+            yield part == count - 1, range(start, start + size)
+
+    def _add_gradients(self, indices: list[int], draws: Draws) -> None:
+        inputs, labels = self.job.part.batch(indices)
+        inputs = augmented(inputs, self.options.augment, draws, self.job.folder)
+        on_device = tuple(_channels_last(x.to(self.device)) for x in inputs)
+        torch.manual_seed(generator(self.job.seed, self.step, "dropout", draws.rows.start).initial_seed())
+        with self.amp():
+            parts = self.objective.loss(self.forward, on_device, labels.to(self.device), draws)
+            loss = torch.stack(list(parts.values())).sum()
+        if not bool(torch.isfinite(loss)):
+            raise CompressError(
+                f"{self.job.what}: the loss is {float(loss)} at step {self.step} of {self.steps}"
+                f" ({', '.join(f'{name} {float(value):.3g}' for name, value in parts.items())});"
+                " lower training.lr, or set training.clip_norm"
+            )
+        torch.autograd.backward(self.scaler.scale(loss / self.options.accumulate))
+        share = 1 / (self.options.accumulate * self.steps_an_epoch)
+        for name, value in [("loss", loss), *parts.items()]:
+            self.sums[name] = self.sums.get(name, 0.0) + share * float(value.detach())
+
+    def _unsynchronized(self) -> AbstractContextManager[None]:
+        forward = self.forward
+        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
+
+    def _end_epoch(self, sums: dict[str, float]) -> None:
+        """Measure, note, keep the weights if none were better, and decide together whether to go on."""
+        epoch = self.step // self.steps_an_epoch
+        row = {"epoch": float(epoch), "lr": self.optimizer.param_groups[0]["lr"], **sums}
+        if self.evaluate is not None and parallel.rank() == 0:
+            self.objective.training(False)
+            row["metric"] = self.evaluate()
+        self.history.epochs.append(row)
+        if "metric" in row and self.options.keep == "best":
+            self._keep_best(epoch, row["metric"])
+        patience, best = self.options.patience, self.history.best
+        if patience is not None and best is not None:
+            self.history.stopped_early = epoch - best >= patience
+        self.history.stopped_early = bool(parallel.share(self.history.stopped_early))
+        if epoch:
+            self.progress.say(f"  {self.job.what}: {_told(row, self.options.epochs)}")
+
+    def _keep_best(self, epoch: int, metric: float) -> None:
+        best = self.history.best
+        if best is None or metric >= self.history.epochs[best]["metric"]:  # of equals the longer trained one
+            self.history.best = epoch
+            self.best = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
+
+    def _status(self) -> str:
+        done = self.step % self.steps_an_epoch
+        told = f"epoch {self.step // self.steps_an_epoch + 1} of {self.options.epochs}"
+        if done:
+            told += f", loss {self.sums['loss'] * self.steps_an_epoch / done:.4g}"
+        if "metric" in self.history.epochs[-1]:
+            told += f", validation {self.history.epochs[-1]['metric']:.4f}"
+        return told
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {
+                "params": list(group.parameters),
+                "peak_lr": self.options.lr * group.lr_factor,
+                "weight_decay": self.options.weight_decay if group.decay else 0.0,
+            }
+            for group in self.objective.groups()
+        ]
+        return torch.optim.AdamW(groups, lr=self.options.lr)
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        states = self.optimizer.state_dict()["state"]
+        moments = {f"{i}/{key}": value for i, state in states.items() for key, value in state.items()}
+        tensors = {
+            **with_prefix(NETWORK, self.network.state_dict()),
+            **with_prefix(BEST, self.best),
+            **with_prefix(OPTIMIZER, moments),
+        }
+        values = {
+            "step": self.step,
+            "sums": self.sums,
+            "history": asdict(self.history),
+            "scaler": self.scaler.state_dict(),
+        }
+        save(self.path, Checkpoint(tensors, values))
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        """Take up the first process's checkpoint, in every process."""
+        found = parallel.share(load(self.path) if self.path is not None else None)
+        if found is None:
+            return
+        self.network.load_state_dict(without_prefix(NETWORK, found.tensors))
+        self.best = without_prefix(BEST, found.tensors)
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in without_prefix(OPTIMIZER, found.tensors).items():
+            index, _, key = name.partition("/")
+            states.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(
+            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        self.step, self.sums = found.values["step"], found.values["sums"]
+        self.history = History(**found.values["history"])
+        self.scaler.load_state_dict(found.values["scaler"])
+        if self.step:
+            where = (
+                "was finished" if self.step == self.steps else f"resumed at step {self.step} of {self.steps}"
+            )
+            self.progress.say(f"  {self.job.what}: {where}")
+
+
+def _shared_batch(job: Job) -> int:
+    """The samples of one step. Raises CompressError when they cannot be shared out evenly."""
+    parts = job.options.accumulate * parallel.processes()
+    batch = min(job.options.batch, len(job.part) // parts * parts)
+    if batch == 0 or batch % parts:
+        raise CompressError(
+            f"{job.what}: training.batch: {job.options.batch} samples of {len(job.part)} cannot be shared out to"
+            f" {parallel.processes()} process(es) times {job.options.accumulate} part(s); give a multiple of {parts}"
+        )
+    return batch
+
+
+def _device(name: str) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images in the memory format that convolutions are fastest in; their outputs keep it."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _in_step(network: nn.Module, device: torch.device) -> Forward:
+    if parallel.processes() == 1:
+        return network
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+
+
+def _mixed_precision(
+    device: torch.device, wanted: bool
+) -> tuple[Callable[[], AbstractContextManager[object]], torch.amp.GradScaler]:
+    """How a step is computed: BF16 on CUDA where the card has it, else FP16 with scaled gradients."""
+    if device.type != "cuda" or not wanted:
+        return nullcontext, torch.amp.GradScaler(device.type, enabled=False)
+    bf16 = torch.cuda.is_bf16_supported()
+    kind = torch.bfloat16 if bf16 else torch.float16
+    return lambda: torch.autocast("cuda", dtype=kind), torch.amp.GradScaler("cuda", enabled=not bf16)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _told(row: dict[str, float], epochs: int) -> str:
+    parts = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "metric")]
+    metric = [f"validation {row['metric']:.4f}"] if "metric" in row else []
+    return f"epoch {int(row['epoch'])} of {epochs}: " + ", ".join([*parts, *metric])

@@ -1,0 +1,75 @@
+"""Several processes under `torchrun`: the first runs the recipe, the others wait for trainings and take part.
+
+    torchrun --nproc-per-node 2 -m edgepress run recipe.yaml
+
+Each process computes its share of every batch, and `DistributedDataParallel` averages the gradients. What is
+random depends on seed, step and sample alone, so that the weights do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...errors import CompressError
+
+
+def launched() -> bool:
+    """Whether `torchrun` (or a launcher like it) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """The number of this process; 0 runs the recipe."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes for as long as the block runs; the first releases those that wait at its end."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    yield  # after an error nobody is released: the launcher ends the others
+    if rank() == 0:
+        share(None)
+    dist.destroy_process_group()
+
+
+def share(value: Any) -> Any:
+    """The first process's `value`, in every process. It travels pickled, between processes of one user's run."""
+    if processes() == 1:
+        return value
+    held = [value]
+    try:
+        dist.broadcast_object_list(held, device=_device())
+    except (AttributeError, TypeError) as error:
+        raise CompressError(
+            f"training on several processes sends network and data to each, and one cannot be pickled: {error}; give"
+            " the data factory classes defined at the top of a module, or run without torchrun"
+        ) from error
+    return held[0]
+
+
+def serve(train: Callable[[Any], object]) -> None:
+    """Take part in each training that the first process starts, until it leaves."""
+    while (job := share(None)) is not None:
+        train(job)
+
+
+def _device() -> torch.device:
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
