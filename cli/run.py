@@ -87,6 +87,9 @@ def run(
 ) -> int:
     """Compress what RECIPE names, prove it on its devices, judge it, and leave a report.
 
+    Passes that train use a GPU where there is one, and all the processes that torchrun starts:
+    torchrun --nproc-per-node 2 -m edgepress run recipe.yaml
+
     Exit code 0 when every budget was kept, 3 when one was not, 4 when no device could run the model, 5 when a
     required device is not here.
 
@@ -153,18 +156,23 @@ def _run(
     folder = (
         folder or Path("runs") / read_recipe(recipe).name
     )  # a wrong recipe is told before torch is loaded
+    from ..passes.training import parallel
     from ..pipeline.run import compress
 
-    with quiet_stdout() if as_json else nullcontext():
-        record = compress(
-            recipe,
-            folder,
-            fresh=fresh,
-            remeasure=remeasure,
-            trust_pickle=trust,
-            progress=for_stream(),
-            command=shlex.join(["compress", *sys.argv[1:]]),
-        )
+    with parallel.joined() as first:
+        if not first:
+            parallel.serve()
+            return ExitCode.PASS
+        with quiet_stdout() if as_json else nullcontext():
+            record = compress(
+                recipe,
+                folder,
+                fresh=fresh,
+                remeasure=remeasure,
+                trust_pickle=trust,
+                progress=for_stream(),
+                command=shlex.join(["compress", *sys.argv[1:]]),
+            )
     _show(record, folder, as_json)
     return VERDICT_CODES[record.verdict]
 

@@ -70,12 +70,9 @@ def _automatic(student: nn.Module, teacher: nn.Module, example: Batch) -> list[t
     same = [path for path, size in theirs if [size] == sizes]
     if not same:
         return []
-    chosen = {(_at(depth, [p for p, _ in ours]), _at(depth, same)): None for depth in DEPTHS}
-    return list(chosen)
-
-
-def _at(depth: float, paths: list[str]) -> str:
-    return paths[max(0, round(depth * len(paths)) - 1)]
+    chosen = sorted({max(1, round(depth * len(ours))) for depth in DEPTHS})
+    alike = [max(1, round(count / len(ours) * len(same))) for count in chosen]
+    return [(ours[one - 1][0], same[other - 1]) for one, other in zip(chosen, alike, strict=True)]
 
 
 def _blocks(module: nn.Module, example: Batch) -> list[tuple[str, tuple[int, ...]]]:

@@ -39,7 +39,10 @@ class UniformWeights(nn.Module):
         """The rounded weight, same shape."""
         if not self.enabled:
             return weight
-        return weight + (self.levels(weight, self.draws).values() - weight).detach()
+        rounded = self.levels(weight, self.draws).values()
+        return rounded + (
+            weight - weight.detach()
+        )  # exactly the rounded weight, and the gradient of the other
 
     def levels(self, weight: Tensor, draws: torch.Generator | None = None) -> Levels:
         """The stored form of a weight."""

@@ -18,6 +18,8 @@ from .bucket_quantizers import BucketQuantizer, LearnedWeights, UniformWeights
 from .operators import along, get_tensor
 from .quantizers import ActivationQuantizer, AnyWeightQuantizer, WeightQuantizer, quantizers_of
 
+INT32 = 6  # in ONNX' numbering of types
+
 
 @torch.library.custom_op("edgepress::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ def onnx_translations(opset: int) -> dict[Any, Callable[..., Any]]:
         return op.DequantizeLinear(integers, scale, axis=axis)
 
     def write_look_up(levels, points, alpha, beta, shape: Sequence[int]):  # type: ignore[no-untyped-def]
-        rows = op.Add(op.Mul(op.Gather(points, op.Cast(levels, to=6)), alpha), beta)  # 6 is INT32
+        rows = op.Add(op.Mul(op.Gather(points, op.Cast(levels, to=INT32)), alpha), beta)
         flat = op.Reshape(rows, op.Constant(value_ints=[-1]))
         ends = (op.Constant(value_ints=[0]), op.Constant(value_ints=[math.prod(shape)]))
         return op.Reshape(op.Slice(flat, *ends), op.Constant(value_ints=list(shape)))
@@ -141,7 +143,10 @@ def _write_int8_weight(module: fx.GraphModule, node: fx.Node, quantizer: AnyWeig
 
 
 def _write_levels(module: fx.GraphModule, node: fx.Node, quantizer: BucketQuantizer) -> None:
-    """Integer indices and a Gather: the file is small, and runtimes compute the float weight once, when loading."""
+    """Integer indices and a Gather: the file is small, and runtimes compute the float weight once, when loading.
+
+    Of tensors with a few thousand weights the exporter's constant folding makes floats already.
+    """
     name, owner, attribute = _weight_of(module, node)
     weight = get_tensor(module, name)
     parts = ("levels", "points", "alpha", "beta")

@@ -142,16 +142,17 @@ class Trainer:
         with self.amp():
             parts = self.objective.loss(self.forward, on_device, labels.to(self.device), draws)
             loss = torch.stack(list(parts.values())).sum()
-        if not bool(torch.isfinite(loss)):
+        told = {name: float(value.detach()) for name, value in [("loss", loss), *parts.items()]}
+        if not math.isfinite(told["loss"]):
             raise CompressError(
-                f"{self.job.what}: the loss is {float(loss)} at step {self.step} of {self.steps}"
-                f" ({', '.join(f'{name} {float(value):.3g}' for name, value in parts.items())});"
+                f"{self.job.what}: the loss is {told['loss']} at step {self.step} of {self.steps}"
+                f" ({', '.join(f'{name} {told[name]:.3g}' for name in parts)});"
                 " lower training.lr, or set training.clip_norm"
             )
         torch.autograd.backward(self.scaler.scale(loss / self.options.accumulate))
         share = 1 / (self.options.accumulate * self.steps_an_epoch)
-        for name, value in [("loss", loss), *parts.items()]:
-            self.sums[name] = self.sums.get(name, 0.0) + share * float(value.detach())
+        for name, value in told.items():
+            self.sums[name] = self.sums.get(name, 0.0) + share * value
 
     def _unsynchronized(self) -> AbstractContextManager[None]:
         forward = self.forward

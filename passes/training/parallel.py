@@ -9,8 +9,9 @@ random depends on seed, step and sample alone, so that the weights do not depend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,10 +19,7 @@ import torch.distributed as dist
 
 from ...errors import CompressError
 
-
-def launched() -> bool:
-    """Whether `torchrun` (or a launcher like it) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+PATIENCE = timedelta(hours=12)  # the others wait while the first calibrates, exports and measures
 
 
 def rank() -> int:
@@ -35,12 +33,18 @@ def processes() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the other processes for as long as the block runs; the first releases those that wait at its end."""
+def joined() -> Iterator[bool]:
+    """Join the other processes that a launcher started, if any, for as long as the block runs.
+
+    Yields whether this is the first process, which runs the recipe; at the end it releases those that `serve`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    yield  # after an error nobody is released: the launcher ends the others
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    yield rank() == 0  # after an error nobody is released: the launcher ends the others
     if rank() == 0:
         share(None)
     dist.destroy_process_group()
@@ -61,10 +65,12 @@ def share(value: Any) -> Any:
     return held[0]
 
 
-def serve(train: Callable[[Any], object]) -> None:
+def serve() -> None:
     """Take part in each training that the first process starts, until it leaves."""
+    from .loop import take_part
+
     while (job := share(None)) is not None:
-        train(job)
+        take_part(job)
 
 
 def _device() -> torch.device:

@@ -1,0 +1,256 @@
+"""The training loop: schedule, stateless randomness, resuming, several processes, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from edgepress.errors import CompressError
+from edgepress.passes.training.augment import augmented
+from edgepress.passes.training.draws import Draws, sample_order
+from edgepress.passes.training.job import Forward, Group, Job
+from edgepress.passes.training.loop import learning_rate, train
+from edgepress.passes.training.options import TrainingOptions
+from quantization_nets import samples
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HERE = Path(__file__).parent
+OPTIONS: dict[str, Any] = {
+    "weight_bits": 4,
+    "rounding": "stochastic",
+    "equalization": "off",
+    "ranges": "minmax",
+    "training": {
+        "epochs": 5,
+        "batch": 8,
+        "lr": 1e-2,
+        "augment": ["flip_horizontal", "shift"],
+        "checkpoint_seconds": 0,
+        "keep": "last",
+    },
+}
+
+
+@dataclass
+class Regression:
+    """Learns labels with one linear layer."""
+
+    network: nn.Module = field(default_factory=lambda: nn.Linear(4, 3))
+    dropout: float = 0.0
+    broken_at: int | None = None
+
+    def groups(self) -> list[Group]:
+        return [Group(list(self.network.parameters()))]
+
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
+
+    def training(self, on: bool) -> None:
+        self.network.train(on)
+
+    def loss(
+        self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws
+    ) -> dict[str, Tensor]:
+        x = F.dropout(inputs[0], self.dropout)
+        loss = F.cross_entropy(forward(x), labels)
+        return {"labels": loss * (float("nan") if draws.step == self.broken_at else 1.0)}
+
+
+def trained(
+    objective: Regression | None = None, evaluate: Any = None, checkpoint: Path | None = None, **options: Any
+) -> tuple[Regression, Any]:
+    if objective is None:
+        torch.manual_seed(0)
+        objective = Regression()
+    read = TrainingOptions(**{"epochs": 3, "batch": 8, "lr": 0.05, **options})
+    job = Job("test", objective, samples(34, 4), read, seed=0)
+    return objective, train(job, evaluate, checkpoint)
+
+
+def weights(objective: Regression) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in objective.network.parameters()])
+
+
+class TestRandomness:
+    def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(self) -> None:
+        first, second = sample_order(0, 0, 50), sample_order(0, 1, 50)
+        assert sorted(first) == sorted(second) == list(range(50))
+        assert first != second
+        assert first == sample_order(0, 0, 50)
+        assert first != sample_order(1, 0, 50)
+
+    def test_a_sample_draws_the_same_numbers_however_its_batch_is_shared(self) -> None:
+        whole = Draws(0, 7, 8, range(8)).uniform("flip", 2)
+        parts = [Draws(0, 7, 8, range(start, start + 2)).uniform("flip", 2) for start in (0, 2, 4, 6)]
+        assert torch.equal(whole, torch.cat(parts))
+        assert not torch.equal(whole, Draws(0, 8, 8, range(8)).uniform("flip", 2))
+        assert not torch.equal(whole, Draws(0, 7, 8, range(8)).uniform("other", 2))
+
+    def test_flips_mirror_some_images_and_leave_the_others(self) -> None:
+        x = torch.arange(64.0 * 4).reshape(64, 1, 2, 2)
+        (flipped,) = augmented((x,), ["flip_horizontal"], Draws(0, 0, 64, range(64)))
+        mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, x, strict=True)]
+        same = [torch.equal(a, b) for a, b in zip(flipped, x, strict=True)]
+        assert all(m != s for m, s in zip(mirrored, same, strict=True))
+        assert 16 < sum(mirrored) < 48
+
+    def test_a_shift_moves_by_an_eighth_and_repeats_the_edge(self) -> None:
+        x = torch.arange(8.0).reshape(1, 1, 1, 8).expand(40, 1, 8, 8)
+        (moved,) = augmented((x,), ["shift"], Draws(0, 0, 40, range(40)))
+        rows = {tuple(image[0, 0].tolist()) for image in moved}
+        left, still, right = [(0, *range(7))], [tuple(range(8))], [(*range(1, 8), 7)]
+        assert rows == {tuple(map(float, row)) for row in left + still + right}
+
+    def test_a_function_of_the_user_must_keep_shapes(self) -> None:
+        with pytest.raises(CompressError, match="returned shapes"):
+            augmented((torch.zeros(2, 3),), ["test_training:halved"], Draws(0, 0, 2, range(2)), HERE)
+
+
+def halved(inputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    return tuple(x[:1] for x in inputs)
+
+
+class TestLoop:
+    def test_the_rate_rises_linearly_and_falls_as_half_a_cosine(self) -> None:
+        assert [learning_rate(s, 10, 0.2) for s in (0, 1, 2)] == [0.5, 1.0, 1.0]
+        assert learning_rate(6, 10, 0.2) == pytest.approx(0.5)
+        assert learning_rate(9, 10, 0.2) == pytest.approx(0.5 * (1 + -0.923879532), abs=1e-6)
+        assert learning_rate(0, 10, 0.0) == 1.0
+
+    def test_an_epoch_has_whole_batches_only(self) -> None:
+        _, history = trained()
+        assert [row["epoch"] for row in history.epochs] == [0, 1, 2, 3]
+        assert history.best is None
+
+    def test_parts_of_a_batch_add_up_to_it(self) -> None:
+        one, _ = trained()
+        other, _ = trained(accumulate=4)
+        # The same sums in another order: float32 rounding, grown over 12 steps.
+        torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=1e-6)
+
+    def test_the_best_epoch_is_kept_and_of_equals_the_later(self) -> None:
+        seen: list[Tensor] = []
+        objective = Regression()
+
+        def evaluate() -> float:
+            seen.append(weights(objective))
+            return [0.1, 0.9, 0.9, 0.5][len(seen) - 1]
+
+        _, history = trained(objective, evaluate)
+        assert history.best == 2
+        assert torch.equal(weights(objective), seen[2])
+
+    def test_the_last_epoch_is_kept_when_asked(self) -> None:
+        scores = iter([0.9, 0.5, 0.4, 0.3])
+        one, history = trained(evaluate=lambda: next(scores), keep="last")
+        assert history.best is None
+        assert torch.equal(weights(one), weights(trained()[0]))
+
+    def test_a_start_that_training_only_spoils_is_kept(self) -> None:
+        scores = iter([0.9, 0.5, 0.4, 0.3])
+        torch.manual_seed(0)
+        start = weights(Regression())
+        one, history = trained(evaluate=lambda: next(scores))
+        assert history.best == 0
+        assert torch.equal(weights(one), start)
+
+    def test_it_stops_when_nothing_gets_better(self) -> None:
+        scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
+        _, history = trained(evaluate=lambda: next(scores), epochs=10, patience=3)
+        assert (history.stopped_early, history.best, len(history.epochs)) == (True, 1, 5)
+
+    def test_no_epochs_leave_the_network_alone(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        start = weights(Regression())
+        one, history = trained(epochs=0, checkpoint=tmp_path / "c.safetensors")
+        assert torch.equal(weights(one), start)
+        assert (history.epochs, list(tmp_path.iterdir())) == ([], [])
+
+    def test_a_loss_that_is_not_finite_says_where(self) -> None:
+        with pytest.raises(
+            CompressError, match=r"the loss is nan at step 5 of 12 \(labels nan\); lower training\.lr"
+        ):
+            trained(Regression(broken_at=5))
+
+    def test_a_batch_that_cannot_be_shared_out_is_refused(self) -> None:
+        with pytest.raises(CompressError, match=r"training.batch: 9 samples of 34 .* give a multiple of 2"):
+            trained(batch=9, accumulate=2)
+
+    def test_a_file_that_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.safetensors"
+        path.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+        with pytest.raises(CompressError, match=r"is not a training checkpoint .*delete it"):
+            trained(checkpoint=path)
+
+    @pytest.mark.parametrize("stop", [1, 4, 6, 11])
+    def test_an_interrupted_run_ends_with_the_same_weights(self, tmp_path: Path, stop: int) -> None:
+        def network(**options: Any) -> Regression:
+            torch.manual_seed(0)
+            return Regression(dropout=0.5, **options)
+
+        whole, expected = trained(network(), lambda: 0.5)
+        checkpoint: dict[str, Any] = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0}
+        with pytest.raises(CompressError):
+            trained(network(broken_at=stop), lambda: 0.5, **checkpoint)
+        other = Regression(dropout=0.5)  # neither its weights nor torch's own generator may matter now
+        resumed, history = trained(other, lambda: 0.5, **checkpoint)
+        assert torch.equal(weights(resumed), weights(whole))
+        assert history == expected
+
+
+def run(folder: Path, options: dict[str, Any], *more: str, processes: int = 1) -> int:
+    folder.mkdir(exist_ok=True)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command = [
+        sys.executable,
+        *launcher,
+        str(HERE / "training_job.py"),
+        str(folder),
+        json.dumps(options),
+        *more,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, check=False, timeout=300).returncode
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_killed_within_an_epoch_ends_with_the_very_same_weights(tmp_path: Path) -> None:
+    assert run(tmp_path / "whole", OPTIONS) == 0
+    assert run(tmp_path / "killed", OPTIONS, "7") == -signal.SIGKILL  # the fourth step of the second epoch
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    assert run(tmp_path / "killed", OPTIONS, "14") == -signal.SIGKILL
+    assert run(tmp_path / "killed", OPTIONS) == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    details = [(tmp_path / name / "details.json").read_text() for name in ("whole", "killed")]
+    assert details[0] == details[1]
+
+
+@pytest.mark.parametrize("bits", ["float", 4])
+def test_two_processes_train_the_same_weights(tmp_path: Path, bits: str | int) -> None:
+    """20 steps. Sums in another order differ in their last bit, and where that crosses a rounding edge it grows.
+
+    So the rate is small, and activations stay float: of 100,000 that are rounded a step, one or so would cross.
+    """
+    training = {**OPTIONS["training"], "lr": 1e-4}
+    options = {**OPTIONS, "weight_bits": bits, "rounding": "deterministic", "training": training}
+    options["activations"] = "float"
+    assert run(tmp_path / "one", options) == 0
+    assert run(tmp_path / "two", options, processes=2) == 0
+    ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)

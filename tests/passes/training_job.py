@@ -1,0 +1,67 @@
+"""A small training, as a program of its own: `python training_job.py FOLDER OPTIONS [STEP]`.
+
+Trains a quantized student of a small network, killing itself with SIGKILL before step STEP, and writes the
+weights. Under torchrun all processes take part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from edgepress.passes.distill import Distill
+from edgepress.passes.training import parallel
+from edgepress.progress import Silent
+from quantization_nets import context_of, model_of, samples
+from safetensors.torch import save_file
+from torch import nn
+
+
+class Killed(Silent):
+    """Kills the process when the given step of the training begins."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def track(self, items: Iterable[Any], description: str, *_: Any, **__: Any) -> Iterator[Any]:
+        for item in items:
+            if description.startswith("distill") and item == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+def main() -> None:
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    step = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    torch.set_num_threads(1)
+    with parallel.joined() as first:
+        if not first:
+            parallel.serve()
+            return
+        context = context_of(samples(32, 1, 8, 8), scratch=folder / "scratch", progress=Killed(step))
+        plan = Distill.model_validate_json(json.dumps(options)).plan(model_of(network(), 1, 8, 8), context)
+        save_file(plan.tensors, folder / "weights.safetensors")
+        (folder / "details.json").write_text(json.dumps([plan.structure, plan.details]))
+
+
+if __name__ == "__main__":
+    main()
