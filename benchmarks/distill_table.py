@@ -24,7 +24,7 @@ from reporting import RESULTS, environment, markdown_table, provenance, write
 PACKAGES = ("edgepress", "openvino", "torch", "brevitas", "torch-pruning")
 AUGMENT = {"solar-cnn": ("flip_horizontal", "flip_vertical"), "digits-cnn": ("shift",)}
 DEPTHS = (1.0, 0.75, 0.5)
-FLOAT_LR, FINE_LR, LOW_LR, POINTS_LR = 5e-4, 2e-5, 1e-4, 2e-3
+FLOAT_LR, FINE_LR, LOW_LR, POINTS_LR = 5e-4, 2e-5, 1e-4, 5e-3
 
 
 @click.command(help=__doc__)

@@ -198,7 +198,9 @@ def _ours(work: Work, path: Path) -> Any:
         augment=("flip_horizontal", "flip_vertical"),
         keep="last",
     )
-    trained = Distill(training=training).apply(work.model, work.context).model
+    trained = (
+        Distill(training=training, ranges="mse", equalization="off").apply(work.model, work.context).model
+    )
     openvino.build(export(trained, path.with_suffix(".onnx")), TargetOptions(batch=1), path.parent)
     return trained.run
 

@@ -30,6 +30,11 @@ class NetworkSource(BaseModel):
     args: dict[str, Any] = Field({}, description="Keyword arguments of the factory.")
     weights: Path | None = Field(None, description="A .safetensors or weights-only .pt file.")
 
+    def files(self) -> list[Path]:
+        """The files that the network is made of."""
+        named = [Path(self.source)] if self.source.endswith((".pt2", ".onnx")) else []
+        return named + ([self.weights] if self.weights is not None else [])
+
 
 @dataclass(frozen=True)
 class PassContext:

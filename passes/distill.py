@@ -50,6 +50,8 @@ class TeacherOptions(NetworkSource):
 
 
 def _student(value: object) -> object:
+    if isinstance(value, str) and value != "same":
+        raise ValueError("expected same, or a mapping with depth and width, or with a source")
     return {} if value == "same" else value
 
 
@@ -101,7 +103,7 @@ class Distill(Pass):
         " (differentiable quantization).",
     )
     points_epochs: int = Field(5, ge=0, le=10_000, description="Epochs in which learned points are trained.")
-    points_lr: float = Field(2e-3, gt=0, le=10, description="Their learning rate, on weights scaled to 0..1.")
+    points_lr: float = Field(1e-2, gt=0, le=10, description="Their learning rate, on weights scaled to 0..1.")
     redistribute_bits: bool = Field(
         False, description="Give more bits to layers with larger gradients; weight_bits is then the mean."
     )

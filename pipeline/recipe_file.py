@@ -37,7 +37,7 @@ def read_recipe(path: Path) -> Recipe:
         for key, value in document.data.items()
         if value is not None or key not in _NULL_MEANS_DEFAULT or document.is_bad((key,))
     }
-    passes = _read_passes(document, data)
+    passes = _read_passes(document, data, path.parent)
     targets = _read_targets(document, data)
     _check_budget_names(document)
     _resolve_files(document, data, path.parent)
@@ -78,7 +78,7 @@ def _refuse_item(document: Document, item: dict[str, Any], schema: dict[str, Any
     document.refuse(location, unknown("key", str(inner[-1]), known), at_key=True)
 
 
-def _read_passes(document: Document, data: dict[str, Any]) -> list[Pass]:
+def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list[Pass]:
     """The passes that are right; a list is taken out of `data`, anything else left for pydantic to refuse."""
     from ..passes import PASSES
 
@@ -87,13 +87,27 @@ def _read_passes(document: Document, data: dict[str, Any]) -> list[Pass]:
         if name not in PASSES:
             document.refuse(location, unknown("pass", name, PASSES), at_key=True)
             continue
-        read = _validated(document, PASSES[name], options, location)
+        read = _validated(document, PASSES[name], _with_files(document, options, location, folder), location)
         reason = order_problem(read, passes) if read else None
         if reason:
             document.refuse(location, reason, at_key=True)
         if read:
             passes.append(read)
     return passes
+
+
+def _with_files(document: Document, options: Any, location: Location, folder: Path) -> Any:
+    """The options of a pass with the files of the networks that they name made absolute, at any depth."""
+    if isinstance(options, list):
+        return [_with_files(document, item, (*location, i), folder) for i, item in enumerate(options)]
+    if not isinstance(options, dict):
+        return options
+    found = {k: _with_files(document, value, (*location, k), folder) for k, value in options.items()}
+    if "source" in found:
+        _resolve(document, found, (*location, "weights"), folder)
+        if str(found["source"]).endswith(_MODEL_FILES):
+            _resolve(document, found, (*location, "source"), folder)
+    return found
 
 
 def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
@@ -203,11 +217,11 @@ def _resolve_files(document: Document, data: dict[str, Any], folder: Path) -> No
 def _resolve(
     document: Document,
     section: dict[str, Any],
-    location: tuple[str, str],
+    location: Location,
     folder: Path,
     folders: bool = False,
 ) -> None:
-    key = location[1]
+    key = str(location[-1])
     if isinstance(section.get(key), str) and not document.is_bad(location):
         try:
             section[key] = str(locate(section[key], folder, folders))

@@ -32,6 +32,7 @@ from .ingest import ingest
 from .judge import judge
 from .lock import locked
 from .onnx_network import why_no_pass
+from .packed import write_packed
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
@@ -121,7 +122,7 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.require_devices()
-        for outdated in ("run.json", "report.html", "report.md", "junit.xml"):
+        for outdated in ("run.json", "report.html", "report.md", "junit.xml", "packed.safetensors"):
             (self.folder / outdated).unlink(
                 missing_ok=True
             )  # a failed run must not leave an older verdict behind
@@ -137,7 +138,8 @@ class _Run:
         candidate = self._prove(model, final, float_onnx, onnx_path, data)
         measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
         records = [m.record for m in measured]
-        artefacts = self._artefacts(float_onnx, onnx_path, measured)
+        packed = write_packed(final, self.folder / "packed.safetensors")
+        artefacts = self._artefacts(float_onnx, onnx_path, packed, measured)
         rows = [step.record for step in steps]
         budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs, records, artefacts)
         record = RunRecord(
@@ -300,8 +302,11 @@ class _Run:
             store_target(self.store, key, self.folder, measured)
         return measured
 
-    def _artefacts(self, float_onnx: Path, onnx_path: Path, measured: list[Measured]) -> list[ArtefactRecord]:
+    def _artefacts(
+        self, float_onnx: Path, onnx_path: Path, packed: Path | None, measured: list[Measured]
+    ) -> list[ArtefactRecord]:
         files = [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
+        files += [(packed, "packed-weights")] if packed is not None else []
         files += [(a.path, a.kind) for m in measured for a in m.artefacts]
         return [
             ArtefactRecord(

@@ -53,7 +53,7 @@ def pass_step(
     if refusal := chosen.refuses(before.model):
         raise CompressError(f"pass {chosen.name}: {refusal}")
     options = chosen.model_dump(mode="json")
-    files = {str(s.weights): sha256_file(s.weights) for s in chosen.networks() if s.weights is not None}
+    files = [sha256_file(path) for network in chosen.networks() for path in network.files()]
     key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options, "files": files})
     stored = store.get(key)
     if stored is not None:

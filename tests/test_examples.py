@@ -118,7 +118,11 @@ def test_digits_recipes_are_valid(path: Path):
 
 @pytest.mark.parametrize(
     ("recipe_name", "weights"),
-    [("cnn.yaml", solar_train.CHECKPOINTS["cnn"]), ("vit.yaml", solar_train.CHECKPOINTS["vit"])],
+    [
+        ("cnn.yaml", solar_train.CHECKPOINTS["cnn"]),
+        ("cnn-4bit.yaml", solar_train.CHECKPOINTS["cnn"]),
+        ("vit.yaml", solar_train.CHECKPOINTS["vit"]),
+    ],
 )
 def test_solar_recipes_are_valid_once_the_checkpoint_is_there(recipe_name: str, weights: str, tmp_path: Path):
     from edgepress.pipeline.recipe_file import read_recipe

@@ -11,7 +11,15 @@ from torch import Tensor, fx, nn
 
 from ..base import PassContext
 from ..quantization.bucket_quantizers import weight_bytes
-from ..quantization.buckets import quantile_points, redistribute, scaled, scaling, to_buckets, uniform_points
+from ..quantization.buckets import (
+    centred_points,
+    quantile_points,
+    redistribute,
+    scaled,
+    scaling,
+    to_buckets,
+    uniform_points,
+)
 from ..quantization.operators import get_tensor
 from ..quantization.placement import Placement, WeightSite
 from ..quantization.quantizers import WeightQuantizer, stored_bytes, weight_quantizers_of
@@ -107,7 +115,8 @@ def least_scales(state: State, names: Mapping[str, object], limit: int) -> dict[
 def start_points(
     trained: fx.GraphModule, specs: Mapping[str, WeightSpec], as_trained: bool
 ) -> dict[str, Tensor]:
-    """Where the points of each tensor start: at the quantiles of its scaled weights (Polino et al. 2018, section 3.2).
+    """Where the points of each tensor start: at the quantiles of its scaled weights (Polino et al. 2018, section 3.2),
+    centred among the weights nearest to each.
 
     as_trained: the weights learned to lie between equally spaced points, and start from these.
     """
@@ -117,8 +126,11 @@ def start_points(
             continue
         spec = specs[name]
         rows = to_buckets(get_tensor(trained, name), quantizer.axis, spec.bucket)
-        scaled_rows = scaled(rows, *scaling(rows))
-        points[name] = uniform_points(spec.bits) if as_trained else quantile_points(scaled_rows, spec.bits)
+        if as_trained:
+            points[name] = uniform_points(spec.bits)
+        else:
+            v = scaled(rows, *scaling(rows))
+            points[name] = centred_points(v, quantile_points(v, spec.bits))
     return points
 
 

@@ -67,7 +67,7 @@ class Phases:
         self.notes: list[str] = []
         self.histories: dict[str, Any] = {}
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
-        _, label = context.data.train.samples[0]
+        _, label = context.data.calibration.samples[0]
         self.classification = not label.is_floating_point()
 
     def plan(self) -> PassPlan:
@@ -179,7 +179,7 @@ class Phases:
         self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Any = "weights"
     ) -> Distillation:
         options = self.options
-        example = self.context.data.train.batch(range(self.static_batch or 2))[0]
+        example = self.context.data.calibration.batch(range(self.static_batch or 1))[0]
         ours: list[str] = []
         theirs: list[str] = []
         if options.features != "off":
@@ -212,6 +212,11 @@ class Phases:
 
     def _train(self, phase: str, objective: Distillation, training: TrainingOptions) -> None:
         context = self.context
+        if training.epochs and not len(context.data.train):
+            raise CompressError(
+                "distill: it trains on the train part of the data, and there is none; give the data one (a part named"
+                " train, or data.split), or set training.epochs: 0"
+            )
         if self.static_batch not in (None, training.batch) and training.epochs:
             raise CompressError(
                 f"distill: training.batch is {training.batch}, and the network takes exactly {self.static_batch}"

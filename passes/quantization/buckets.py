@@ -20,6 +20,7 @@ from .operators import channels_first
 Bucket = Literal["channel"] | int
 """What shares one α and β: an output channel, or so many consecutive weights."""
 FLOAT_BITS = 32
+LLOYD_ROUNDS = 20
 
 
 def to_buckets(weight: Tensor, axis: int, bucket: Bucket) -> Tensor:
@@ -78,6 +79,22 @@ def quantile_points(v: Tensor, bits: int) -> Tensor:
     count = 2**bits
     middles = (np.arange(count) + 0.5) / count
     return torch.from_numpy(np.quantile(v.detach().cpu().double().numpy(), middles)).float()
+
+
+def centred_points(v: Tensor, points: Tensor, rounds: int = LLOYD_ROUNDS) -> Tensor:
+    """The points, each moved to the mean of the v̂ nearest to it, several times (Lloyd 1982).
+
+    Quantiles crowd where weights are many and leave the few large ones far off; a point to which no v̂ is nearest
+    stays where it is.
+    """
+    flat = v.detach().reshape(-1).double()
+    moved = points.double()
+    for _ in range(rounds):
+        levels = nearest_levels(flat, moved)
+        sums = torch.zeros_like(moved).index_add_(0, levels, flat)
+        counts = torch.bincount(levels, minlength=len(moved))
+        moved = torch.where(counts > 0, sums / counts.clamp(min=1), moved)
+    return moved.to(points.dtype)
 
 
 def nearest_levels(v: Tensor, points: Tensor) -> Tensor:

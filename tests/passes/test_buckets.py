@@ -8,6 +8,7 @@ import pytest
 import torch
 from edgepress.passes.quantization.bucket_quantizers import LearnedWeights, UniformWeights, weight_bytes
 from edgepress.passes.quantization.buckets import (
+    centred_points,
     entropy_bits,
     from_buckets,
     nearest_levels,
@@ -94,6 +95,20 @@ class TestRounding:
         # of 0, 0.01, ..., 1 the quantiles 1/8, 3/8, 5/8, 7/8
         points = quantile_points(torch.linspace(0, 1, 101), 2)
         assert points.tolist() == pytest.approx([0.125, 0.375, 0.625, 0.875])
+
+    def test_points_are_centred_among_the_weights_nearest_to_them(self) -> None:
+        v = torch.tensor([0.0, 0.1, 0.2, 0.9, 1.0])
+        # 0, 0.1, 0.2 are nearest to the first point and the others to the second; nothing is near the last
+        found = centred_points(v, torch.tensor([0.3, 0.6, 5.0]))
+        assert found.tolist() == pytest.approx([0.1, 0.95, 5.0])
+
+    def test_centred_points_have_a_smaller_squared_error_than_quantiles(self) -> None:
+        v = torch.rand(2000, generator=torch.Generator().manual_seed(0)) ** 4  # many small, few large
+
+        def error(points: Tensor) -> float:
+            return float((points[nearest_levels(v, points)] - v).square().mean())
+
+        assert error(centred_points(v, quantile_points(v, 2))) < 0.5 * error(quantile_points(v, 2))
 
 
 class TestWeights:

@@ -323,3 +323,16 @@ def test_the_reference_lists_every_option_with_its_range() -> None:
         for name in section.model_fields:
             if (section, name) not in ((TargetSection, "runtime"), (TargetSection, "device")):
                 assert f"| `{name}` |" in reference, f"{section.__name__}.{name}"
+
+
+def test_the_networks_of_a_pass_are_found_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "student.safetensors").write_bytes(b"")
+    options = "{student: {source: 'nets:small', weights: student.safetensors}}"
+    recipe = read(tmp_path, f"{MINIMAL}passes: [{{distill: {options}}}]\n")
+    assert recipe.passes[0].networks()[0].files() == [tmp_path / "student.safetensors"]
+
+
+def test_a_network_of_a_pass_that_is_not_there_is_told(tmp_path: Path) -> None:
+    options = "{teachers: [{source: 'nets:large', weights: large.pt}]}"
+    told = complaint(tmp_path, f"{MINIMAL}passes: [{{distill: {options}}}]\n")
+    assert "passes[0].distill.teachers[0].weights: no such file: large.pt" in told

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from edgepress.errors import DeviceUnavailableError
+from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.recipe_file import read_recipe
 from edgepress.pipeline.report import load_run
 from edgepress.pipeline.run import compress, describe
@@ -79,6 +79,36 @@ def run_cli(recipe: Path, out: Path, *options: str) -> subprocess.CompletedProce
 
 def command(recipe: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, "-P", "-m", "edgepress.cli", "run", str(recipe), "-o", str(out), *options]
+
+
+def test_a_student_of_four_bits_runs_in_int8_and_comes_with_its_packed_weights(
+    recipe: Path, tmp_path: Path
+) -> None:
+    options = "{ weight_bits: 4, ranges: minmax, training: { epochs: 2, batch: 16 } }"
+    text = recipe.read_text().replace("[quantize]", f"[{{ distill: {options} }}]")
+    recipe.write_text(text.replace("5 points", "20 points"))
+    network = tmp_path / "small_network.py"
+    network.write_text(
+        network.read_text().replace('"calibration": (0, 60)', '"train": (0, 40), "calibration": (40, 60)')
+    )
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    [openvino, _] = record.targets
+    assert openvino.compressed is not None
+    assert openvino.compressed.precision == {"int8": 1.0}
+    packed = {artefact.kind: artefact for artefact in record.artefacts}["packed-weights"]
+    assert packed.bytes == (tmp_path / "run" / "packed.safetensors").stat().st_size
+    assert [row["epoch"] for row in record.steps[1].details["training"]["quantized"]["epochs"]] == [0, 1, 2]
+    assert list((tmp_path / "run" / "steps").glob(".scratch-*")) == []
+    again = compress(recipe, tmp_path / "run")
+    assert again.steps[1].cached
+    assert [a.sha256 for a in again.artefacts] == [a.sha256 for a in record.artefacts]
+
+
+def test_a_student_needs_samples_to_learn_from(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("[quantize]", "[{ distill: { ranges: minmax } }]"))
+    with pytest.raises(CompressError, match="it trains on the train part of the data, and there is none"):
+        compress(recipe, tmp_path / "run")
 
 
 def test_a_run_leaves_a_record_that_holds_what_it_promises(recipe: Path, tmp_path: Path) -> None:
