@@ -23,6 +23,8 @@ ROW_GAP = 16
 AXIS_HEIGHT = 24
 BEYOND = 0.95  # the axis ends behind this share of every engine's samples; the others are counted
 HEADROOM = 1.1
+CURVE_HEIGHT = 72
+CURVE_MARGIN = 6
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,39 @@ def interval(value: float, ci95: tuple[float, float], reference: float, span: tu
     _add(svg, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
     _add(svg, "line", "whisker", x1=place(ci95[0]), x2=place(ci95[1]), y1="11", y2="11")
     _add(svg, "circle", "point", cx=place(value), cy="11", r="4")
+    return _markup(svg)
+
+
+def curve(values: Sequence[float | None], kept: int | None, label: str) -> Markup:
+    """A value for each epoch from 0 on, as a line over its own range; the kept epoch is a dashed line."""
+    known = [
+        (epoch, value) for epoch, value in enumerate(values) if value is not None and math.isfinite(value)
+    ]
+    if not known:
+        return Markup("")
+    low, high = min(v for _, v in known), max(v for _, v in known)
+    last = max(len(values) - 1, 1)
+    svg = _svg(
+        CURVE_HEIGHT + AXIS_HEIGHT, f"{label}, epoch by epoch: {', '.join(f'{v:.4g}' for _, v in known)}"
+    )
+    _add(svg, "rect", "lane", x="0", width="100%", y="0", height=f"{CURVE_HEIGHT}", rx="3")
+    if kept is not None:
+        x = _x(kept, last)
+        _add(svg, "line", "reference", x1=x, x2=x, y1="0", y2=f"{CURVE_HEIGHT}")
+    line = _add(
+        svg, "svg", "", x="0", y="0", width="100%", height=f"{CURVE_HEIGHT}",
+        viewBox=f"0 0 {GRID} {CURVE_HEIGHT}", preserveAspectRatio="none",
+    )  # fmt: skip
+    inside = CURVE_HEIGHT - 2 * CURVE_MARGIN
+    places = [
+        f"{GRID * epoch / last:.1f} {CURVE_MARGIN + inside * (high - value) / ((high - low) or 1):.1f}"
+        for epoch, value in known
+    ]
+    _add(line, "path", "curve", d="M" + "L".join(places))
+    told = f"{label}: {known[0][1]:.4g} to {known[-1][1]:.4g}, from {low:.4g} to {high:.4g}"
+    _add(svg, "text", "tick", f"epoch {known[0][0]}", x="0", y=f"{CURVE_HEIGHT + 16}")
+    _add(svg, "text", "tick", told, x="50%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "middle"})
+    _add(svg, "text", "tick", f"{last}", x="100%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "end"})
     return _markup(svg)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from . import report_text as text
 from .report import all_proofs
-from .report_steps import coverage, sensitivity, step_views
+from .report_steps import coverage, sensitivity, step_views, training
 from .report_view import (
     DeviceView,
     device_views,
@@ -77,6 +77,7 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "percent": text.percent,
         "ratio": text.ratio,
         "sensitivity": sensitivity,
+        "training": training,
         "share_of": _share_of,
         "short": text.short,
         "signed": text.signed,

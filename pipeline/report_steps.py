@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .report_charts import interval
+from .report_charts import curve, interval
 from .report_text import known
 from .report_view import DeviceView, timed_device
 from .result import RunRecord, StepRecord
@@ -79,6 +79,25 @@ def coverage(step: StepRecord) -> dict[str, Any] | None:
 def _macs(row: dict[str, Any]) -> float:
     value = row.get("macs")
     return value if isinstance(value, int | float) else 0
+
+
+def training(step: StepRecord) -> list[dict[str, Any]]:
+    """The trainings of a pass: each phase with its loss and its validation metric, epoch by epoch."""
+    phases = step.details.get("training")
+    if not isinstance(phases, dict):
+        return []
+    found = []
+    for phase, history in phases.items():
+        rows = [row for row in history.get("epochs", []) if isinstance(row, dict)]
+        kept = history.get("best")
+        charts = [
+            curve([row.get(key) for row in rows], kept, label)
+            for key, label in (("loss", "training loss"), ("metric", f"validation {step.metric.name}"))
+        ]
+        found.append(
+            {"phase": phase, "kept": kept, "last": len(rows) - 1, "charts": [c for c in charts if c]}
+        )
+    return found
 
 
 def sensitivity(step: StepRecord) -> list[dict[str, Any]]:

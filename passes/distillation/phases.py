@@ -232,7 +232,7 @@ class Phases:
             context.folder,
         )
 
-        def evaluate() -> float:
+        def evaluate() -> tuple[float, float]:
             device = next(objective.network.parameters()).device
 
             def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -242,7 +242,8 @@ class Phases:
 
             forward = padded(run, self.static_batch) if self.static_batch else run
             measured = context.metric.measure(forward, context.data.validation, self.static_batch or 32)
-            return measured.value
+            low, high = measured.ci95
+            return measured.value, (high - low) / (2 * 1.96)
 
         checkpoint = context.scratch / f"{phase}.safetensors" if context.scratch is not None else None
         history = train(job, evaluate, checkpoint, context.progress)

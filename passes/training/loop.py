@@ -25,9 +25,10 @@ from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
 from .draws import Draws, generator, sample_order
 from .job import Forward, History, Job
 
+SAID_APART = ("epoch", "lr", "metric", "metric_error")
 NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
-Evaluate = Callable[[], float]
-"""The validation metric of the network as it is; higher is better."""
+Evaluate = Callable[[], tuple[float, float]]
+"""The validation metric of the network as it is, higher is better, and its standard error."""
 
 
 def train(
@@ -164,7 +165,7 @@ class Trainer:
         row = {"epoch": float(epoch), "lr": self.optimizer.param_groups[0]["lr"], **sums}
         if self.evaluate is not None and parallel.rank() == 0:
             self.objective.training(False)
-            row["metric"] = self.evaluate()
+            row["metric"], row["metric_error"] = self.evaluate()
         self.history.epochs.append(row)
         if "metric" in row and self.options.keep == "best":
             self._keep_best(epoch, row["metric"])
@@ -176,8 +177,11 @@ class Trainer:
             self.progress.say(f"  {self.job.what}: {_told(row, self.options.epochs)}")
 
     def _keep_best(self, epoch: int, metric: float) -> None:
-        best = self.history.best
-        if best is None or metric >= self.history.epochs[best]["metric"]:  # of equals the longer trained one
+        """Of equals the longer trained one; the start only where it is better by more than chance may make it."""
+        if self.history.best is not None:
+            best = self.history.epochs[self.history.best]
+            bar = best["metric"] - (best["metric_error"] if self.history.best == 0 else 0.0)
+        if self.history.best is None or metric >= bar:
             self.history.best = epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
 
@@ -294,6 +298,6 @@ def _deterministic() -> Iterator[None]:
 
 
 def _told(row: dict[str, float], epochs: int) -> str:
-    parts = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "metric")]
+    parts = [f"{name} {value:.4g}" for name, value in row.items() if name not in SAID_APART]
     metric = [f"validation {row['metric']:.4f}"] if "metric" in row else []
     return f"epoch {int(row['epoch'])} of {epochs}: " + ", ".join([*parts, *metric])

@@ -42,7 +42,9 @@ class TrainingOptions(BaseModel):
         " or pkg.module:function (inputs, generator) -> inputs.",
     )
     keep: Literal["best", "last"] = Field(
-        "best", description="Which epoch's weights are kept: the best on the validation part, or the last."
+        "best",
+        description="Which epoch's weights are kept: the best on the validation part (the untrained start only where it"
+        " is better by more than a standard error), or the last.",
     )
     patience: int | None = Field(
         None, ge=1, le=10_000, description="Stop after so many epochs without a better validation metric."

@@ -142,9 +142,9 @@ class TestLoop:
         seen: list[Tensor] = []
         objective = Regression()
 
-        def evaluate() -> float:
+        def evaluate() -> tuple[float, float]:
             seen.append(weights(objective))
-            return [0.1, 0.9, 0.9, 0.5][len(seen) - 1]
+            return [0.1, 0.9, 0.9, 0.5][len(seen) - 1], 0.01
 
         _, history = trained(objective, evaluate)
         assert history.best == 2
@@ -152,7 +152,7 @@ class TestLoop:
 
     def test_the_last_epoch_is_kept_when_asked(self) -> None:
         scores = iter([0.9, 0.5, 0.4, 0.3])
-        one, history = trained(evaluate=lambda: next(scores), keep="last")
+        one, history = trained(evaluate=lambda: (next(scores), 0.01), keep="last")
         assert history.best is None
         assert torch.equal(weights(one), weights(trained()[0]))
 
@@ -160,13 +160,18 @@ class TestLoop:
         scores = iter([0.9, 0.5, 0.4, 0.3])
         torch.manual_seed(0)
         start = weights(Regression())
-        one, history = trained(evaluate=lambda: next(scores))
+        one, history = trained(evaluate=lambda: (next(scores), 0.01))
         assert history.best == 0
         assert torch.equal(weights(one), start)
 
+    def test_a_start_that_is_better_by_chance_is_not_kept(self) -> None:
+        scores = iter([0.90, 0.88, 0.89, 0.87])
+        _, history = trained(evaluate=lambda: (next(scores), 0.02))
+        assert history.best == 2
+
     def test_it_stops_when_nothing_gets_better(self) -> None:
         scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
-        _, history = trained(evaluate=lambda: next(scores), epochs=10, patience=3)
+        _, history = trained(evaluate=lambda: (next(scores), 0.01), epochs=10, patience=3)
         assert (history.stopped_early, history.best, len(history.epochs)) == (True, 1, 5)
 
     def test_no_epochs_leave_the_network_alone(self, tmp_path: Path) -> None:
@@ -198,12 +203,12 @@ class TestLoop:
             torch.manual_seed(0)
             return Regression(dropout=0.5, **options)
 
-        whole, expected = trained(network(), lambda: 0.5)
+        whole, expected = trained(network(), lambda: (0.5, 0.01))
         checkpoint: dict[str, Any] = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0}
         with pytest.raises(CompressError):
-            trained(network(broken_at=stop), lambda: 0.5, **checkpoint)
+            trained(network(broken_at=stop), lambda: (0.5, 0.01), **checkpoint)
         other = Regression(dropout=0.5)  # neither its weights nor torch's own generator may matter now
-        resumed, history = trained(other, lambda: 0.5, **checkpoint)
+        resumed, history = trained(other, lambda: (0.5, 0.01), **checkpoint)
         assert torch.equal(weights(resumed), weights(whole))
         assert history == expected
 
