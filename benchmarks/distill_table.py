@@ -5,7 +5,8 @@
     python benchmarks/distill_table.py [--network digits-cnn] [--depth 0.5] [--epochs 6] [--quick]
 
 Every student is trained by the pass `distill`, exported, built for OpenVINO and judged on the test part, in
-PyTorch and by the engine. Trainings are kept in `benchmarks/results/distill_table/` and resumed there.
+PyTorch and by the engine. Trainings and finished rows are kept in `benchmarks/results/distill_table/`; delete it
+to repeat them.
 """
 
 from __future__ import annotations
@@ -124,6 +125,10 @@ def _row(
 
     place = folder / name.replace(" ", "_").replace(",", "")
     place.mkdir(parents=True, exist_ok=True)
+    kept = place / "row.json"
+    asked = json.loads(json.dumps(options))
+    if kept.is_file() and (known := json.loads(kept.read_text()))["options"] == asked:
+        return dict(known["row"])
     student, notes = model, ()
     if options is not None:
         chosen = PASSES["quantize" if "quantize" in options else "distill"]
@@ -140,7 +145,7 @@ def _row(
         context.metric.measure(student.run, part, 64),
         context.metric.measure(_forward(engine), part, 1),
     )
-    return {
+    row = {
         "name": name,
         "accuracy": eager.value,
         "on_openvino": executed.value,
@@ -153,6 +158,8 @@ def _row(
         "int8": precision_shares(engine.layers(feeds, 5)).get("int8", 0.0),
         "notes": list(notes),
     }
+    kept.write_text(json.dumps({"options": asked, "row": row}, indent=1))
+    return row
 
 
 def _share_float_phase(place: Path, folder: Path) -> None:
