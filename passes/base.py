@@ -112,6 +112,10 @@ class Pass(BaseModel, ABC):
         """The further networks that the pass reads; its result depends on their files."""
         return ()
 
+    def functions(self) -> tuple[str, ...]:
+        """The functions of the user, `pkg.module:function`, whose code the result depends on."""
+        return ()
+
     def apply(self, model: Model, context: PassContext) -> PassResult:
         """Plan, then rebuild: a fresh run and a resumed one take the same path to the model."""
         plan = self.plan(model, context)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..calibration.named import is_callable_name
 from ..calibration.scheme import RangeChoice
 from .base import NetworkSource, Pass, PassContext, PassPlan
 from .training.options import TrainingOptions
@@ -82,7 +84,8 @@ class Distill(Pass):
         " bits, or so many consecutive weights, which are computed in float.",
     )
     rounding: Literal["deterministic", "stochastic"] = Field(
-        "deterministic", description="How weights are rounded while training; they end deterministic."
+        "deterministic",
+        description="How weights of fewer than 8 bits are rounded while training; they end deterministic.",
     )
     activations: Literal["int8", "float"] = Field(
         "int8", description="Activations on the targets' grid, or float."
@@ -143,6 +146,8 @@ class Distill(Pass):
             raise ValueError(f"points: learned needs weight_bits from 2 to 7, got {self.weight_bits}")
         if self.redistribute_bits and self.weight_bits in (8, "float"):
             raise ValueError(f"redistribute_bits: needs weight_bits from 2 to 7, got {self.weight_bits}")
+        if self.weight_bits != "float" and self.first_last_bits < self.weight_bits:
+            raise ValueError(f"first_last_bits: expected at least weight_bits, {self.weight_bits}")
         if self.teacher_dropping and not self.teachers:
             raise ValueError("teacher_dropping: needs more than one teacher; name others under `teachers`")
         return self
@@ -156,6 +161,11 @@ class Distill(Pass):
         """The student, when it has a source of its own, and the further teachers."""
         student = (self.student,) if self.student.source else ()
         return (*student, *self.teachers)
+
+    def functions(self) -> tuple[str, ...]:
+        """Factories and augmentations."""
+        named = (*(network.source for network in self.networks()), *self.training.augment)
+        return tuple(name for name in named if is_callable_name(name))
 
     def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
         """Quantizers cannot be trained a second time, and a captured graph has no blocks to leave out."""
@@ -180,7 +190,8 @@ class Distill(Pass):
 
         student = student_of(self, model, plan.structure["student"], context)
         if plan.structure["quantized"] is None:
-            student.module.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
-            return student
+            network = copy.deepcopy(student.module)  # the student may be the very network that teaches it
+            network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
+            return student.successor(network)
         quantized = rebuild_graph(student, plan.structure["quantized"], plan.tensors)
         return student.successor(quantized, stored_bytes=stored_bytes(quantized))

@@ -63,9 +63,11 @@ def code_digest(function: object = None) -> str:
     """
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parent.parent
-    for folder in ("", "calibration", "passes", "passes/quantization", "pipeline", "targets"):
-        for path in sorted((package / folder).glob("*.py")):
+    for folder in ("calibration", "passes", "pipeline", "targets"):
+        for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.read_bytes())
+    for path in sorted(package.glob("*.py")):
+        digest.update(path.read_bytes())
     source = inspect.getsourcefile(function) if inspect.isfunction(function) else None
     if source is not None:
         digest.update(Path(source).read_bytes())

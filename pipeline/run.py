@@ -203,9 +203,10 @@ class _Run:
     def _load_network(self, source: NetworkSource, data: DataParts) -> Model:
         """A teacher or a student that a pass names, read as the model itself is."""
         section = ModelSection(source=source.source, args=source.args, weights=source.weights)
-        return ingest(
+        found = ingest(
             section, data.calibration.example(), self.trust_pickle, folder=self.base, progress=self.progress
         )
+        return found if self.recipe.export.dynamic_batch else found.with_static_batch()
 
     def _layer_ms(self, model: Model) -> Mapping[str, float]:
         """Layer times on the first device of the recipe that is here."""

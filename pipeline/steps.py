@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from ..calibration.metric import Measurement, padded
+from ..calibration.named import import_callable
 from ..errors import CompressError
 from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
+from .environment import code_digest
 from .files import sha256_file
 from .result import MetricRecord, StepRecord
 from .store import Entry, Store, key_of
@@ -54,7 +56,15 @@ def pass_step(
         raise CompressError(f"pass {chosen.name}: {refusal}")
     options = chosen.model_dump(mode="json")
     files = [sha256_file(path) for network in chosen.networks() for path in network.files()]
-    key = key_of({**shared, "after": before.key, "pass": chosen.name, "options": options, "files": files})
+    code = [code_digest(import_callable(name, chosen.name, context.folder)) for name in chosen.functions()]
+    depends = {
+        "after": before.key,
+        "pass": chosen.name,
+        "options": options,
+        "files": files,
+        "functions": code,
+    }
+    key = key_of({**shared, **depends})
     stored = store.get(key)
     if stored is not None:
         plan = PassPlan(

@@ -20,17 +20,16 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     return temperature**2 * _per_sample(divergence)
 
 
-def regression_loss(student: Tensor, target: Tensor) -> Tensor:
-    """Squared error in units of the target's variance over the batch, so that it weighs as a KL does."""
-    error = _per_sample((student - target) ** 2)
-    return error / target.detach().var().clamp(min=1e-8) if target.numel() > 1 else error
+def regression_loss(student: Tensor, target: Tensor, variance: float) -> Tensor:
+    """Squared error in units of the output's own variance, so that it weighs about as much as a KL does."""
+    return _per_sample((student - target) ** 2) / variance
 
 
-def label_loss(output: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy for whole-number labels (n, ...), squared error for others."""
-    if labels.is_floating_point():
-        return regression_loss(output, labels.reshape(output.shape))
-    return _per_sample(F.cross_entropy(output, labels, reduction="none"))
+def label_loss(output: Tensor, labels: Tensor, classification: bool, variance: float) -> Tensor:
+    """Cross-entropy for classes (n, ...), squared error for values of the output's shape."""
+    if not classification:
+        return regression_loss(output, labels.to(output.dtype).reshape(output.shape), variance)
+    return _per_sample(F.cross_entropy(output, labels.long(), reduction="none"))
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

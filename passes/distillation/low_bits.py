@@ -30,17 +30,16 @@ from ..training.draws import generator
 if TYPE_CHECKING:
     from ..distill import Distill
 
-SENSITIVITY_BATCHES = 16
-SENSITIVITY_BATCH = 8
+SENSITIVITY_SAMPLES = 128
 
 
 def choose_specs(
-    options: Distill, state: State, context: PassContext, classification: bool
+    options: Distill, state: State, context: PassContext, classification: bool, batch: int
 ) -> dict[str, WeightSpec]:
     """How each placed weight is stored, by tensor name; those of plain INT8 are left out."""
     assert options.weight_bits != "float"
     sites = state.placement.weights
-    outer = {sites[0].tensor, sites[-1].tensor}
+    outer = {site.tensor for site in (*sites[:1], *sites[-1:])}
     bits: dict[str, int] = {
         site.tensor: max(options.first_last_bits, options.weight_bits)
         if site.tensor in outer
@@ -50,14 +49,19 @@ def choose_specs(
     inner = [site for site in sites if site.tensor not in outer]
     if options.redistribute_bits and inner:
         least = 1 if options.points == "learned" and options.training.epochs == 0 else 2
-        found = sensitivities(state, inner, options, context, classification)
+        found = sensitivities(state, inner, options, context, classification, batch)
         bits |= redistribute(found, options.weight_bits, least)
     specs = {name: WeightSpec(b, options.bucket) for name, b in bits.items()}
     return {name: spec for name, spec in specs.items() if spec != WeightSpec()}
 
 
 def sensitivities(
-    state: State, sites: list[WeightSite], options: Distill, context: PassContext, classification: bool
+    state: State,
+    sites: list[WeightSite],
+    options: Distill,
+    context: PassContext,
+    classification: bool,
+    batch: int,
 ) -> dict[str, tuple[int, float]]:
     """For each tensor its number of weights, and its mean squared gradient times the mean square of its scales α.
 
@@ -71,9 +75,8 @@ def sensitivities(
     squares = dict.fromkeys(weights, 0.0)
     draws = generator(context.seed, "sensitivity")
     count = 0
-    for inputs, _ in context.data.calibration.head(SENSITIVITY_BATCHES * SENSITIVITY_BATCH).batches(
-        SENSITIVITY_BATCH
-    ):
+    samples = min(SENSITIVITY_SAMPLES, len(context.data.calibration))
+    for inputs, _ in context.data.calibration.head(max(1, samples // batch) * batch).batches(batch):
         output = _first(torch.func.functional_call(network, dict(weights), inputs))
         likelihood = _log_likelihood(output, draws, classification)
         gradients = torch.autograd.grad(likelihood, list(weights.values()))
@@ -101,14 +104,13 @@ def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool
     return logits.log_softmax(1).gather(1, drawn).sum()
 
 
-def least_scales(state: State, names: Mapping[str, object], limit: int) -> dict[str, Tensor]:
-    """For each tensor of `names` the least steps of its channels' INT8 grid, (channels,), for its layer's bias."""
+def least_scales(state: State, limit: int) -> dict[str, Tensor]:
+    """For each weight the least steps of its channels' INT8 grid, (channels,), for its layer's bias."""
     return {
         site.tensor: least_steps(
             get_tensor(state.graph, site.tensor), site.axis, state.scales[site.tensor], limit
         )
         for site in state.placement.weights
-        if site.tensor in names
     }
 
 

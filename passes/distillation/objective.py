@@ -22,6 +22,9 @@ from ..training.draws import Draws
 from ..training.job import Forward, Group
 from .losses import feature_loss, label_loss, mixed_teachers, regression_loss, soft_target_loss
 from .taps import Tapped
+from .task import Task
+
+LEAST_RANGE = 0.05  # of the calibrated one
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,19 @@ class Teacher:
 class Distillation:
     """(1 - λ) · labels + λ · T² KL to the teachers + features (Polino et al. 2018, section 2.3).
 
-    teacher_weight is λ: at 1 labels are not looked at. classification: outputs are logits, compared by a KL;
-    otherwise by their squared error. learns: the weights and biases, or only the points that stand for weights.
+    teacher_weight is λ: at 1 labels are not looked at, at 0 no teacher is. Logits are compared by a KL, other
+    outputs by their squared error. learns: the weights and biases, or only the points that stand for weights.
     range_lr: factor on the learning rate of activation ranges, relative to their size; 0 leaves them as calibrated.
     live: whether the network is an ordinary one, with BatchNorm and dropout, and not a captured graph.
     """
 
     network: Tapped
     teachers: Sequence[Teacher]
+    task: Task
     temperature: float = 2.0
     teacher_weight: float = 0.7
     teacher_dropping: float = 0.0
     feature_weight: float = 1.0
-    classification: bool = True
     stochastic: bool = False
     learns: Literal["weights", "points"] = "weights"
     range_lr: float = 0.0
@@ -66,9 +69,8 @@ class Distillation:
                 Group([p for p in rest if p.dim() > 1]),
                 Group([p for p in rest if p.dim() <= 1], decay=False),
             ]
-        if (
-            self.range_lr
-        ):  # a step of AdamW has the size of its rate, and scales differ by orders of magnitude
+        if self.range_lr:
+            # A step of AdamW has the size of its rate, and scales differ by orders of magnitude.
             groups += [Group([s], self.range_lr * float(s.detach()), decay=False) for s in scales]
         groups = [group for group in groups if group.parameters]
         learning = {id(p) for group in groups for p in group.parameters}
@@ -87,6 +89,11 @@ class Distillation:
         for quantizer in self._rounded():
             quantizer.draws = None
         self._follow_weights()
+        for quantizer in self.network.modules():
+            if isinstance(
+                quantizer, ActivationQuantizer
+            ):  # a range that learns must not vanish or turn round
+                quantizer.scale.data.clamp_(min=LEAST_RANGE * quantizer.grid.scale)
 
     def _rounded(self) -> list[UniformWeights]:
         return [m for m in self.network.modules() if isinstance(m, UniformWeights)]
@@ -110,10 +117,13 @@ class Distillation:
                 quantizer.draws = draws.shared(f"rounding/{index}")
         outputs, features = forward(*inputs)
         with torch.no_grad():
-            answers = [teacher.network(*inputs) for teacher in self.teachers]
+            heard = self.teachers if self.teacher_weight > 0 else self.teachers[:1] if features else []
+            answers = [teacher.network(*inputs) for teacher in heard]
         parts: dict[str, Tensor] = {}
         if self.teacher_weight < 1:
-            parts["labels"] = (1 - self.teacher_weight) * label_loss(outputs[0], labels).mean()
+            parts["labels"] = (1 - self.teacher_weight) * label_loss(
+                outputs[0], labels, self.task.classification, self.task.variances[0]
+            ).mean()
         if self.teacher_weight > 0:
             each = [self._to_teacher(outputs, answer) for answer, _ in answers]
             weights = [teacher.weight for teacher in self.teachers]
@@ -129,9 +139,9 @@ class Distillation:
         """The loss to one teacher, (n,), over all outputs that are numbers."""
         each = [
             soft_target_loss(one, other, self.temperature)
-            if self.classification and one.dim() > 1 and one.shape[1] > 1
-            else regression_loss(one, other)
-            for one, other in zip(outputs, answers, strict=True)
+            if self.task.classification and one.dim() > 1 and one.shape[1] > 1
+            else regression_loss(one, other, variance)
+            for one, other, variance in zip(outputs, answers, self.task.variances, strict=True)
             if one.is_floating_point()
         ]
         return torch.stack(each).mean(0)

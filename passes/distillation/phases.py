@@ -32,16 +32,19 @@ from ..quantization.rebuild import POINTS_PREFIX, WeightSpec, weight_quantizers
 from ..quantization.steps import State, Steps
 from ..training.job import History, Job
 from ..training.loop import train
-from ..training.options import TrainingOptions
+from ..training.options import BUILT_IN, TrainingOptions
+from ..training.parallel import processes
 from .features import pair
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
 from .objective import Distillation, Teacher
 from .student import derive, rederive
 from .taps import Tapped
+from .task import read_task, require_like
 
 if TYPE_CHECKING:
     from ..distill import Distill
 
+TASK_SAMPLES = 64
 POINTS_RANGE_LR = 0.1
 RANGE_LR = 10.0
 """Activation ranges move by up to this many learning rates of their own size a step: 0.1 % at 1e-4."""
@@ -64,11 +67,15 @@ class Phases:
     def __init__(self, options: Distill, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
         self.limit = context.scheme.weight_limit
+        self.least: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self.histories: dict[str, Any] = {}
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
-        _, label = context.data.calibration.samples[0]
-        self.classification = not label.is_floating_point()
+        count = self.static_batch or min(TASK_SAMPLES, len(context.data.calibration))
+        inputs, labels = context.data.calibration.batch(range(count))
+        self.outputs = model.run(*inputs)
+        self.task = read_task(self.outputs, labels, labels_used=options.teacher_weight < 1)
+        self.inputs = inputs
 
     def plan(self) -> PassPlan:
         """All phases, one after another."""
@@ -89,7 +96,11 @@ class Phases:
     def _student(self) -> tuple[Model, dict[str, Any]]:
         options = self.options.student
         if options.source or options.same:
-            return student_of(self.options, self.model, {}, self.context), {}
+            student = student_of(self.options, self.model, {}, self.context)
+            require_like(
+                student.run(*self.inputs), self.outputs, f"distill.student {options.source}".rstrip()
+            )
+            return student, {}
         derived = derive(self.model, options.depth, options.width)
         self.notes += derived.notes
         return self.model.successor(derived.module), derived.description
@@ -139,14 +150,16 @@ class Phases:
         state = steps.calibrate(steps.graph, kept, self.context.data.calibration)
         if options.activations == "float":
             state = replace(state, placement=replace(state.placement, activations=()), grids={})
-        specs = choose_specs(options, state, self.context, self.classification)
+        # Once, from the weights as they came: what was trained is what is rebuilt.
+        self.least = least_scales(state, self.limit)
+        specs = choose_specs(options, state, self.context, self.task.classification, self.static_batch or 8)
         network = self._train_quantized(state, specs)
         if options.points == "learned":
             network, specs = self._train_points(state, network, specs)
         return self._plan_of(state, network, specs, description)
 
     def _train_quantized(self, state: State, specs: dict[str, WeightSpec]) -> fx.GraphModule:
-        network = _inserted(state, specs, {}, self.limit)
+        network = _inserted(state, specs, {}, self.least, self.limit)
         self._train("quantized", self._objective(network, self._teacher(state)), self.options.training)
         return network
 
@@ -164,7 +177,7 @@ class Phases:
         start = replace(
             state, graph=weights, grids=_grids_of(trained, state), scales=state.scales | _scales_of(trained)
         )
-        network = _inserted(start, learned, points, self.limit)
+        network = _inserted(start, learned, points, self.least, self.limit)
         training = options.training.model_copy(
             update={"epochs": options.points_epochs, "lr": options.points_lr, "weight_decay": 0.0}
         )
@@ -191,7 +204,9 @@ class Phases:
         teachers = [Teacher(_frozen(teacher, theirs))]
         for source in options.teachers:
             assert self.context.load_network is not None
-            teachers.append(Teacher(_frozen(self.context.load_network(source).module, []), source.weight))
+            further = self.context.load_network(source)
+            require_like(further.run(*self.inputs), self.outputs, f"distill.teachers: {source.source}")
+            teachers.append(Teacher(_frozen(further.module, []), source.weight))
         return Distillation(
             network=Tapped(network, ours),
             teachers=teachers,
@@ -199,7 +214,7 @@ class Phases:
             teacher_weight=options.teacher_weight,
             teacher_dropping=options.teacher_dropping,
             feature_weight=options.feature_weight,
-            classification=self.classification,
+            task=self.task,
             stochastic=options.rounding == "stochastic",
             learns=learns,
             range_lr=0.0
@@ -217,10 +232,17 @@ class Phases:
                 "distill: it trains on the train part of the data, and there is none; give the data one (a part named"
                 " train, or data.split), or set training.epochs: 0"
             )
-        if self.static_batch not in (None, training.batch) and training.epochs:
+        parts = training.accumulate * processes()
+        if training.epochs and self.static_batch is not None and self.static_batch * parts != training.batch:
             raise CompressError(
                 f"distill: training.batch is {training.batch}, and the network takes exactly {self.static_batch}"
-                " samples at once (export.dynamic_batch: false)"
+                f" samples at once (export.dynamic_batch: false); write training.batch: {self.static_batch * parts}"
+            )
+        _, label = context.data.calibration.samples[0]
+        if label.dim() > 1 and (moved := [name for name in training.augment if name in BUILT_IN]):
+            raise CompressError(
+                f"distill: training.augment {', '.join(moved)} moves images and not their labels, which are maps here;"
+                " leave it out, or let the train part of the data change both"
             )
         job = Job(
             f"distill, {phase}",
@@ -257,7 +279,7 @@ class Phases:
         self, state: State, network: fx.GraphModule, specs: dict[str, WeightSpec], description: dict[str, Any]
     ) -> PassPlan:
         float_activations = self.options.activations == "float"
-        scales = _scales_of(network) | least_scales(state, specs, self.limit)
+        scales = _scales_of(network) | {name: self.least[name] for name in specs}
         final = replace(state, quantized=network, grids=_grids_of(network, state), scales=scales)
         structure = {
             **final.structure(),
@@ -281,13 +303,16 @@ class Phases:
 
 
 def _inserted(
-    state: State, specs: Mapping[str, WeightSpec], points: Mapping[str, Tensor], limit: int
+    state: State,
+    specs: Mapping[str, WeightSpec],
+    points: Mapping[str, Tensor],
+    least: Mapping[str, Tensor],
+    limit: int,
 ) -> fx.GraphModule:
-    """The state's graph with quantizers that can be trained."""
-    scales = state.scales | least_scales(state, specs, limit)
+    """The state's graph with quantizers that can be trained; `least` steps of every weight's INT8 grid."""
+    scales = state.scales | {name: least[name] for name in specs}
     make = weight_quantizers(specs, points, limit)
     network = insert_quantizers(state.graph, state.placement, state.grids, scales, make)
-    least = least_scales(state, state.scales, limit)
     for name, quantizer in weight_quantizers_of(network).items():
         if isinstance(quantizer, WeightQuantizer):
             quantizer.least, quantizer.limit = least[name], limit

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ...errors import CompressError
+
 
 class Tapped(nn.Module):
     """A network whose forward also gives the outputs of the modules `paths`: (outputs, features), both tuples."""
@@ -31,6 +33,8 @@ class Tapped(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        if missing := [path for path in self.paths if path not in features]:
+            raise CompressError(f"distill.features: the network never calls its module '{missing[0]}'")
         return _tuple(outputs), tuple(features[path] for path in self.paths)
 
     def _hook(self, path: str, features: dict[str, Tensor]) -> Any:

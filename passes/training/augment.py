@@ -35,11 +35,22 @@ def _by_user(inputs: Inputs, name: str, draws: Draws, folder: Path | None) -> In
     what = f"training.augment {name}"
     function = import_callable(name, "training.augment", folder)
     changed = call(function, what, inputs, draws.shared(f"{name}/{draws.rows.start}"))
-    changed = (changed,) if isinstance(changed, Tensor) else tuple(changed)
-    found, expected = [tuple(getattr(x, "shape", ())) for x in changed], [tuple(x.shape) for x in inputs]
-    if found != expected:
-        raise CompressError(f"{what}: returned shapes {found}, expected those of its inputs, {expected}")
-    return changed
+    tensors = (changed,) if isinstance(changed, Tensor) else changed
+    expected = [tuple(x.shape) for x in inputs]
+    if (
+        not isinstance(tensors, (tuple, list))
+        or [tuple(getattr(x, "shape", ())) for x in tensors] != expected
+    ):
+        given = (
+            [tuple(x.shape) for x in tensors if isinstance(x, Tensor)]
+            if isinstance(tensors, (tuple, list))
+            else []
+        )
+        raise CompressError(
+            f"{what}: it is called with (inputs, generator), inputs a tuple of tensors of shapes {expected}, and must"
+            f" return such a tuple; it returned {type(changed).__name__} {given or ''}".rstrip()
+        )
+    return tuple(tensors)
 
 
 def _flip(axis: int, x: Tensor, chosen: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def train(
     """
     if job.options.epochs == 0:
         return History()
-    parallel.share(job)
+    parallel.announce(job, job.folder)
     return Trainer(job, evaluate, checkpoint, progress).run()
 
 
@@ -75,8 +75,8 @@ class Trainer:
         self.steps = self.steps_an_epoch * self.options.epochs
         self.objective.to(self.device)
         self.network = self.objective.network
+        self.optimizer = self._optimizer()  # which also tells what learns, as the other processes must know
         self.forward: Forward = _in_step(self.network, self.device)
-        self.optimizer = self._optimizer()
         self.amp, self.scaler = _mixed_precision(self.device, self.options.amp == "auto")
         self.step, self.sums, self.history = 0, dict[str, float](), History()
         self.best: dict[str, Tensor] = {}
@@ -169,9 +169,9 @@ class Trainer:
         self.history.epochs.append(row)
         if "metric" in row and self.options.keep == "best":
             self._keep_best(epoch, row["metric"])
-        patience, best = self.options.patience, self.history.best
-        if patience is not None and best is not None:
-            self.history.stopped_early = epoch - best >= patience
+        if self.options.patience is not None and "metric" in row:
+            metrics = [past["metric"] for past in self.history.epochs]
+            self.history.stopped_early = epoch - metrics.index(max(metrics)) >= self.options.patience
         self.history.stopped_early = bool(parallel.share(self.history.stopped_early))
         if epoch:
             self.progress.say(f"  {self.job.what}: {_told(row, self.options.epochs)}")
@@ -240,7 +240,8 @@ class Trainer:
         )
         self.step, self.sums = found.values["step"], found.values["sums"]
         self.history = History(**found.values["history"])
-        self.scaler.load_state_dict(found.values["scaler"])
+        if self.scaler.is_enabled() and found.values["scaler"]:
+            self.scaler.load_state_dict(found.values["scaler"])
         if self.step:
             where = (
                 "was finished" if self.step == self.steps else f"resumed at step {self.step} of {self.steps}"

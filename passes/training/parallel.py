@@ -2,16 +2,19 @@
 
     torchrun --nproc-per-node 2 -m edgepress run recipe.yaml
 
-Each process computes its share of every batch, and `DistributedDataParallel` averages the gradients. What is
-random depends on seed, step and sample alone, so that the weights do not depend on the number of processes.
+Each process computes its share of every batch, and `DistributedDataParallel` averages the gradients. Order, built-in
+augmentation and rounding depend on seed, step and sample alone, so that the weights do not depend on the number of
+processes, but for BatchNorm in training, whose statistics are those of a share, and dropout.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +41,7 @@ def joined() -> Iterator[bool]:
 
     Yields whether this is the first process, which runs the recipe; at the end it releases those that `serve`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield True
         return
     if torch.cuda.is_available():
@@ -65,12 +68,27 @@ def share(value: Any) -> Any:
     return held[0]
 
 
+def announce(job: Any, folder: Path | None) -> None:
+    """Tell the processes that `serve` of a training; `folder`, where its functions lie, before they unpickle it."""
+    share(str((folder or Path()).resolve()))
+    share(job)
+
+
 def serve() -> None:
-    """Take part in each training that the first process starts, until it leaves."""
+    """Take part in each training that the first process starts, until it leaves, for whichever reason."""
     from .loop import take_part
 
-    while (job := share(None)) is not None:
-        take_part(job)
+    while (folder := _heard()) is not None:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        take_part(share(None))
+
+
+def _heard() -> Any:
+    try:
+        return share(None)
+    except RuntimeError:  # the first process ended with an error, which it has told
+        return None
 
 
 def _device() -> torch.device:

@@ -78,6 +78,10 @@ REFUSED = {
         {"weight_bits": "float", "redistribute_bits": True},
         "redistribute_bits: needs weight_bits from 2 to 7, got float",
     ),
+    "fewer bits outside than inside": (
+        {"weight_bits": 4, "first_last_bits": 2},
+        "first_last_bits: expected at least weight_bits, 4",
+    ),
     "dropping the only teacher": ({"teacher_dropping": 0.5}, "needs more than one teacher"),
     "an unknown augmentation": ({"training": {"augment": ["spin"]}}, "expected flip_horizontal"),
     "an unknown option": ({"epochs": 3}, "Extra inputs are not permitted"),
@@ -260,12 +264,61 @@ save_file({"outputs": model.run(x)[0]}, folder / "outputs.safetensors")
 """
 
 
+class Distance:
+    name = "distance"
+
+    def measure(self, forward: Any, part: Any, batch_size: int = 32, progress: Any = None) -> Any:
+        x = torch.stack([row[0][0] for row in part.samples])
+        value = -float(forward(x)[0].pow(2).mean())
+        return Measurement("distance", value, len(part), (value, value), part.name, np.zeros(len(part)))
+
+
 class TestStudents:
     def test_a_float_student_stays_a_network_that_other_passes_can_take(self) -> None:
         result = distilled(weight_bits="float", student={"width": 0.5}, float_epochs=1)
         assert isinstance(result.model.module, nn.Sequential)
         assert result.model.facts().params < small_model().facts().params
         assert Quantize(ranges="minmax", equalization="off").apply(result.model, context_of(PART)).modified
+
+    def test_the_network_itself_in_float_is_trained_as_a_copy(self) -> None:
+        model = small_model()
+        before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+        result = distilled(model, weight_bits="float", training={"keep": "last"})
+        assert result.model.module is not model.module
+        assert all(torch.equal(before[name], t) for name, t in model.module.state_dict().items())
+        assert not torch.equal(
+            result.model.run(*model.example_inputs)[0], model.run(*model.example_inputs)[0]
+        )
+
+    def test_a_student_with_other_outputs_is_refused(self) -> None:
+        other = model_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), 1, 8, 8)
+        context = replace(context_of(PART), load_network=lambda source: other)
+        with pytest.raises(
+            CompressError, match=r"distill\.student nets:other: gives outputs of shapes \[\(24, 5\)\]"
+        ):
+            distilled(None, context, student={"source": "nets:other"})
+        with pytest.raises(CompressError, match=r"distill\.teachers: nets:other: gives outputs"):
+            distilled(None, context, teachers=[{"source": "nets:other"}])
+
+    def test_images_are_not_moved_without_their_maps_of_labels(self) -> None:
+        network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+        part = replace(PART, samples=[(x, (x[0][0] > 0).long()) for x, _ in PART.samples])
+        context = replace(context_of(part), metric=Distance())
+        with pytest.raises(CompressError, match=r"augment flip_vertical moves images and not their labels"):
+            distilled(model_of(network, 1, 8, 8), context, training={"augment": ["flip_vertical"]})
+        assert distilled(model_of(network, 1, 8, 8), context, training={"keep": "last"}).modified
+
+    def test_a_range_that_learns_stays_a_range(self) -> None:
+        result = distilled(training={"epochs": 6, "lr": 0.5, "keep": "last", "clip_norm": 1.0})
+        grids = result.plan.structure["quantized"]["grids"].values()
+        assert all(grid["scale"] > 0 for grid in grids)
+
+    def test_what_was_trained_is_what_is_rebuilt_also_where_weights_shrank(self) -> None:
+        training = {"weight_decay": 5.0, "lr": 5e-2, "keep": "last", "epochs": 3}
+        result = distilled(weight_bits=2, points="learned", points_epochs=1, training=training)
+        [*_, note] = [n for n in result.notes if n.startswith("trained, points")]
+        measured = TopK(1).measure(result.model.run, PART).value
+        assert f"{measured:.4f} after" in note
 
     def test_a_student_of_its_own(self) -> None:
         def other() -> Model:
@@ -303,16 +356,6 @@ class TestStudents:
         assert "features matched: 5 to 5" in result.notes
 
     def test_outputs_that_are_no_logits_are_matched_by_their_squared_error(self) -> None:
-        class Distance:
-            name = "distance"
-
-            def measure(self, forward: Any, part: Any, batch_size: int = 32, progress: Any = None) -> Any:
-                x = torch.stack([row[0][0] for row in part.samples])
-                value = -float(forward(x)[0].pow(2).mean())
-                return Measurement(
-                    "distance", value, len(part), (value, value), part.name, np.zeros(len(part))
-                )
-
         part = replace(PART, samples=[(x, torch.tensor([0.5, 1.0, 2.0])) for x, _ in PART.samples])
         context = replace(context_of(part), metric=Distance())
         result = distilled(None, context, weight_bits=4, training={"keep": "last"})

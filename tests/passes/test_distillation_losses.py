@@ -18,6 +18,7 @@ from edgepress.passes.distillation.losses import (
     soft_target_loss,
 )
 from edgepress.passes.distillation.taps import Tapped
+from edgepress.passes.distillation.task import read_task
 from edgepress.passes.quantization.capture import capture
 from quantization_nets import model_of
 from torch import nn
@@ -41,15 +42,15 @@ def test_soft_targets_of_a_map_are_the_mean_of_its_places() -> None:
 def test_a_student_like_its_teacher_loses_nothing() -> None:
     x = torch.randn(4, 3)
     assert soft_target_loss(x, x + 7, 2.0).abs().max() < 1e-6  # softmax does not see a shift
-    assert regression_loss(x, x).tolist() == [0.0] * 4
+    assert regression_loss(x, x, 2.0).tolist() == [0.0] * 4
     assert feature_loss(x, x).tolist() == [0.0] * 4
 
 
 def test_labels_by_cross_entropy_or_squared_error() -> None:
     logits = torch.tensor([[math.log(3), 0.0]])
-    assert label_loss(logits, torch.tensor([0])).tolist() == pytest.approx([-math.log(0.75)])
-    # errors 1 and 3, squared; the labels' variance is 2
-    found = label_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([0.0, 2.0]))
+    assert label_loss(logits, torch.tensor([0]), True, 1.0).tolist() == pytest.approx([-math.log(0.75)])
+    # errors 1 and 3, squared, in units of a variance of 2
+    found = label_loss(torch.tensor([[1.0], [5.0]]), torch.tensor([0.0, 2.0]), False, 2.0)
     assert found.tolist() == pytest.approx([0.5, 4.5])
 
 
@@ -75,6 +76,37 @@ def test_what_can_be_compared() -> None:
     assert same_map(torch.zeros(1, 65, 64), torch.zeros(1, 65, 32))
     assert not same_map(maps, torch.zeros(1, 8, 2, 2))
     assert not same_map(torch.zeros(1, 10), torch.zeros(1, 12))
+
+
+FITS = {
+    "a class of each sample": ((4, 3), torch.tensor([0, 1, 2, 2]), True),
+    "a class of each place, some left out": ((1, 3, 2, 2), torch.tensor([[[0, 1], [2, -100]]]), True),
+    "values": ((4, 1), torch.rand(4), False),
+    "counts": ((4, 1), torch.tensor([7, 1, 0, 3]), False),
+    "several values": ((2, 3), torch.rand(2, 3), False),
+}
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_what_the_network_is_asked_for(case: str) -> None:
+    shape, labels, classification = FITS[case]
+    task = read_task([torch.randn(shape)], labels, labels_used=True)
+    assert task.classification is classification
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((2, 3), torch.tensor([0, 3]), r"labels go from 0 to 3, and the network has the classes 0 to 2"),
+        ((2, 3), torch.tensor([0.5, 1.5]), r"gives \(2, 3\) for labels of shape \(2,\).*teacher_weight: 1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_where_they_are_used(
+    shape: tuple[int, ...], labels: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(CompressError, match=message):
+        read_task([torch.randn(shape)], labels, labels_used=True)
+    read_task([torch.randn(shape)], labels, labels_used=False)
 
 
 class TestTeachers:

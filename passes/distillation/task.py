@@ -1,0 +1,66 @@
+"""What a network is asked for, classes or values, read from its outputs and its labels on a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...errors import CompressError
+
+IGNORED = -100
+"""The label that cross-entropy leaves out."""
+SMALLEST_VARIANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Task:
+    """classification: the first output holds logits (n, classes, ...), its labels whole numbers (n, ...).
+
+    variances: of each of the network's outputs, in units of which squared errors are taken.
+    """
+
+    classification: bool
+    variances: tuple[float, ...]
+
+
+def read_task(outputs: Sequence[Tensor], labels: Tensor, labels_used: bool) -> Task:
+    """The task, from the trained network's outputs for some samples and their labels.
+
+    Raises CompressError when labels are used and do not fit the first output.
+    """
+    first = outputs[0]
+    classes = int(first.shape[1]) if first.dim() > 1 else 1
+    whole = not labels.is_floating_point()
+    classification = whole and classes > 1 and labels.shape == (first.shape[0], *first.shape[2:])
+    if labels_used:
+        _require_fit(first, labels, classification)
+    variances = [float(y.detach().float().var()) if y.numel() > 1 else 1.0 for y in outputs]
+    return Task(
+        classification or (whole and classes > 1), tuple(max(v, SMALLEST_VARIANCE) for v in variances)
+    )
+
+
+def _require_fit(output: Tensor, labels: Tensor, classification: bool) -> None:
+    told = f"the network gives {tuple(output.shape)} for labels of shape {tuple(labels.shape)}"
+    alone = "set teacher_weight: 1 to learn from the teacher alone"
+    if not classification and labels.numel() != output.numel():
+        raise CompressError(
+            f"distill: {told}: they are neither a class of each sample or place, nor values like the output's; {alone}"
+        )
+    used = labels[labels != IGNORED]
+    if classification and used.numel() and not 0 <= int(used.min()) <= int(used.max()) < output.shape[1]:
+        raise CompressError(
+            f"distill: labels go from {int(used.min())} to {int(used.max())}, and the network has the classes 0 to"
+            f" {output.shape[1] - 1} ({IGNORED} is left out); {alone}"
+        )
+
+
+def require_like(outputs: Sequence[Tensor], expected: Sequence[Tensor], who: str) -> None:
+    """Raise CompressError when a student or a further teacher gives outputs of other shapes than the network."""
+    shapes, wanted = ([tuple(y.shape) for y in given] for given in (outputs, expected))
+    if shapes != wanted:
+        raise CompressError(
+            f"{who}: gives outputs of shapes {shapes} where the network gives {wanted}; they must be alike"
+        )
