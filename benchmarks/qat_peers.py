@@ -305,8 +305,8 @@ def _markdown(engines: dict[str, Any], told: dict[str, Any], options: dict[str, 
         text += "\n**Quick run: shows that it works. It proves nothing.**\n"
     if options["vnni"] is False:
         text += (
-            "\n**This CPU has no VNNI: OpenVINO's INT8 sums of products saturate on it, in every engine here."
-            " Judge accuracies on a CPU with VNNI; those in PyTorch do not depend on it.**\n"
+            "\n**This CPU has no VNNI: OpenVINO's INT8 sums saturate on it where weights take all 8 bits, as Brevitas'"
+            " do; NNCF's and ours keep 7 here. Accuracies in PyTorch do not depend on it.**\n"
         )
     text += "\n" + markdown_table(HEADER, [_cells(label, row) for label, row in engines.items()])
     return text + (

@@ -89,11 +89,10 @@ class Distillation:
         for quantizer in self._rounded():
             quantizer.draws = None
         self._follow_weights()
-        for quantizer in self.network.modules():
-            if isinstance(
-                quantizer, ActivationQuantizer
-            ):  # a range that learns must not vanish or turn round
-                quantizer.scale.data.clamp_(min=LEAST_RANGE * quantizer.grid.scale)
+        for module in self.network.modules():
+            if isinstance(module, ActivationQuantizer):
+                # A range that learns must not vanish, or turn round.
+                module.scale.data.clamp_(min=LEAST_RANGE * module.grid.scale)
 
     def _rounded(self) -> list[UniformWeights]:
         return [m for m in self.network.modules() if isinstance(m, UniformWeights)]

@@ -37,18 +37,11 @@ def _by_user(inputs: Inputs, name: str, draws: Draws, folder: Path | None) -> In
     changed = call(function, what, inputs, draws.shared(f"{name}/{draws.rows.start}"))
     tensors = (changed,) if isinstance(changed, Tensor) else changed
     expected = [tuple(x.shape) for x in inputs]
-    if (
-        not isinstance(tensors, (tuple, list))
-        or [tuple(getattr(x, "shape", ())) for x in tensors] != expected
-    ):
-        given = (
-            [tuple(x.shape) for x in tensors if isinstance(x, Tensor)]
-            if isinstance(tensors, (tuple, list))
-            else []
-        )
+    shapes = [getattr(x, "shape", None) for x in tensors] if isinstance(tensors, (tuple, list)) else []
+    if [tuple(shape or ()) for shape in shapes] != expected:
         raise CompressError(
-            f"{what}: it is called with (inputs, generator), inputs a tuple of tensors of shapes {expected}, and must"
-            f" return such a tuple; it returned {type(changed).__name__} {given or ''}".rstrip()
+            f"{what}: gets (inputs, generator), inputs a tuple of tensors of shapes {expected}, and must return such a"
+            f" tuple; it returned a {type(changed).__name__} that is none"
         )
     return tuple(tensors)
 

@@ -113,7 +113,7 @@ class TestRandomness:
 
     def test_a_function_of_the_user_must_keep_shapes(self) -> None:
         with pytest.raises(
-            CompressError, match="gets .inputs, generator.*must return such a tuple; it returned a tuple"
+            CompressError, match=r"gets \(inputs, generator\).*must return such a tuple; it returned a tuple"
         ):
             augmented((torch.zeros(2, 3),), ["test_training:halved"], Draws(0, 0, 2, range(2)), HERE)
 
@@ -252,7 +252,7 @@ def test_a_run_killed_within_an_epoch_ends_with_the_very_same_weights(tmp_path: 
 
 @pytest.mark.parametrize("bits", ["float", 4])
 def test_two_processes_train_the_same_weights(tmp_path: Path, bits: str | int) -> None:
-    """20 steps. Sums in another order differ in their last bit, which at a rounding edge would grow: the rate is small."""
+    """20 steps at a small rate: sums in another order differ in their last bit, which grows at a rounding edge."""
     training = {**OPTIONS["training"], "lr": 1e-4}
     options = {**OPTIONS, "weight_bits": bits, "rounding": "deterministic", "training": training}
     assert run(tmp_path / "one", options) == 0
