@@ -102,8 +102,8 @@ class Distill(Pass):
     )
     points: Literal["uniform", "learned"] = Field(
         "uniform",
-        description="Whether the points that stand for weights are equally spaced, or learn at the end"
-        " (differentiable quantization).",
+        description="Whether the points that stand for weights are equally spaced, or learn at the end (differentiable"
+        " quantization): from quantiles, or from where training with quantizers left them.",
     )
     points_epochs: int = Field(5, ge=0, le=10_000, description="Epochs in which learned points are trained.")
     points_lr: float = Field(1e-2, gt=0, le=10, description="Their learning rate, on weights scaled to 0..1.")

@@ -90,7 +90,8 @@ def pass_step(
     )
     values = {"structure": result.plan.structure, "record": record.model_dump(mode="json")}
     store.put(key, Entry(values, result.plan.tensors))
-    shutil.rmtree(scratch, ignore_errors=True)
+    for finished in store.folder.glob(".scratch-*"):  # also what a killed run with other options left
+        shutil.rmtree(finished, ignore_errors=True)
     return Step(result.model, record, key)
 
 

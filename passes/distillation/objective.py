@@ -24,6 +24,7 @@ from .losses import feature_loss, label_loss, mixed_teachers, regression_loss, s
 from .taps import Tapped
 from .task import Task
 
+Learns = Literal["weights", "points"]
 LEAST_RANGE = 0.05  # of the calibrated one
 
 
@@ -53,7 +54,7 @@ class Distillation:
     teacher_dropping: float = 0.0
     feature_weight: float = 1.0
     stochastic: bool = False
-    learns: Literal["weights", "points"] = "weights"
+    learns: Learns = "weights"
     range_lr: float = 0.0
     live: bool = False
 

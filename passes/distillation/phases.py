@@ -36,7 +36,7 @@ from ..training.options import BUILT_IN, TrainingOptions
 from ..training.parallel import processes
 from .features import pair
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
-from .objective import Distillation, Teacher
+from .objective import Distillation, Learns, Teacher
 from .student import derive, rederive
 from .taps import Tapped
 from .task import read_task, require_like
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ..distill import Distill
 
 TASK_SAMPLES = 64
-POINTS_RANGE_LR = 0.1
-RANGE_LR = 10.0
-"""Activation ranges move by up to this many learning rates of their own size a step: 0.1 % at 1e-4."""
+RANGE_LR = {"weights": 10.0, "points": 0.1}
+"""Activation ranges move by up to so many learning rates of their own size a step, beside weights or points, whose
+rates differ as much: by 0.1 % at their defaults."""
 
 
 def student_of(options: Distill, model: Model, description: Mapping[str, Any], context: PassContext) -> Model:
@@ -189,7 +189,7 @@ class Phases:
         return copy.deepcopy(state.graph) if self.options.student.same else self.model.module
 
     def _objective(
-        self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Any = "weights"
+        self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Learns = "weights"
     ) -> Distillation:
         options = self.options
         example = self.context.data.calibration.batch(range(self.static_batch or 1))[0]
@@ -217,11 +217,7 @@ class Phases:
             task=self.task,
             stochastic=options.rounding == "stochastic",
             learns=learns,
-            range_lr=0.0
-            if live or not options.learn_ranges
-            else POINTS_RANGE_LR
-            if learns == "points"
-            else RANGE_LR,
+            range_lr=RANGE_LR[learns] if options.learn_ranges and not live else 0.0,
             live=live,
         )
 

@@ -52,7 +52,7 @@ class State:
     rescaled: tuple[str, ...]
 
     def structure(self) -> dict[str, Any]:
-        """What `Quantize.rebuild` needs beside the tensors."""
+        """What `rebuild_graph` needs beside the tensors."""
         return {
             "keep_float": dict(sorted(self.kept.items())),
             "rescaled": list(self.rescaled),
