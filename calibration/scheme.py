@@ -28,10 +28,16 @@ class QuantScheme:
     weight_limit: int = 127
 
     @property
+    def activations(self) -> str:
+        """The grid of activations in words."""
+        return "uint8 asymmetric" if self.asymmetric else "int8 symmetric"
+
+    @property
     def name(self) -> str:
-        """As reports call it."""
-        narrow = "" if self.weight_limit == 127 else f", weights at most {self.weight_limit}"
-        return ("uint8 asymmetric" if self.asymmetric else "int8 symmetric") + narrow
+        """The whole scheme in words."""
+        return self.activations + (
+            "" if self.weight_limit == 127 else f", weights at most {self.weight_limit}"
+        )
 
 
 def intersect(schemes: Iterable[QuantScheme]) -> QuantScheme:

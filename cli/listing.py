@@ -78,7 +78,12 @@ def targets(as_json: bool) -> None:
 
     with quiet_stdout() if as_json else nullcontext():
         listed = [
-            {"name": name, "version": t.version(), "activations": t.scheme.name, "description": _first(t)}
+            {
+                "name": name,
+                "version": t.version(),
+                "activations": t.scheme.activations,
+                "description": _first(t),
+            }
             for name, t in TARGETS.items()
         ]
     options = _options(TargetSection.model_json_schema(), TARGET_OPTIONS)
