@@ -41,9 +41,7 @@ def choose_specs(
     sites = state.placement.weights
     outer = {site.tensor for site in (*sites[:1], *sites[-1:])}
     bits: dict[str, int] = {
-        site.tensor: max(options.first_last_bits, options.weight_bits)
-        if site.tensor in outer
-        else options.weight_bits
+        site.tensor: options.first_last_bits if site.tensor in outer else options.weight_bits
         for site in sites
     }
     inner = [site for site in sites if site.tensor not in outer]
@@ -127,10 +125,10 @@ def start_points(
         if name not in specs:
             continue
         spec = specs[name]
-        rows = to_buckets(get_tensor(trained, name), quantizer.axis, spec.bucket)
         if as_trained:
             points[name] = uniform_points(spec.bits)
         else:
+            rows = to_buckets(get_tensor(trained, name), quantizer.axis, spec.bucket)
             v = scaled(rows, *scaling(rows))
             points[name] = centred_points(v, quantile_points(v, spec.bits))
     return points

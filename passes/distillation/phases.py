@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -188,6 +189,17 @@ class Phases:
         """The float network; for the network itself its own equalized graph, whose features have the same scales."""
         return copy.deepcopy(state.graph) if self.options.student.same else self.model.module
 
+    @cached_property
+    def further_teachers(self) -> list[Teacher]:
+        """The teachers beside the network itself, read once for all phases."""
+        found = []
+        for source in self.options.teachers:
+            assert self.context.load_network is not None
+            further = self.context.load_network(source)
+            require_like(further.run(*self.inputs), self.outputs, f"distill.teachers: {source.source}")
+            found.append(Teacher(_frozen(further.module, []), source.weight))
+        return found
+
     def _objective(
         self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Learns = "weights"
     ) -> Distillation:
@@ -201,15 +213,9 @@ class Phases:
             self.notes.append(
                 "features matched: " + ", ".join(f"{s} to {t}" for s, t in zip(ours, theirs, strict=True))
             )
-        teachers = [Teacher(_frozen(teacher, theirs))]
-        for source in options.teachers:
-            assert self.context.load_network is not None
-            further = self.context.load_network(source)
-            require_like(further.run(*self.inputs), self.outputs, f"distill.teachers: {source.source}")
-            teachers.append(Teacher(_frozen(further.module, []), source.weight))
         return Distillation(
             network=Tapped(network, ours),
-            teachers=teachers,
+            teachers=[Teacher(_frozen(teacher, theirs)), *self.further_teachers],
             temperature=options.temperature,
             teacher_weight=options.teacher_weight,
             teacher_dropping=options.teacher_dropping,
