@@ -93,7 +93,9 @@ def _rows(
         return {"weight_bits": bits, "ranges": "mse", "equalization": "off", "training": training, **more}
 
     from_float = {"student": student, "float_epochs": float_epochs, "float_lr": FLOAT_LR}
-    learned = {"points": "learned", "points_epochs": points_epochs, "points_lr": POINTS_LR}
+    learned = {
+        "points": "learned", "points_epochs": points_epochs, "points_lr": POINTS_LR, "redistribute_bits": True
+    }  # fmt: skip
     name = f"depth {depth:g}"
     return {
         "teacher, float": None,

@@ -17,25 +17,22 @@ from ...model import Model
 from ..base import PassContext, PassPlan
 from ..quantization.bucket_quantizers import LearnedWeights
 from ..quantization.capture import capture
+from ..quantization.channel_fit import fit_channels
 from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
 from ..quantization.operators import set_tensor
 from ..quantization.placement import layers_to_keep, place
 from ..quantization.quantizers import (
-    ActivationQuantizer,
-    Grid,
-    WeightQuantizer,
-    insert_quantizers,
     of_quantizer,
-    quantizers_of,
     weight_quantizers_of,
 )
-from ..quantization.rebuild import POINTS_PREFIX, WeightSpec, weight_quantizers
+from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.steps import State, Steps
 from ..training.job import History, Job
 from ..training.loop import train
 from ..training.options import BUILT_IN, TrainingOptions
 from ..training.parallel import processes
 from .features import pair
+from .graph import grids_of, inserted, scales_of
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
 from .objective import Distillation, Learns, Teacher
 from .student import derive, rederive
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from ..distill import Distill
 
 TASK_SAMPLES = 64
+FIT_SAMPLES, LEAST_FIT_SAMPLES = 128, 16
 RANGE_LR = {"weights": 10.0, "points": 0.1}
 """Activation ranges move by up to so many learning rates of their own size a step, beside weights or points, whose
 rates differ as much: by 0.1 % at their defaults."""
@@ -160,7 +158,7 @@ class Phases:
         return self._plan_of(state, network, specs, description)
 
     def _train_quantized(self, state: State, specs: dict[str, WeightSpec]) -> fx.GraphModule:
-        network = _inserted(state, specs, {}, self.least, self.limit)
+        network = inserted(state, specs, {}, self.least, self.limit)
         self._train("quantized", self._objective(network, self._teacher(state)), self.options.training)
         return network
 
@@ -176,14 +174,30 @@ class Phases:
             if not of_quantizer(name):
                 set_tensor(weights, name, tensor.detach().clone())
         start = replace(
-            state, graph=weights, grids=_grids_of(trained, state), scales=state.scales | _scales_of(trained)
+            state, graph=weights, grids=grids_of(trained, state), scales=state.scales | scales_of(trained)
         )
-        network = _inserted(start, learned, points, self.least, self.limit)
+        network = inserted(start, learned, points, self.least, self.limit)
+        if options.training.epochs == 0:
+            self._fit_channels(state, network)
         training = options.training.model_copy(
             update={"epochs": options.points_epochs, "lr": options.points_lr, "weight_decay": 0.0}
         )
         self._train("points", self._objective(network, self._teacher(state), learns="points"), training)
         return network, learned
+
+    def _fit_channels(self, state: State, network: fx.GraphModule) -> None:
+        """Start closer to the float network, whose weights were not trained for so few points."""
+        part = self.context.data.calibration
+        count = self.static_batch or min(FIT_SAMPLES, len(part))
+        if count < LEAST_FIT_SAMPLES:
+            self.notes.append(
+                f"channels not fitted before points learn: that takes {LEAST_FIT_SAMPLES} samples at once"
+            )
+            return
+        fitted = fit_channels(state.graph, network, state.placement, part.batch(range(count))[0])
+        self.notes.append(
+            f"before points learn, the channels of {fitted} layers were fitted to their float outputs"
+        )
 
     def _teacher(self, state: State) -> nn.Module:
         """The float network; for the network itself its own equalized graph, whose features have the same scales."""
@@ -281,8 +295,8 @@ class Phases:
         self, state: State, network: fx.GraphModule, specs: dict[str, WeightSpec], description: dict[str, Any]
     ) -> PassPlan:
         float_activations = self.options.activations == "float"
-        scales = _scales_of(network) | {name: self.least[name] for name in specs}
-        final = replace(state, quantized=network, grids=_grids_of(network, state), scales=scales)
+        scales = scales_of(network) | {name: self.least[name] for name in specs}
+        final = replace(state, quantized=network, grids=grids_of(network, state), scales=scales)
         structure = {
             **final.structure(),
             "float_activations": float_activations,
@@ -304,23 +318,6 @@ class Phases:
         return {"training": self.histories} if self.histories else {}
 
 
-def _inserted(
-    state: State,
-    specs: Mapping[str, WeightSpec],
-    points: Mapping[str, Tensor],
-    least: Mapping[str, Tensor],
-    limit: int,
-) -> fx.GraphModule:
-    """The state's graph with quantizers that can be trained; `least` steps of every weight's INT8 grid."""
-    scales = state.scales | {name: least[name] for name in specs}
-    make = weight_quantizers(specs, points, limit)
-    network = insert_quantizers(state.graph, state.placement, state.grids, scales, make)
-    for name, quantizer in weight_quantizers_of(network).items():
-        if isinstance(quantizer, WeightQuantizer):
-            quantizer.least, quantizer.limit = least[name], limit
-    return network
-
-
 def _frozen(network: nn.Module, paths: list[str]) -> Tapped:
     """A copy that does not learn, in eval mode where there is a difference."""
     copied = copy.deepcopy(network)
@@ -329,25 +326,6 @@ def _frozen(network: nn.Module, paths: list[str]) -> Tapped:
     if not isinstance(copied, fx.GraphModule):
         copied.eval()
     return Tapped(copied, paths)
-
-
-def _grids_of(network: fx.GraphModule, state: State) -> dict[str, Grid]:
-    """The grids with the scales that they have now."""
-    quantizers = {n: q for n, q in quantizers_of(network).items() if isinstance(q, ActivationQuantizer)}
-    names = {name: f"activation_quantizer_{index}" for index, name in enumerate(state.placement.activations)}
-    return {
-        name: replace(state.grids[name], scale=float(quantizers[q].scale.detach()))
-        for name, q in names.items()
-    }
-
-
-def _scales_of(network: fx.GraphModule) -> dict[str, Tensor]:
-    """The scales of 8-bit weights, as they are now."""
-    return {
-        name: quantizer.scale.detach().clone()
-        for name, quantizer in weight_quantizers_of(network).items()
-        if isinstance(quantizer, WeightQuantizer)
-    }
 
 
 def _history_note(phase: str, history: History, metric: str, samples: int) -> str:
