@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, fx
 
 from .bias_correction import correctable
-from .bucket_quantizers import LearnedWeights, UniformWeights
 from .observe import Batch, watch
 from .operators import along, channel_axis, channels_first, get_tensor, operand, set_tensor
 from .placement import Placement
-from .quantizers import weight_quantizers_of
+from .quantizers import AnyWeightQuantizer, WeightQuantizer, weight_quantizers_of
 
 POSITIONS = 8192
 """Of each channel's outputs, so many are kept for the fit: enough for a line, little beside the activations."""
@@ -30,20 +29,15 @@ def fit_channels(
 ) -> int:
     """Fit the channels of `quantized` in place; returns of how many layers.
 
-    Weights are scaled where each channel is a bucket of few bits, and only one layer reads it; elsewhere only biases
-    are shifted. Each layer needs a bias (`ensure_biases`).
+    Weights are scaled where each channel has a scale of its own, and only one layer reads them; elsewhere only
+    biases are shifted. Each layer needs a bias (`ensure_biases`).
     """
     layers = {node.name: node for node in correctable(float_module, placement)}
     readers = Counter[str]()
     for node in float_module.graph.nodes:
         readers[str(node.target)] += len(node.users) if node.op == "get_attr" else 0
-    scalable = {
-        name
-        for name, quantizer in weight_quantizers_of(quantized).items()
-        if isinstance(quantizer, UniformWeights | LearnedWeights)
-        and quantizer.bucket == "channel"
-        and readers[name] == 1
-    }
+    quantizers = weight_quantizers_of(quantized)
+    scalable = {name for name, q in quantizers.items() if readers[name] == 1 and _by_channels(q)}
     wanted: dict[str, Tensor] = {}
 
     def note(node: fx.Node, value: Any) -> Any:
@@ -56,8 +50,10 @@ def fit_channels(
             return value
         weight, bias = (str(operand(layers[node.name], place).target) for place in (1, 2))
         slope, shift = line(_sampled(node, value), wanted.pop(node.name), weight in scalable)
-        tensor = get_tensor(quantized, weight)
+        tensor, quantizer = get_tensor(quantized, weight), quantizers.get(weight)
         set_tensor(quantized, weight, tensor * along(slope, 0, tensor.dim()))
+        if isinstance(quantizer, WeightQuantizer) and weight in scalable:
+            quantizer.scale.data.mul_(slope)  # the others take their scales from the weight
         set_tensor(quantized, bias, get_tensor(quantized, bias) * slope + shift)
         axis = channel_axis(node)
         return value * along(slope, axis, value.dim()) + along(shift, axis, value.dim())
@@ -66,6 +62,10 @@ def fit_channels(
     fitted = len(wanted)
     watch(quantized, batch, fit)
     return fitted
+
+
+def _by_channels(quantizer: AnyWeightQuantizer) -> bool:
+    return isinstance(quantizer, WeightQuantizer) or quantizer.bucket == "channel"
 
 
 def line(z: Tensor, y: Tensor, sloped: bool = True) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,15 @@ from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.channel_fit import fit_channels, line
 from edgepress.passes.quantization.folding import ensure_biases
 from edgepress.passes.quantization.observe import watch
+from edgepress.passes.quantization.operators import get_tensor
 from edgepress.passes.quantization.placement import Placement, place
-from edgepress.passes.quantization.quantizers import Grid, insert_quantizers, weight_scale
+from edgepress.passes.quantization.quantizers import (
+    Grid,
+    WeightQuantizer,
+    insert_quantizers,
+    weight_quantizers_of,
+    weight_scale,
+)
 from edgepress.passes.quantization.rebuild import WeightSpec, weight_quantizers
 from quantization_nets import Net, model_of
 from torch import Tensor, fx, nn
@@ -110,7 +117,6 @@ def test_the_float_graph_is_not_touched() -> None:
             TWO_BITS,
             id="two layers read the weight",
         ),
-        pytest.param(nn.Sequential(nn.Linear(6, 6)), WeightSpec(), id="scales of their own"),
         pytest.param(
             nn.Sequential(nn.Linear(6, 6)), WeightSpec(2, bucket=12), id="a scale for two channels at once"
         ),
@@ -123,3 +129,20 @@ def test_weights_that_it_must_not_scale(net: nn.Module, spec: WeightSpec) -> Non
     fit_channels(graph, quantized, placement, (torch.randn(64, 6) + 1,))
     changed = {name for name, t in quantized.state_dict().items() if not torch.equal(before[name], t)}
     assert changed and not changed & weights
+
+
+def test_eight_bit_weights_keep_their_integers() -> None:
+    """Their scales are tensors of their own, and follow the slope: nothing is clipped or rounded anew."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    graph, quantized, placement = rounded(module, WeightSpec(), 3, 8, 8)
+    quantizers = weight_quantizers_of(quantized)
+    assert all(isinstance(q, WeightQuantizer) for q in quantizers.values())
+    for quantizer in quantizers.values():
+        quantizer.scale.data.mul_(12)  # coarse, so that there is something to fit
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    before = {name: q.int8(get_tensor(quantized, name)) for name, q in quantizers.items()}
+    fit_channels(graph, quantized, placement, (x,))
+    for name, (integers, scale) in before.items():
+        now, new_scale = quantizers[name].int8(get_tensor(quantized, name))
+        assert (now - integers).abs().max() <= 1  # a tie may fall to the other side
+        assert not torch.equal(new_scale, scale)
