@@ -12,6 +12,7 @@ from ..errors import CompressError, ExitCode
 from .inspect import inspect, lint
 from .listing import doctor, passes, targets
 from .output import debug_option, debugging
+from .pack import pack, unpack
 from .profile import profile
 from .run import demo, init, report, run
 
@@ -84,7 +85,7 @@ def cli() -> None:
     """
 
 
-for _command in (init, run, demo, inspect, profile, lint, report, doctor, passes, targets):
+for _command in (init, run, demo, inspect, profile, lint, pack, unpack, report, doctor, passes, targets):
     cli.add_command(_command)
 
 

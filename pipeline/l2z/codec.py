@@ -1,0 +1,197 @@
+"""Tensors to the bytes of an .l2z file, and back, bit for bit."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import CompressError
+from .container import Entry, Header, Plane, Sections, believable, read, sides, write
+from .contexts import Plan, choices, plan
+from .planes import DTYPES, Palette, bytes_of, from_palette, join, palette_of, split, tensor_of
+from .rans import Bytes, Stream, Table, decode, encode
+from .tables import read_tables, write_table
+
+WORTHWHILE = 0.995
+"""A plane is coded where it takes less than this share of its bytes, and stored as it is elsewhere."""
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], graph: bytes | None = None) -> bytes:
+    """An .l2z file of tensors by name, of any type and shape, and of the ONNX graph that they were taken from.
+
+    The same tensors give the same bytes. CompressError for a type that the format does not know, and for tensors that
+    shrink so far that no reader would believe it.
+    """
+    packing = _Packing()
+    for name, tensor in tensors.items():
+        packing.add(name, tensor)
+    header = Header(
+        kind="tensors" if graph is None else "onnx", graph=len(graph or b""), tensors=packing.entries
+    )
+    content = write(header, packing.sections(graph or b""))
+    total = sum(entry.elements * entry.size for entry in packing.entries)
+    if not believable(total, len(content)):
+        raise CompressError(
+            f"pack: {total:,} bytes of tensors would take {len(content):,}, which no reader would believe; leave out"
+            " tensors that hold one value only"
+        )
+    return content
+
+
+def unpack_tensors(content: bytes, where: str) -> tuple[dict[str, Tensor], bytes | None]:
+    """The tensors by name, and the graph if there is one; CompressError says what is wrong with the file `where`."""
+    header, sections = read(content, where)
+    try:
+        tensors = dict(_Unpacking(header, sections).tensors())
+    except CompressError as error:
+        raise CompressError(f"{where}: {error}") from error
+    return tensors, sections.graph if header.kind == "onnx" else None
+
+
+@dataclass
+class _Packing:
+    entries: list[Entry] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    sides: list[Bytes] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    symbols: list[Bytes] = field(default_factory=list)
+    choices: list[NDArray[np.uint16]] = field(default_factory=list)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        if dtype not in DTYPES or tensor.layout != torch.strided:
+            raise CompressError(f"pack: tensor {name!r} is {dtype}, which .l2z files do not hold")
+        content = bytes_of(tensor)
+        planned = [(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)]
+        size = sum(_size(plane, chosen) for plane, chosen in planned)
+        palette, rows = None, False
+        for by_rows in (False, True):
+            found = _palette(content, tensor, by_rows)
+            if found is None:
+                continue
+            chosen = plan(found.indices, shape)
+            if (whole := _size(found.indices, chosen) + len(found.values) + len(found.counts)) < size:
+                palette, rows, size, planned = found, by_rows, whole, [(found.indices, chosen)]
+        planes = [self._plane(plane, chosen, shape) for plane, chosen in planned]
+        if palette is not None:
+            self.raw.append(palette.values.tobytes())
+            self.sides.append(palette.counts)
+        self.entries.append(
+            Entry(
+                name=name,
+                dtype=dtype,
+                shape=list(shape),
+                palette=0 if palette is None else len(palette.values) // tensor.element_size(),
+                rows=rows,
+                planes=planes,
+                crc32=zlib.crc32(content.tobytes()),
+            )
+        )
+
+    def _plane(self, symbols: Bytes, chosen: Plan | None, shape: tuple[int, ...]) -> Plane:
+        if chosen is None or chosen.size >= WORTHWHILE * len(symbols):
+            self.raw.append(symbols.tobytes())
+            return Plane(tables=0)
+        self.symbols.append(symbols)
+        self.choices.append(choices(chosen.axis, chosen.classes, shape, len(self.tables)))
+        self.tables += chosen.tables
+        self.sides.append(chosen.classes)
+        return Plane(tables=len(chosen.tables), axis=chosen.axis)
+
+    def sections(self, graph: bytes) -> Sections:
+        none = np.zeros(0, np.uint8)
+        stream = Stream(
+            np.concatenate([none, *self.symbols]), np.concatenate([none.astype(np.uint16), *self.choices])
+        )
+        return Sections(
+            tables=b"".join(write_table(table) for table in self.tables),
+            sides=b"".join(side.tobytes() for side in self.sides),
+            raw=b"".join(self.raw),
+            payload=encode(stream, self.tables),
+            graph=graph,
+        )
+
+
+class _Unpacking:
+    def __init__(self, header: Header, sections: Sections) -> None:
+        self.header, self.sections = header, sections
+        planes = [(entry, plane) for entry in header.tensors for plane in entry.planes]
+        raw = sum(entry.elements for entry, plane in planes if not plane.tables)
+        raw += sum(entry.palette * entry.size for entry in header.tensors)
+        if raw != len(sections.raw) or sides(header) != len(sections.sides):
+            raise CompressError("its sections have other lengths than its header says")
+        if header.graph != len(sections.graph):
+            raise CompressError("its graph has another length than its header says")
+        tables = read_tables(sections.tables, sum(plane.tables for _, plane in planes))
+        self.counts: list[Bytes] = []
+        self.raw_at = self.symbols_at = self.sides_at = 0
+        self.symbols = decode(sections.payload, self._choices(), tables)
+
+    def _choices(self) -> NDArray[np.uint16]:
+        """The table of every symbol; the classes of slices are read on the way, palettes' sizes passed over."""
+        found = [np.zeros(0, np.uint16)]
+        first = 0
+        for entry in self.header.tensors:
+            for plane in entry.planes:
+                if not plane.tables:
+                    continue
+                classes = self._side(0 if plane.axis is None else entry.shape[plane.axis])
+                if first + plane.tables > 1 << 16 or (len(classes) and int(classes.max()) >= plane.tables):
+                    raise CompressError(f"tensor {entry.name!r} names a table that is not there")
+                found.append(choices(plane.axis, classes, tuple(entry.shape), first))
+                first += plane.tables
+            self.counts.append(self._side(entry.palettes))
+        return np.concatenate(found)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """One after another, each compared with its checksum."""
+        for entry, counts in zip(self.header.tensors, self.counts, strict=True):
+            dtype = DTYPES[entry.dtype]
+            planes = [self._plane(entry, plane) for plane in entry.planes]
+            content = self._from_palette(entry, planes[0], counts) if entry.palette else join(planes, dtype)
+            if zlib.crc32(content.tobytes()) != entry.crc32:
+                raise CompressError(f"tensor {entry.name!r} does not decode to what was packed")
+            yield entry.name, tensor_of(content, dtype, tuple(entry.shape))
+
+    def _from_palette(self, entry: Entry, indices: Bytes, counts: Bytes) -> Bytes:
+        values = self._raw(entry.palette * entry.size)
+        if int(counts.astype(np.int64).sum()) + len(counts) != entry.palette:
+            raise CompressError(f"tensor {entry.name!r} has palettes of other sizes than its header says")
+        try:
+            return from_palette(Palette(values, counts, indices), entry.size)
+        except IndexError as error:
+            raise CompressError(f"tensor {entry.name!r} names a value that is not there") from error
+
+    def _plane(self, entry: Entry, plane: Plane) -> Bytes:
+        if not plane.tables:
+            return self._raw(entry.elements)
+        self.symbols_at += entry.elements
+        return self.symbols[self.symbols_at - entry.elements : self.symbols_at]
+
+    def _raw(self, count: int) -> Bytes:
+        self.raw_at += count
+        return np.frombuffer(self.sections.raw, np.uint8, count, self.raw_at - count)
+
+    def _side(self, count: int) -> Bytes:
+        self.sides_at += count
+        return np.frombuffer(self.sections.sides, np.uint8, count, self.sides_at - count)
+
+
+def _palette(content: Bytes, tensor: Tensor, by_rows: bool) -> Palette | None:
+    """The palette of a tensor or of its rows, None where there is none or it cannot pay."""
+    rows = tensor.shape[0] if by_rows and tensor.dim() > 1 else 1
+    if not len(content) or (by_rows and rows == 1):
+        return None
+    found = palette_of(content, tensor.element_size(), rows)
+    return found if found is not None and len(found.values) < len(content) else None
+
+
+def _size(symbols: Bytes, chosen: Plan | None) -> float:
+    """Bytes of a plane by estimate, coded or as it is."""
+    return len(symbols) if chosen is None else min(chosen.size, len(symbols))

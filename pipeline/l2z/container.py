@@ -1,0 +1,220 @@
+"""The file around the coded tensors: fixed head, sections without holes, SHA-256 (docs/l2z.md).
+
+Nothing is allocated before the length that asks for it was checked against the file's own size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...errors import CompressError
+from .planes import DTYPES, PALETTE, WORDS, element_size
+
+MAGIC = b"\x89L2Z\r\n\x1a\n"
+VERSION = 1
+_HEAD = struct.Struct("<8sI6Q")
+_DIGEST = 32
+MOST_HEADER, MOST_GRAPH = 64 << 20, (2 << 30) - 1
+MOST_RATIO, FREE_BYTES = 1000, 64 << 20
+"""Decoded tensors may take so many times the file's bytes, and so many beside."""
+
+Natural = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+class Plane(BaseModel):
+    """A plane of a tensor: its number of tables, 0 for one stored as it is, and the axis whose slices choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tables: Annotated[int, Field(ge=0, le=PALETTE)]
+    axis: Annotated[int, Field(ge=0, lt=4)] | None = None
+
+
+class Entry(BaseModel):
+    """A tensor: palette counts its different values, or those of all its rows; 0 where its bytes are coded in planes.
+
+    rows: whether each slice along the first axis has a palette of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    dtype: str
+    shape: list[Natural] = Field(max_length=64)
+    palette: Natural = 0
+    rows: bool = False
+    planes: list[Plane] = Field(max_length=16)
+    crc32: Annotated[int, Field(ge=0, lt=2**32)]
+
+    @property
+    def elements(self) -> int:
+        """How many it has."""
+        return math.prod(self.shape)
+
+    @property
+    def palettes(self) -> int:
+        """How many palettes it has."""
+        return (self.shape[0] if self.rows else 1) if self.palette else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of one element."""
+        return element_size(DTYPES[self.dtype])
+
+
+class Header(BaseModel):
+    """What the file says of itself. graph: bytes of the ONNX graph without its tensors, 0 without one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["tensors", "onnx"]
+    graph: Annotated[int, Field(ge=0, le=MOST_GRAPH)] = 0
+    tensors: list[Entry]
+
+    def canonical(self) -> bytes:
+        """The one JSON text of it: keys sorted, no blanks, ASCII."""
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The parts of a file: tables, what is told of slices, bytes as they are, coded symbols, graph."""
+
+    tables: bytes
+    sides: bytes
+    raw: bytes
+    payload: bytes
+    graph: bytes
+
+
+def write(header: Header, sections: Sections) -> bytes:
+    """The file's bytes."""
+    parts = [
+        _deflate(header.canonical()),
+        _deflate(sections.tables),
+        _deflate(sections.sides),
+        sections.raw,
+        sections.payload,
+        _deflate(sections.graph),
+    ]
+    content = _HEAD.pack(MAGIC, VERSION, *(len(part) for part in parts)) + b"".join(parts)
+    return content + hashlib.sha256(content).digest()
+
+
+def read(content: bytes, where: str) -> tuple[Header, Sections]:
+    """The header and the parts of a file; CompressError says what is wrong with it."""
+    if content[: len(MAGIC)] != MAGIC:
+        raise CompressError(f"{where} is not an .l2z file")
+    if len(content) < _HEAD.size + _DIGEST:
+        raise CompressError(f"{where} is cut short: {len(content)} bytes")
+    _, version, *lengths = _HEAD.unpack_from(content)
+    if version != VERSION:
+        raise CompressError(
+            f"{where} has version {version} of the format; this edgepress reads version {VERSION}"
+        )
+    if _HEAD.size + sum(lengths) + _DIGEST != len(content):
+        told = _HEAD.size + sum(lengths) + _DIGEST
+        raise CompressError(
+            f"{where} is {len(content):,} bytes long and says {told:,}; it was cut or added to"
+        )
+    if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        raise CompressError(f"{where} is damaged: its SHA-256 is another; copy it again")
+    parts, place = [], _HEAD.size
+    for length in lengths:
+        parts.append(content[place : place + length])
+        place += length
+    header = _header(_inflate(parts[0], MOST_HEADER, where), where)
+    _check(header, len(content), where)
+    tables = sum(plane.tables for entry in header.tensors for plane in entry.planes)
+    return header, Sections(
+        tables=_inflate(parts[1], tables * (2 + 256 * 3), where),
+        sides=_inflate(parts[2], sides(header), where),
+        raw=parts[3],
+        payload=parts[4],
+        graph=_inflate(parts[5], header.graph, where),
+    )
+
+
+def sides(header: Header) -> int:
+    """Bytes of what is told of slices: a class for each, and of each palette its size."""
+    classes = sum(
+        entry.shape[plane.axis]
+        for entry in header.tensors
+        for plane in entry.planes
+        if plane.axis is not None
+    )
+    return classes + sum(entry.palettes for entry in header.tensors)
+
+
+def believable(total: int, file_bytes: int) -> bool:
+    """Whether a file of so many bytes may hold tensors of `total` bytes."""
+    return total <= MOST_RATIO * file_bytes + FREE_BYTES
+
+
+def _header(text: bytes, where: str) -> Header:
+    try:
+        header = Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CompressError(
+            f"{where}: its header is malformed at {place or 'the start'}: {first['msg']}"
+        ) from error
+    if header.canonical() != text:
+        raise CompressError(f"{where}: its header is not in the canonical form")
+    return header
+
+
+def _check(header: Header, file_bytes: int, where: str) -> None:
+    """Everything that a header may claim, before anything is allocated for it."""
+    names = [entry.name for entry in header.tensors]
+    if len(set(names)) < len(names):
+        raise CompressError(f"{where}: its header names a tensor twice")
+    total = 0
+    for entry in header.tensors:
+        if entry.dtype not in DTYPES:
+            raise CompressError(f"{where}: tensor {entry.name!r} has the unknown type {entry.dtype!r}")
+        if len(entry.planes) != (1 if entry.palette else entry.size):
+            raise CompressError(f"{where}: tensor {entry.name!r} has {len(entry.planes)} planes")
+        if entry.palette and not _may_have_palette(entry):
+            raise CompressError(
+                f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this palette"
+            )
+        for plane in entry.planes:
+            if plane.axis is not None and (plane.axis >= len(entry.shape) or plane.tables == 0):
+                raise CompressError(f"{where}: tensor {entry.name!r} has classes along an axis that it lacks")
+        total += entry.elements * entry.size
+    if not believable(total, file_bytes):
+        raise CompressError(f"{where}: {file_bytes:,} bytes would unpack to {total:,}; no model does that")
+
+
+def _may_have_palette(entry: Entry) -> bool:
+    if entry.size not in WORDS or not entry.elements or (entry.rows and not entry.shape):
+        return False
+    return entry.palettes <= entry.palette <= min(entry.elements, PALETTE * entry.palettes)
+
+
+def _deflate(content: bytes) -> bytes:
+    return zlib.compress(content, 9) if content else b""
+
+
+def _inflate(content: bytes, most: int, where: str) -> bytes:
+    """At most `most` bytes; none from none."""
+    if not content:
+        return b""
+    unpacking = zlib.decompressobj()
+    try:
+        found = unpacking.decompress(content, most + 1)
+    except zlib.error as error:
+        raise CompressError(f"{where}: a section is damaged ({error})") from error
+    if len(found) > most or not unpacking.eof or unpacking.unused_data:
+        raise CompressError(f"{where}: a section is longer than its header says")
+    return found

@@ -1,0 +1,117 @@
+"""Model files to .l2z files and back: checkpoints, and ONNX files with their graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import CompressError
+from ..checkpoint import read_weights
+from ..files import write_atomically
+from ..onnx_file import read_onnx
+from .codec import pack_tensors, unpack_tensors
+from .planes import bytes_of, tensor_of
+
+if TYPE_CHECKING:
+    import onnx
+
+SUFFIX = ".l2z"
+LEAST_BYTES = 64
+"""Smaller constants of a graph stay in it."""
+
+
+def pack_file(path: Path, trust_pickle: str | None = None) -> bytes:
+    """The .l2z form of a checkpoint or an ONNX file; it was unpacked again and compared.
+
+    trust_pickle: SHA-256 of a checkpoint that may be unpickled although it holds code.
+    """
+    if path.suffix == ".onnx":
+        graph, tensors = _taken_apart(read_onnx(path))
+        content = pack_tensors(tensors, graph)
+    else:
+        tensors, content = read_weights(path, trust_pickle), b""
+        content = pack_tensors(tensors)
+    _require_same(tensors, unpack_tensors(content, str(path))[0])
+    return content
+
+
+def unpack_file(path: Path, output: Path) -> None:
+    """Write the tensors of an .l2z file to `output`, .safetensors, or its graph with them, .onnx."""
+    tensors, graph = read_file(path)
+    if output.suffix == ".onnx":
+        if graph is None:
+            raise CompressError(f"{path} holds tensors and no graph; unpack it to a .safetensors file")
+        write_atomically(output, _put_together(graph, tensors, path))
+    elif output.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        write_atomically(output, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    else:
+        raise CompressError(f"unpack: {output}: expected a .safetensors or .onnx file to write")
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], bytes | None]:
+    """The tensors of an .l2z file by name, and its graph if it has one."""
+    from ..checkpoint import require_file
+
+    require_file(path, "model")
+    return unpack_tensors(path.read_bytes(), str(path))
+
+
+def _require_same(packed: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    same = list(packed) == list(found) and all(
+        found[name].dtype == tensor.dtype
+        and found[name].shape == tensor.shape
+        and np.array_equal(bytes_of(found[name]), bytes_of(tensor))
+        for name, tensor in packed.items()
+    )
+    if not same:
+        raise CompressError("pack: the file does not decode to what was packed; please report")
+
+
+def _taken_apart(model: onnx.ModelProto) -> tuple[bytes, dict[str, Tensor]]:
+    """The graph without the bytes of its larger initializers, and these."""
+    tensors: dict[str, Tensor] = {}
+    for initializer in model.graph.initializer:
+        raw = initializer.raw_data
+        if len(raw) < LEAST_BYTES or initializer.name in tensors:
+            continue
+        content = np.frombuffer(raw, np.uint8).copy()
+        dtype = _dtypes().get(initializer.data_type, torch.uint8)
+        shape = tuple(initializer.dims) if initializer.data_type in _dtypes() else (len(raw),)
+        tensors[initializer.name] = tensor_of(content, dtype, shape)
+        initializer.raw_data = b""
+    return model.SerializeToString(deterministic=True), tensors
+
+
+def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.ModelProto.FromString(graph)
+    except DecodeError as error:
+        raise CompressError(f"{path}: its graph is not ONNX ({error})") from error
+    left = dict(tensors)
+    for initializer in model.graph.initializer:
+        if not initializer.raw_data and initializer.name in left:
+            initializer.raw_data = bytes_of(left.pop(initializer.name)).tobytes()
+    if left:
+        raise CompressError(f"{path}: its graph has no place for the tensor {next(iter(left))!r}")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _dtypes() -> dict[int, torch.dtype]:
+    """The torch type of an ONNX one, for those of whole bytes."""
+    import onnx
+
+    names = {
+        "FLOAT": torch.float32, "DOUBLE": torch.float64, "FLOAT16": torch.float16, "BFLOAT16": torch.bfloat16,
+        "INT8": torch.int8, "UINT8": torch.uint8, "INT16": torch.int16, "INT32": torch.int32,
+        "INT64": torch.int64, "BOOL": torch.bool,
+    }  # fmt: skip
+    return {onnx.TensorProto.DataType.Value(name): dtype for name, dtype in names.items()}

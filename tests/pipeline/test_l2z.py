@@ -1,0 +1,370 @@
+"""The .l2z file: what was packed comes back bit for bit, and nothing else is ever accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import l2z_reader
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from edgepress.cli import cli
+from edgepress.errors import CompressError
+from edgepress.pipeline.l2z import container
+from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
+from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
+from edgepress.pipeline.l2z.rans import TOTAL, Stream, decode, encode
+from edgepress.pipeline.l2z.tables import read_tables, table_of, write_table
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def few_values(rows: int, columns: int, values: int) -> Tensor:
+    """Each row takes `values` values of its own."""
+    own = noise(rows, values, seed=1)
+    chosen = torch.randint(values, (rows, columns), generator=torch.Generator().manual_seed(2))
+    return torch.gather(own, 1, chosen)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(
+        other[name].dtype == tensor.dtype
+        and other[name].shape == tensor.shape
+        and np.array_equal(bytes_of(other[name]), bytes_of(tensor))
+        for name, tensor in one.items()
+    )
+
+
+class TestRans:
+    def test_a_table_adds_up_and_keeps_every_symbol_that_occurs(self) -> None:
+        counts = np.zeros(256, np.int64)
+        counts[[3, 7, 200]] = [1_000_000, 1, 2]
+        table = table_of(counts)
+        assert table.sum() == TOTAL
+        assert np.flatnonzero(table).tolist() == [3, 7, 200]
+        assert (table[7], table[200]) == (1, 1)
+
+    def test_a_table_as_bytes(self) -> None:
+        table = np.zeros(256, np.int64)
+        table[[5, 7]] = [TOTAL - 1, 1]
+        # From symbol 5 to 7: 16383 = 127 + 127 · 128 in groups of seven bits, low ones first; then 0 and 1.
+        assert write_table(table) == bytes([5, 7, 0xFF, 0x7F, 0, 1])
+        assert read_tables(bytes([5, 7, 0xFF, 0x7F, 0, 1]), 1)[0].tolist() == table.tolist()
+
+    def test_one_symbol_by_hand(self) -> None:
+        # With frequency TOTAL / 2 from 0, state 65536 becomes 2 · 65536: below 2^32, so no word is written.
+        table = np.zeros(256, np.int64)
+        table[:2] = TOTAL // 2
+        one = Stream(np.zeros(1, np.uint8), np.zeros(1, np.uint16))
+        assert encode(one, [table]) == struct.pack("<I", 131072)
+
+    @pytest.mark.parametrize("count", [1, 2, 2047, 2048, 4096, 50_000, 100_001])
+    def test_coded_length_is_the_entropy(self, count: int) -> None:
+        rng = np.random.default_rng(count)
+        symbols = np.clip(rng.normal(128, 3, count), 0, 255).astype(np.uint8)
+        counts = np.bincount(symbols, minlength=256)
+        choose = np.zeros(count, np.uint16)
+        coded = encode(Stream(symbols, choose), [table_of(counts)])
+        assert np.array_equal(decode(coded, choose, [table_of(counts)]), symbols)
+        share = counts[counts > 0] / count
+        entropy = -(share * np.log2(share)).sum() * count / 8
+        lanes = max(1, count // 2048)
+        assert len(coded) <= 1.002 * entropy + 4 * lanes + 2
+
+    def test_symbols_of_several_tables(self) -> None:
+        symbols = np.tile(np.array([1, 9], np.uint8), 5000)
+        choose = np.tile(np.array([0, 1], np.uint16), 5000)
+        tables = [table_of(np.eye(256, dtype=np.int64)[s]) for s in (1, 9)]
+        coded = encode(Stream(symbols, choose), tables)
+        assert len(coded) == 16  # four lanes' states: what is certain takes no bits
+        assert np.array_equal(decode(coded, choose, tables), symbols)
+
+
+SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0, 2), (1,), (7,), (5, 3), (16, 8, 3, 3), (2, 3, 4, 5, 6)]
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("dtype", sorted(DTYPES))
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_every_type_and_shape(self, dtype: str, shape: tuple[int, ...]) -> None:
+        kind = DTYPES[dtype]
+        size = torch.empty(0, dtype=kind).element_size()
+        count = int(np.prod(shape))
+        content = np.random.default_rng(0).integers(0, 2 if kind is torch.bool else 256, count * size)
+        flat = torch.from_numpy(content.astype(np.uint8))
+        tensors = {"w": (flat.view(kind) if count else torch.zeros(0, dtype=kind)).reshape(shape)}
+        found, graph = unpack_tensors(pack_tensors(tensors), "file")
+        assert same(tensors, found) and graph is None
+
+    @pytest.mark.parametrize(
+        "tensor",
+        [
+            pytest.param(torch.zeros(100, 100), id="all zeros"),
+            pytest.param(torch.full((64, 3, 3, 3), -0.0), id="one symbol"),
+            pytest.param(noise(40, 30).t(), id="not contiguous"),
+            pytest.param(noise(1, 8).expand(50, 8), id="expanded"),
+            pytest.param(noise(500) * 10.0 ** torch.arange(-250, 250).clamp(-37, 37), id="huge range"),
+            pytest.param(torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]), id="no numbers"),
+            pytest.param(noise(200, 64).round().to(torch.int8), id="int8"),
+            pytest.param(few_values(32, 100, 16), id="few values a row"),
+            pytest.param(torch.arange(70_000, dtype=torch.int32), id="more rows than a table has classes"),
+        ],
+    )
+    def test_every_kind_of_values(self, tensor: Tensor) -> None:
+        packed = pack_tensors({"other": noise(3), "w": tensor, "last": torch.ones(2)})
+        assert same(
+            {"other": noise(3), "w": tensor, "last": torch.ones(2)}, unpack_tensors(packed, "file")[0]
+        )
+
+    def test_the_same_tensors_give_the_same_bytes(self) -> None:
+        tensors = {"a": noise(64, 32), "b": few_values(16, 200, 4)}
+        assert pack_tensors(tensors) == pack_tensors({name: t.clone() for name, t in tensors.items()})
+
+    def test_no_tensors(self) -> None:
+        assert unpack_tensors(pack_tensors({}), "file") == ({}, None)
+
+
+class TestSize:
+    def test_rows_of_sixteen_values_take_four_bits(self) -> None:
+        packed = pack_tensors({"w": few_values(64, 4096, 16)})
+        weights, values = 64 * 4096 // 2, 64 * 16 * 4
+        assert len(packed) < 1.01 * (weights + values) + 1200
+
+    def test_rows_of_other_sizes_have_tables_of_their_own(self) -> None:
+        sizes = torch.logspace(0, 1.5, 64).reshape(-1, 1)
+        weight = (noise(64, 4000) * sizes).round().clamp(-127, 127).to(torch.int8)
+        symbols = weight.numpy().view(np.uint8).reshape(64, -1)
+
+        def order_0(rows: np.ndarray[Any, Any]) -> float:
+            share = np.bincount(rows.reshape(-1), minlength=256) / rows.size
+            return float(-(share[share > 0] * np.log2(share[share > 0])).sum() * rows.size / 8)
+
+        packed = len(pack_tensors({"w": weight}))
+        assert packed < 0.95 * order_0(symbols)
+        assert packed < 1.03 * sum(order_0(row) for row in symbols)
+
+
+@pytest.fixture(scope="module")
+def packed() -> bytes:
+    tensors = {
+        "conv": (noise(16, 8, 3, 3) * torch.logspace(0, 1, 16).reshape(-1, 1, 1, 1)).round().to(torch.int8),
+        "few": few_values(8, 40, 4),
+        "float": noise(20, 10),
+        "steps": torch.tensor(7),
+    }
+    return pack_tensors(tensors)
+
+
+def sealed(content: bytes) -> bytes:
+    """With the digest that belongs to the content."""
+    return content[:-32] + hashlib.sha256(content[:-32]).digest()
+
+
+def with_header(content: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """The file with another header, all else in order."""
+    lengths = list(struct.unpack_from("<6Q", content, 12))
+    start = 12 + 48
+    header = json.loads(zlib.decompress(content[start : start + lengths[0]]))
+    change(header)
+    text = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
+    rest = content[start + lengths[0] : -32]
+    return sealed(content[:12] + struct.pack("<6Q", len(text), *lengths[1:]) + text + rest + bytes(32))
+
+
+def set_in(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(header: dict[str, Any]) -> None:
+        place: Any = header
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            pytest.param(lambda c: b"PK" + c, "is not an .l2z file", id="another format"),
+            pytest.param(lambda c: c[:40], "is cut short: 40 bytes", id="less than a head"),
+            pytest.param(lambda c: c[:-5], "it was cut or added to", id="cut"),
+            pytest.param(lambda c: c + b"!", "it was cut or added to", id="added to"),
+            pytest.param(lambda c: c[:8] + b"\2" + c[9:], "has version 2 of the format", id="version"),
+            pytest.param(
+                lambda c: c[:200] + bytes([c[200] ^ 1]) + c[201:], "its SHA-256 is another", id="bit"
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "dtype"], "int3")),
+                "unknown type 'int3'",
+                id="type",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "name"], "few")),
+                "names a tensor twice",
+                id="name",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "shape"], [2**40])),
+                "no model does that",
+                id="a tensor of a terabyte",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "crc32"], 5)),
+                "tensor 'conv' does not decode to what was packed",
+                id="checksum",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["more"], 1)), "malformed at more", id="an unknown key"
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["graph"], 9)),
+                "its graph has another length",
+                id="a graph missing",
+            ),
+        ],
+    )
+    def test_is_told(self, packed: bytes, change: Callable[[bytes], bytes], message: str) -> None:
+        with pytest.raises(CompressError, match=message):
+            unpack_tensors(change(packed), "m.l2z")
+
+    def test_a_header_that_unpacks_without_end(self, packed: bytes) -> None:
+        bomb = zlib.compress(bytes(container.MOST_HEADER + 1), 9)
+        lengths = struct.unpack_from("<6Q", packed, 12)
+        rest = packed[60 + lengths[0] : -32]
+        with pytest.raises(CompressError, match="longer than its header says"):
+            unpack_tensors(
+                sealed(packed[:12] + struct.pack("<6Q", len(bomb), *lengths[1:]) + bomb + rest + bytes(32)),
+                "x",
+            )
+
+    def test_ten_thousand_mutated_files(self) -> None:
+        """Bytes, lengths and header values changed, the digest made to fit: an error, or the tensors told."""
+        conv = (noise(4, 6, 3, 3) * 2).round().to(torch.int8)
+        packed = pack_tensors({"conv": conv, "few": few_values(2, 60, 2), "float": noise(5)})
+        original, _ = unpack_tensors(packed, "x")
+        rng = random.Random(0)
+        accepted = 0
+        for _ in range(10_000):
+            try:
+                found, _ = unpack_tensors(mutated(packed, rng), "x")
+            except CompressError:
+                continue
+            accepted += 1
+            assert sum(t.numel() for t in found.values()) == sum(t.numel() for t in original.values())
+            for (_, tensor), (_, other) in zip(found.items(), original.items(), strict=True):
+                assert bytes_of(tensor).tobytes() == bytes_of(other).tobytes()
+        assert accepted < 1000  # names, shapes of as many elements, and the like
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return with_header(content, lambda header: change_somewhere(header, rng))
+    changed = bytearray(content)
+    if kind == 1:  # the head
+        place = rng.randrange(8, 60)
+        changed[place] = rng.randrange(256)
+    elif kind == 2:
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(60, len(changed) - 32)] ^= 1 << rng.randrange(8)
+    else:
+        start = rng.randrange(60, len(changed) - 32)
+        del changed[start : start + rng.randrange(1, 9)]
+    return sealed(bytes(changed))
+
+
+def change_somewhere(header: dict[str, Any], rng: random.Random) -> None:
+    entry = rng.choice(header["tensors"])
+    values = [0, 1, 2, 3, 255, 256, 2**31, 2**62, -1, None, "x", [], True, rng.randrange(100)]
+    kind = rng.randrange(4)
+    if kind == 0:
+        entry[rng.choice(list(entry))] = rng.choice(values)
+    elif kind == 1 and entry["shape"]:
+        entry["shape"][rng.randrange(len(entry["shape"]))] = rng.choice(values)
+    elif kind == 2:
+        plane = rng.choice(entry["planes"])
+        plane[rng.choice(list(plane))] = rng.choice(values)
+    else:
+        entry["dtype"] = rng.choice(sorted(DTYPES))
+
+
+class TestFiles:
+    def test_the_golden_file_decodes(self) -> None:
+        """Written by version 1 of the format: every later edgepress reads it to the same bytes."""
+        tensors, _ = unpack_tensors((GOLDEN / "version1.l2z").read_bytes(), "version1.l2z")
+        digests = {n: hashlib.sha256(bytes_of(t).tobytes()).hexdigest()[:16] for n, t in tensors.items()}
+        assert digests == json.loads((GOLDEN / "version1.json").read_text())
+
+    def test_the_page_is_enough_to_read_it(self) -> None:
+        content = (GOLDEN / "version1.l2z").read_bytes()
+        tensors, _ = unpack_tensors(content, "version1.l2z")
+        assert l2z_reader.read(content) == {name: bytes_of(t).tobytes() for name, t in tensors.items()}
+
+    def test_a_checkpoint_through_the_commands(self, tmp_path: Path) -> None:
+        save_file({"w": few_values(16, 300, 8), "b": noise(16)}, tmp_path / "m.safetensors")
+        answer = CliRunner().invoke(cli, ["pack", str(tmp_path / "m.safetensors")])
+        assert answer.exit_code == 0, answer.output
+        assert "x smaller than m.safetensors" in answer.output
+        args = ["unpack", str(tmp_path / "m.l2z"), "-o", str(tmp_path / "back.safetensors")]
+        assert CliRunner().invoke(cli, args).exit_code == 0
+        assert same(load_file(tmp_path / "m.safetensors"), load_file(tmp_path / "back.safetensors"))
+
+    def test_an_onnx_file_comes_back_byte_for_byte(self, tmp_path: Path) -> None:
+        weight = noise(8, 3, 3, 3).numpy()
+        graph = helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"])],
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])],
+            [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(1), "unused")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        source = tmp_path / "m.onnx"
+        source.write_bytes(model.SerializeToString(deterministic=True))
+        for args in (
+            ["pack", str(source), "-o", str(tmp_path / "small.l2z")],
+            ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "back.onnx")],
+            ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "weights.safetensors")],
+        ):
+            answer = CliRunner().invoke(cli, args)
+            assert answer.exit_code == 0, answer.output
+        assert (tmp_path / "back.onnx").read_bytes() == source.read_bytes()
+        onnx.checker.check_model(str(tmp_path / "back.onnx"))
+        assert np.array_equal(load_file(tmp_path / "weights.safetensors")["w"].numpy(), weight)
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["pack", "missing.pt"], "missing.pt does not exist"),
+            (["pack", "m.safetensors", "-o", "m.zip"], "expected a file that ends in .l2z"),
+            (["unpack", "m.l2z", "-o", "m.pt"], "expected a .safetensors or .onnx file to write"),
+            (["unpack", "m.l2z", "-o", "m.onnx"], "holds tensors and no graph"),
+            (["unpack", "m.safetensors", "-o", "n.safetensors"], "m.safetensors is not an .l2z file"),
+        ],
+        ids=["missing", "suffix", "pt", "no graph", "no l2z"],
+    )
+    def test_wrong_use_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        save_file({"w": noise(4)}, "m.safetensors")
+        Path("m.l2z").write_bytes(pack_tensors({"w": noise(4)}))
+        answer = CliRunner().invoke(cli, args)
+        assert answer.exit_code == 2
+        assert message in answer.output
