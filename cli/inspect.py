@@ -36,7 +36,7 @@ INIT_SEED = 0
 def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_json: bool) -> None:
     """Show the layers or tensors of MODEL, its parameters and MACs, and which passes apply.
 
-    MODEL is a recipe, an .onnx, .pt2, .safetensors or .pt file, pkg.module:factory, timm:NAME or
+    MODEL is a recipe, an .onnx, .pt2, .safetensors, .l2z or .pt file, pkg.module:factory, timm:NAME or
     torchvision:NAME.
 
     \b

@@ -12,13 +12,18 @@ from .output import common_options, print_json, say
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write [MODEL.l2z].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The file to write; default: beside the model, as .l2z.",
+)
 @click.option(
     "--trust-pickle", metavar="SHA256", help="Read the one file with this digest although it holds code."
 )
 @common_options
 def pack(model: Path, output: Path | None, trust_pickle: str | None, as_json: bool) -> None:
-    """Pack MODEL, a .safetensors, .pt or .onnx file, into an .l2z file without any loss.
+    """Pack MODEL, a .safetensors, .pt or .onnx file or a run folder, into an .l2z file without any loss.
 
     Every bit of every tensor comes back; the file is unpacked and compared before it is written. INT8 weights and
     tensors of few values shrink most, float weights by a fifth.
@@ -26,11 +31,12 @@ def pack(model: Path, output: Path | None, trust_pickle: str | None, as_json: bo
     \b
     Example:
       compress pack model.safetensors
-      compress pack runs/demo/model.onnx -o small.l2z
+      compress pack runs/demo -o small.l2z
     """
     from ..pipeline.files import write_atomically
-    from ..pipeline.l2z.pack import SUFFIX, pack_file
+    from ..pipeline.l2z.pack import SUFFIX, pack_file, source_of
 
+    model = source_of(model)
     target = output or model.with_suffix(SUFFIX)
     if target.suffix != SUFFIX:
         raise CompressError(f"pack: {target}: expected a file that ends in {SUFFIX}")

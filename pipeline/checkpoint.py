@@ -1,4 +1,4 @@
-"""Weight files, read without running what is in them: `.safetensors` and weights-only `.pt` / `.pth`."""
+"""Weight files, read without running what is in them: `.safetensors`, `.l2z` and weights-only `.pt` / `.pth`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..calibration.named import did_you_mean
 from ..errors import CompressError, UnsafeInputError
 from .files import sha256_file
+from .l2z.codec import unpack_tensors
 from .pickle_scan import imported_names
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".l2z", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which trainers keep the state dict
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 MAX_UNPACKED_BYTES = 64 * 2**30
@@ -39,8 +40,10 @@ def read_weights(path: Path, trust_pickle: str | None = None) -> dict[str, Tenso
     require_file(path, "weights")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix == ".l2z":
+        return unpack_tensors(path.read_bytes(), f"weights: {path}")[0]
     if path.suffix not in WEIGHT_SUFFIXES:
-        raise CompressError(f"weights: {path}: expected a .safetensors, .pt or .pth file")
+        raise CompressError(f"weights: {path}: expected a .safetensors, .l2z, .pt or .pth file")
     return _state_dict(load_pickle(path, trust_pickle), path)
 
 

@@ -86,7 +86,7 @@ def inspect_model(
     if suffix in WEIGHT_SUFFIXES:
         return _inspect_weights(read_weights(path, trust_pickle), path)
     raise CompressError(
-        f"model: {path}: expected a recipe (.yaml), .onnx, .pt2, .safetensors or .pt file,"
+        f"model: {path}: expected a recipe (.yaml), .onnx, .pt2, .safetensors, .l2z or .pt file,"
         f" pkg.module:factory, timm:NAME"
         " or torchvision:NAME"
     )

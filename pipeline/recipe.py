@@ -42,7 +42,7 @@ class ModelSection(Section):
     args: dict[str, Any] = {}
     """Keyword arguments of the factory."""
     weights: Path | None = None
-    """A `.safetensors` or weights-only `.pt` file; `package:pkg.name/file` lies in an installed package."""
+    """A `.safetensors`, `.l2z` or weights-only `.pt` file; `package:pkg.name/file` lies in an installed package."""
     input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Shape of one sample without the batch, when no data says it: [3, 224, 224]."""
     outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)

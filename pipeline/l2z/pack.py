@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError
-from ..checkpoint import read_weights
+from ..checkpoint import read_weights, require_file
 from ..files import write_atomically
 from ..onnx_file import read_onnx
 from .codec import pack_tensors, unpack_tensors
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 SUFFIX = ".l2z"
 LEAST_BYTES = 64
 """Smaller constants of a graph stay in it."""
+
+
+def source_of(path: Path) -> Path:
+    """The model file that `path` names: itself, or the ONNX file of a run folder."""
+    return path / "model.onnx" if (path / "run.json").is_file() else path
 
 
 def pack_file(path: Path, trust_pickle: str | None = None) -> bytes:
@@ -56,8 +61,6 @@ def unpack_file(path: Path, output: Path) -> None:
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], bytes | None]:
     """The tensors of an .l2z file by name, and its graph if it has one."""
-    from ..checkpoint import require_file
-
     require_file(path, "model")
     return unpack_tensors(path.read_bytes(), str(path))
 

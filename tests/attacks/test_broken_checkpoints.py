@@ -126,7 +126,7 @@ WEIGHTS = [
     ),
     ("absent.safetensors", lambda path: None, USAGE, "absent.safetensors does not exist"),
     ("folder.safetensors", lambda path: path.mkdir(), USAGE, "is a folder, not a file"),
-    ("weights.h5", raw(b"\x89HDF"), USAGE, "expected a .safetensors, .pt or .pth file"),
+    ("weights.h5", raw(b"\x89HDF"), USAGE, "expected a .safetensors, .l2z, .pt or .pth file"),
     ("empty.pt", raw(b""), USAGE, "empty.pt is empty (0 bytes)"),
     ("text.pt", raw(b"hello, these are weights\n"), USAGE, NOT_TORCH),
     ("html.pt", raw(b"<!doctype html><html>404</html>"), USAGE, NOT_TORCH),

@@ -19,6 +19,7 @@ import torch
 from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
+from edgepress.pipeline.checkpoint import read_weights
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
 from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
@@ -335,10 +336,11 @@ class TestFiles:
             [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(1), "unused")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        source = tmp_path / "m.onnx"
+        source = tmp_path / "model.onnx"
         source.write_bytes(model.SerializeToString(deterministic=True))
+        (tmp_path / "run.json").write_text("{}")  # pack takes the folder of a run, too
         for args in (
-            ["pack", str(source), "-o", str(tmp_path / "small.l2z")],
+            ["pack", str(tmp_path), "-o", str(tmp_path / "small.l2z")],
             ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "back.onnx")],
             ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "weights.safetensors")],
         ):
@@ -347,6 +349,14 @@ class TestFiles:
         assert (tmp_path / "back.onnx").read_bytes() == source.read_bytes()
         onnx.checker.check_model(str(tmp_path / "back.onnx"))
         assert np.array_equal(load_file(tmp_path / "weights.safetensors")["w"].numpy(), weight)
+
+    def test_a_network_takes_its_weights_from_it(self, tmp_path: Path) -> None:
+        save_file({"w": noise(40, 30)}, tmp_path / "m.safetensors")
+        content = pack_tensors(load_file(tmp_path / "m.safetensors"))
+        (tmp_path / "m.l2z").write_bytes(content)
+        assert same(read_weights(tmp_path / "m.l2z"), load_file(tmp_path / "m.safetensors"))
+        answer = CliRunner().invoke(cli, ["inspect", str(tmp_path / "m.l2z"), "--json"])
+        assert json.loads(answer.output)["params"] == 1200
 
     @pytest.mark.parametrize(
         ("args", "message"),
