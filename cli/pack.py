@@ -37,7 +37,7 @@ def pack(model: Path, output: Path | None, trust_pickle: str | None, as_json: bo
     from ..pipeline.l2z.pack import SUFFIX, pack_file, source_of
 
     model = source_of(model)
-    target = output or model.with_suffix(SUFFIX)
+    target = output or model.parent / f"{model.stem}{SUFFIX}"
     if target.suffix != SUFFIX:
         raise CompressError(f"pack: {target}: expected a file that ends in {SUFFIX}")
     content = pack_file(model, trust_pickle)

@@ -41,7 +41,12 @@ def read_weights(path: Path, trust_pickle: str | None = None) -> dict[str, Tenso
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".l2z":
-        return unpack_tensors(path.read_bytes(), f"weights: {path}")[0]
+        tensors, graph = unpack_tensors(path.read_bytes(), f"weights: {path}")
+        if graph is not None:
+            raise CompressError(
+                f"weights: {path} holds an ONNX graph; unpack it: compress unpack {path} -o model.onnx"
+            )
+        return tensors
     if path.suffix not in WEIGHT_SUFFIXES:
         raise CompressError(f"weights: {path}: expected a .safetensors, .l2z, .pt or .pth file")
     return _state_dict(load_pickle(path, trust_pickle), path)

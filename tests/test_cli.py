@@ -99,7 +99,8 @@ def test_every_option_says_what_it_does() -> None:
 
 def test_the_commands() -> None:
     assert sorted(cli.commands) == [
-        "demo", "doctor", "init", "inspect", "lint", "passes", "profile", "report", "run", "targets",
+        "demo", "doctor", "init", "inspect", "lint", "pack", "passes", "profile", "report", "run", "targets",
+        "unpack",
     ]  # fmt: skip
 
 

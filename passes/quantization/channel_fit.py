@@ -49,8 +49,9 @@ def fit_channels(
         if node.name not in wanted:
             return value
         weight, bias = (str(operand(layers[node.name], place).target) for place in (1, 2))
-        slope, shift = line(_sampled(node, value), wanted.pop(node.name), weight in scalable)
         tensor, quantizer = get_tensor(quantized, weight), quantizers.get(weight)
+        least = quantizer.least / quantizer.scale.detach() if isinstance(quantizer, WeightQuantizer) else None
+        slope, shift = line(_sampled(node, value), wanted.pop(node.name), weight in scalable, least)
         set_tensor(quantized, weight, tensor * along(slope, 0, tensor.dim()))
         if isinstance(quantizer, WeightQuantizer) and weight in scalable:
             quantizer.scale.data.mul_(slope)  # the others take their scales from the weight
@@ -68,10 +69,11 @@ def _by_channels(quantizer: AnyWeightQuantizer) -> bool:
     return isinstance(quantizer, WeightQuantizer) or quantizer.bucket == "channel"
 
 
-def line(z: Tensor, y: Tensor, sloped: bool = True) -> tuple[Tensor, Tensor]:
+def line(z: Tensor, y: Tensor, sloped: bool = True, least: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Slope a within `SLOPES` and shift b, (channels,) each, of least (a z + b - y)²; z and y (channels, positions).
 
-    The slope is 1 where z does not vary, and everywhere unless `sloped`.
+    The slope is 1 where z does not vary, and everywhere unless `sloped`. least: what it must not fall below,
+    (channels,): a scale that a bias asked for must not shrink.
     """
     z, y = z.double(), y.double()
     centred, mean = z - z.mean(1, keepdim=True), y.mean(1)
@@ -81,6 +83,7 @@ def line(z: Tensor, y: Tensor, sloped: bool = True) -> tuple[Tensor, Tensor]:
     if sloped:
         found = (centred * y).mean(1) / torch.where(varies, variance, 1.0)
         slope = torch.where(varies, found.clamp(*SLOPES), slope)
+        slope = slope if least is None else torch.maximum(slope, least)
     return slope.float(), (mean - slope * z.mean(1)).float()
 
 
@@ -89,4 +92,4 @@ def _sampled(node: fx.Node, value: Tensor) -> Tensor:
     rows = channels_first(value, channel_axis(node))
     if rows.shape[1] <= POSITIONS:
         return rows
-    return rows[:, torch.linspace(0, rows.shape[1] - 1, POSITIONS).long()]
+    return rows[:, torch.arange(POSITIONS) * (rows.shape[1] - 1) // (POSITIONS - 1)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import CompressError
-from .container import Entry, Header, Plane, Sections, believable, read, sides, write
+from .container import MOST_TABLES, Entry, Header, Plane, Sections, believable, read, sides, write
 from .contexts import Plan, choices, plan
 from .planes import DTYPES, Palette, bytes_of, from_palette, join, palette_of, split, tensor_of
 from .rans import Bytes, Stream, Table, decode, encode
@@ -67,6 +67,10 @@ class _Packing:
         dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
         if dtype not in DTYPES or tensor.layout != torch.strided:
             raise CompressError(f"pack: tensor {name!r} is {dtype}, which .l2z files do not hold")
+        if tensor.device.type != "cpu" or not _is_text(name):
+            raise CompressError(
+                f"pack: tensor {name!r} must be on the CPU and have a name that is plain text"
+            )
         content = bytes_of(tensor)
         planned = [(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)]
         size = sum(_size(plane, chosen) for plane, chosen in planned)
@@ -95,7 +99,8 @@ class _Packing:
         )
 
     def _plane(self, symbols: Bytes, chosen: Plan | None, shape: tuple[int, ...]) -> Plane:
-        if chosen is None or chosen.size >= WORTHWHILE * len(symbols):
+        full = chosen is not None and len(self.tables) + len(chosen.tables) > MOST_TABLES
+        if chosen is None or full or chosen.size >= WORTHWHILE * len(symbols):
             self.raw.append(symbols.tobytes())
             return Plane(tables=0)
         self.symbols.append(symbols)
@@ -142,7 +147,7 @@ class _Unpacking:
                 if not plane.tables:
                     continue
                 classes = self._side(0 if plane.axis is None else entry.shape[plane.axis])
-                if first + plane.tables > 1 << 16 or (len(classes) and int(classes.max()) >= plane.tables):
+                if len(classes) and int(classes.max()) >= plane.tables:
                     raise CompressError(f"tensor {entry.name!r} names a table that is not there")
                 found.append(choices(plane.axis, classes, tuple(entry.shape), first))
                 first += plane.tables
@@ -190,6 +195,13 @@ def _palette(content: Bytes, tensor: Tensor, by_rows: bool) -> Palette | None:
         return None
     found = palette_of(content, tensor.element_size(), rows)
     return found if found is not None and len(found.values) < len(content) else None
+
+
+def _is_text(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(name.encode() or True)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _size(symbols: Bytes, chosen: Plan | None) -> float:

@@ -23,6 +23,12 @@ VERSION = 1
 _HEAD = struct.Struct("<8sI6Q")
 _DIGEST = 32
 MOST_HEADER, MOST_GRAPH = 64 << 20, (2 << 30) - 1
+HEADER_RATIO, FREE_HEADER = 100, 1 << 20
+"""A header may unpack to so many times the file's bytes, and so many beside."""
+MOST_TABLES = 8192
+"""A reader keeps 17 KiB for each."""
+MOST_SPAN = 2**62
+"""Bytes of a tensor, sizes of 0 counted as 1: torch and numpy count in 63 bits."""
 MOST_RATIO, FREE_BYTES = 1000, 64 << 20
 """Decoded tensors may take so many times the file's bytes, and so many beside."""
 
@@ -48,10 +54,10 @@ class Entry(BaseModel):
 
     name: str
     dtype: str
-    shape: list[Natural] = Field(max_length=64)
+    shape: list[Natural] = Field(max_length=64, fail_fast=True)
     palette: Natural = 0
     rows: bool = False
-    planes: list[Plane] = Field(max_length=16)
+    planes: list[Plane] = Field(max_length=16, fail_fast=True)
     crc32: Annotated[int, Field(ge=0, lt=2**32)]
 
     @property
@@ -77,7 +83,7 @@ class Header(BaseModel):
 
     kind: Literal["tensors", "onnx"]
     graph: Annotated[int, Field(ge=0, le=MOST_GRAPH)] = 0
-    tensors: list[Entry]
+    tensors: list[Entry] = Field(fail_fast=True)
 
     def canonical(self) -> bytes:
         """The one JSON text of it: keys sorted, no blanks, ASCII."""
@@ -105,7 +111,12 @@ def write(header: Header, sections: Sections) -> bytes:
         sections.payload,
         _deflate(sections.graph),
     ]
+    told = len(header.canonical())
     content = _HEAD.pack(MAGIC, VERSION, *(len(part) for part in parts)) + b"".join(parts)
+    if told > most_header(len(content) + _DIGEST):
+        raise CompressError(
+            f"pack: a header of {told:,} bytes is more than a reader takes; pack fewer tensors"
+        )
     return content + hashlib.sha256(content).digest()
 
 
@@ -131,7 +142,7 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
     for length in lengths:
         parts.append(content[place : place + length])
         place += length
-    header = _header(_inflate(parts[0], MOST_HEADER, where), where)
+    header = _header(_inflate(parts[0], most_header(len(content)), where), where)
     _check(header, len(content), where)
     tables = sum(plane.tables for entry in header.tensors for plane in entry.planes)
     return header, Sections(
@@ -152,6 +163,11 @@ def sides(header: Header) -> int:
         if plane.axis is not None
     )
     return classes + sum(entry.palettes for entry in header.tensors)
+
+
+def most_header(file_bytes: int) -> int:
+    """What the header of a file of so many bytes may unpack to."""
+    return min(MOST_HEADER, HEADER_RATIO * file_bytes + FREE_HEADER)
 
 
 def believable(total: int, file_bytes: int) -> bool:
@@ -178,10 +194,14 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
     names = [entry.name for entry in header.tensors]
     if len(set(names)) < len(names):
         raise CompressError(f"{where}: its header names a tensor twice")
-    total = 0
+    if (header.kind == "onnx") != (header.graph > 0):
+        raise CompressError(f"{where}: it is of the kind {header.kind} and has {header.graph} bytes of graph")
+    total = tables = 0
     for entry in header.tensors:
         if entry.dtype not in DTYPES:
             raise CompressError(f"{where}: tensor {entry.name!r} has the unknown type {entry.dtype!r}")
+        if math.prod(max(length, 1) for length in entry.shape) * entry.size >= MOST_SPAN:
+            raise CompressError(f"{where}: tensor {entry.name!r} has the impossible shape {entry.shape}")
         if len(entry.planes) != (1 if entry.palette else entry.size):
             raise CompressError(f"{where}: tensor {entry.name!r} has {len(entry.planes)} planes")
         if entry.palette and not _may_have_palette(entry):
@@ -191,7 +211,13 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
         for plane in entry.planes:
             if plane.axis is not None and (plane.axis >= len(entry.shape) or plane.tables == 0):
                 raise CompressError(f"{where}: tensor {entry.name!r} has classes along an axis that it lacks")
+            slices = 1 if plane.axis is None else entry.shape[plane.axis]
+            if plane.tables > (slices if entry.elements else 0):
+                raise CompressError(f"{where}: tensor {entry.name!r} has more tables than slices")
+            tables += plane.tables
         total += entry.elements * entry.size
+    if tables > MOST_TABLES:
+        raise CompressError(f"{where}: it has {tables:,} tables; a file has at most {MOST_TABLES:,}")
     if not believable(total, file_bytes):
         raise CompressError(f"{where}: {file_bytes:,} bytes would unpack to {total:,}; no model does that")
 

@@ -34,13 +34,21 @@ def pack_file(path: Path, trust_pickle: str | None = None) -> bytes:
 
     trust_pickle: SHA-256 of a checkpoint that may be unpickled although it holds code.
     """
+    require_file(path, "model")
+    if path.suffix == SUFFIX:
+        raise CompressError(f"pack: {path} is packed already")
     if path.suffix == ".onnx":
-        graph, tensors = _taken_apart(read_onnx(path))
+        model = read_onnx(path)
+        whole = model.SerializeToString(deterministic=True)
+        graph, tensors = _taken_apart(model)
         content = pack_tensors(tensors, graph)
+        same = _put_together(graph, unpack_tensors(content, str(path))[0], path) == whole
     else:
-        tensors, content = read_weights(path, trust_pickle), b""
+        tensors = read_weights(path, trust_pickle)
         content = pack_tensors(tensors)
-    _require_same(tensors, unpack_tensors(content, str(path))[0])
+        same = _same(tensors, unpack_tensors(content, str(path))[0])
+    if not same:
+        raise CompressError("pack: the file does not decode to what was packed; please report")
     return content
 
 
@@ -52,9 +60,11 @@ def unpack_file(path: Path, output: Path) -> None:
             raise CompressError(f"{path} holds tensors and no graph; unpack it to a .safetensors file")
         write_atomically(output, _put_together(graph, tensors, path))
     elif output.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        write_atomically(output, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        if graph is not None:
+            raise CompressError(
+                f"{path} holds an ONNX graph with some of its tensors inside; unpack it to .onnx"
+            )
+        write_atomically(output, _safetensors(tensors, path))
     else:
         raise CompressError(f"unpack: {output}: expected a .safetensors or .onnx file to write")
 
@@ -65,15 +75,25 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], bytes | None]:
     return unpack_tensors(path.read_bytes(), str(path))
 
 
-def _require_same(packed: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    same = list(packed) == list(found) and all(
+def _safetensors(tensors: dict[str, Tensor], path: Path) -> bytes:
+    from safetensors.torch import save
+
+    if "__metadata__" in tensors:
+        raise CompressError(f"{path}: .safetensors files cannot hold a tensor named '__metadata__'")
+    if wrong := [name for name, tensor in tensors.items() if tensor.dtype == torch.complex128]:
+        raise CompressError(
+            f"{path}: tensor {wrong[0]!r} is complex128, which .safetensors files do not hold"
+        )
+    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def _same(packed: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
+    return list(packed) == list(found) and all(
         found[name].dtype == tensor.dtype
         and found[name].shape == tensor.shape
         and np.array_equal(bytes_of(found[name]), bytes_of(tensor))
         for name, tensor in packed.items()
     )
-    if not same:
-        raise CompressError("pack: the file does not decode to what was packed; please report")
 
 
 def _taken_apart(model: onnx.ModelProto) -> tuple[bytes, dict[str, Tensor]]:
@@ -102,9 +122,19 @@ def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes
     left = dict(tensors)
     for initializer in model.graph.initializer:
         if not initializer.raw_data and initializer.name in left:
-            initializer.raw_data = bytes_of(left.pop(initializer.name)).tobytes()
+            tensor = left.pop(initializer.name)
+            dtype = _dtypes().get(initializer.data_type)
+            if dtype is not None and (tensor.dtype, list(tensor.shape)) != (dtype, list(initializer.dims)):
+                raise CompressError(f"{path}: tensor {initializer.name!r} is not what its graph says")
+            initializer.raw_data = bytes_of(tensor).tobytes()
     if left:
         raise CompressError(f"{path}: its graph has no place for the tensor {next(iter(left))!r}")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
+        raise CompressError(
+            f"{path}: its graph is not valid ONNX: {' '.join(str(error).split())[:300]}"
+        ) from error
     return bytes(model.SerializeToString(deterministic=True))
 
 

@@ -28,12 +28,13 @@ PALETTE = 256
 WORDS = (1, 2, 4, 8)
 """Sizes of elements that may have a palette."""
 _SAMPLE = 4096
+_CHUNK = 1 << 18
 _ROTATED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
 def bytes_of(tensor: Tensor) -> Bytes:
     """The bytes of a tensor in row-major order, little endian, (elements · element size,)."""
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     found: Bytes = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
     return found
 
@@ -88,12 +89,19 @@ def palette_of(content: Bytes, size: int, rows: int) -> Palette | None:
 def from_palette(palette: Palette, size: int) -> Bytes:
     """The inverse of `palette_of`; IndexError where an index has no value in its row."""
     counts = palette.counts.astype(np.int64) + 1
-    indices = palette.indices.reshape(len(counts), -1).astype(np.int64)
-    if indices.size and bool((indices >= counts[:, None]).any()):
+    indices = palette.indices.reshape(len(counts), -1)
+    if bool((indices >= counts[:, None]).any()):
         raise IndexError("an index has no value")
-    starts = np.cumsum(counts) - counts
-    found: Bytes = palette.values.view(f"<u{size}")[indices + starts[:, None]].reshape(-1).view(np.uint8)
-    return found
+    starts, values = np.cumsum(counts) - counts, palette.values.view(f"<u{size}")
+    found = np.empty(indices.shape, values.dtype)
+    if len(counts) == 1:
+        np.take(values, indices, out=found)
+    else:  # a few rows at a time: indices of 64 bits would take eight times the tensor
+        rows = max(1, _CHUNK // indices.shape[1])
+        for first in range(0, len(counts), rows):
+            chunk = slice(first, first + rows)
+            found[chunk] = values[indices[chunk] + starts[chunk, None]]
+    return found.reshape(-1).view(np.uint8)
 
 
 def split(content: Bytes, dtype: torch.dtype) -> list[Bytes]:

@@ -74,17 +74,18 @@ def decode(coded: bytes, choose: NDArray[np.uint16], tables: Sequence[Table]) ->
     states = np.frombuffer(coded, "<u4", lanes).astype(np.uint64)
     _require(bool((states >= LOW).all()))
     words = np.frombuffer(coded, "<u2", offset=4 * lanes)
-    slots = _slots(tables)
+    frequencies = np.stack(tables).astype(np.uint64)
+    starts = np.cumsum(frequencies, axis=1) - frequencies
+    slots = np.concatenate([np.repeat(np.arange(256, dtype=np.uint8), table) for table in tables])
     symbols = np.empty(count, np.uint8)
     place = 0
     for first in range(0, count, lanes):
-        chosen = choose[first : first + lanes]
+        chosen = choose[first : first + lanes].astype(np.int64)
         state = states[: len(chosen)]
-        slot = slots[(chosen.astype(np.int64) << PRECISION) | (state & np.uint64(TOTAL - 1)).astype(np.int64)]
-        symbols[first : first + lanes] = slot >> np.uint64(32)
-        state = (state >> np.uint64(PRECISION)) * ((slot & np.uint64(0xFFFF)) + np.uint64(1)) + (
-            (slot >> np.uint64(16)) & np.uint64(0xFFFF)
-        )
+        low = state & np.uint64(TOTAL - 1)
+        symbol = slots[(chosen << PRECISION) | low.astype(np.int64)]
+        symbols[first : first + lanes] = symbol
+        state = (state >> np.uint64(PRECISION)) * frequencies[chosen, symbol] + low - starts[chosen, symbol]
         empty = np.flatnonzero(state < LOW)
         fresh = words[place : place + len(empty)]
         _require(len(fresh) == len(empty))
@@ -93,19 +94,6 @@ def decode(coded: bytes, choose: NDArray[np.uint16], tables: Sequence[Table]) ->
         states[: len(state)] = state
     _require(place == len(words) and bool((states == LOW).all()))
     return symbols
-
-
-def _slots(tables: Sequence[Table]) -> NDArray[np.uint64]:
-    """For every state's low bits: symbol, offset within the symbol and frequency - 1, at bits 32, 16 and 0."""
-    packed = np.empty(len(tables) << PRECISION, np.uint64)
-    symbols = np.arange(256)
-    for index, table in enumerate(tables):
-        symbol = np.repeat(symbols, table)
-        offset = np.arange(TOTAL) - np.repeat(np.cumsum(table) - table, table)
-        packed[index << PRECISION : (index + 1) << PRECISION] = (
-            (symbol << 32) | (offset << 16) | (table[symbol] - 1)
-        )
-    return packed
 
 
 def _require(fits: bool) -> None:

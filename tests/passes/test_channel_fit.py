@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from edgepress.passes.quantization.bias_correction import correctable
 from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.channel_fit import fit_channels, line
+from edgepress.passes.quantization.channel_fit import _sampled, fit_channels, line
 from edgepress.passes.quantization.folding import ensure_biases
 from edgepress.passes.quantization.observe import watch
 from edgepress.passes.quantization.operators import get_tensor
@@ -146,3 +146,17 @@ def test_eight_bit_weights_keep_their_integers() -> None:
         now, new_scale = quantizers[name].int8(get_tensor(quantized, name))
         assert (now - integers).abs().max() <= 1  # a tie may fall to the other side
         assert not torch.equal(new_scale, scale)
+
+
+def test_a_scale_that_a_bias_asked_for_does_not_shrink() -> None:
+    z, y = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.4]])
+    slope, shift = line(z, y, least=torch.tensor([0.8]))
+    assert slope.item() == pytest.approx(0.8)
+    assert shift.item() == pytest.approx(0.2 - 0.8 * 0.5)  # the means still agree
+
+
+def test_maps_larger_than_float_counts() -> None:
+    """float32 counts whole numbers up to 2^24 only."""
+    layer = next(n for n in capture(model_of(nn.Conv2d(1, 1, 1), 1, 4, 4)).graph.nodes if "conv" in n.name)
+    huge = torch.zeros((), dtype=torch.int8).expand(1, 1, 4344, 4344)
+    assert _sampled(layer, huge).shape == (1, 8192)

@@ -124,7 +124,7 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("n.onx", "n.onx does not exist; did you mean 'n.onnx'"),
-        ("n.txt", "n.txt: expected a recipe (.yaml), .onnx, .pt2, .safetensors or .pt file"),
+        ("n.txt", "n.txt: expected a recipe (.yaml), .onnx, .pt2, .safetensors, .l2z or .pt file"),
         (".", "is a folder, not a file"),
     ],
 )

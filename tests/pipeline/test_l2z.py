@@ -235,8 +235,23 @@ class TestDamage:
             ),
             pytest.param(
                 lambda c: with_header(c, set_in(["graph"], 9)),
-                "its graph has another length",
+                "it is of the kind tensors and has 9 bytes of graph",
                 id="a graph missing",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 2, "shape"], [2**61, 0])),
+                "has the impossible shape",
+                id="an empty tensor of an impossible size",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "planes", 0, "tables"], 256)),
+                "has more tables than slices",
+                id="tables without use",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors"], [0] * 1000)),
+                "malformed at tensors.0",
+                id="a thousand faults, of which one is told",
             ),
         ],
     )
@@ -342,13 +357,44 @@ class TestFiles:
         for args in (
             ["pack", str(tmp_path), "-o", str(tmp_path / "small.l2z")],
             ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "back.onnx")],
-            ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "weights.safetensors")],
         ):
             answer = CliRunner().invoke(cli, args)
             assert answer.exit_code == 0, answer.output
         assert (tmp_path / "back.onnx").read_bytes() == source.read_bytes()
         onnx.checker.check_model(str(tmp_path / "back.onnx"))
-        assert np.array_equal(load_file(tmp_path / "weights.safetensors")["w"].numpy(), weight)
+        # Small constants stay in the graph, so tensors alone would not be all of the model.
+        for args in (
+            ["unpack", str(tmp_path / "small.l2z"), "-o", str(tmp_path / "w.safetensors")],
+            ["inspect", str(tmp_path / "small.l2z")],
+        ):
+            answer = CliRunner().invoke(cli, args)
+            assert answer.exit_code == 2 and "holds an ONNX graph" in answer.output
+
+    @pytest.mark.parametrize("tensors", [{}, {"w": torch.zeros(3, dtype=torch.int8)}], ids=["none", "other"])
+    def test_a_graph_with_other_tensors_is_refused(self, tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+            [TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[8, 8])],
+        )
+        text = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+        (tmp_path / "m.l2z").write_bytes(pack_tensors(tensors, text))
+        answer = CliRunner().invoke(cli, ["unpack", str(tmp_path / "m.l2z"), "-o", str(tmp_path / "m.onnx")])
+        assert answer.exit_code == 2, answer.output
+        assert not (tmp_path / "m.onnx").exists()
+
+    def test_packing_what_is_packed_leaves_it_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "m.l2z").write_bytes(content := pack_tensors({"w": noise(4)}))
+        answer = CliRunner().invoke(cli, ["pack", str(tmp_path / "m.l2z")])
+        assert answer.exit_code == 2 and "is packed already" in answer.output
+        assert (tmp_path / "m.l2z").read_bytes() == content
+
+    def test_conjugate_views_are_packed_as_what_they_show(self) -> None:
+        tensor = torch.complex(noise(4), noise(4, seed=1)).conj()
+        found, _ = unpack_tensors(pack_tensors({"w": tensor}), "file")
+        assert torch.equal(found["w"], tensor)
 
     def test_a_network_takes_its_weights_from_it(self, tmp_path: Path) -> None:
         save_file({"w": noise(40, 30)}, tmp_path / "m.safetensors")
