@@ -21,10 +21,7 @@ from ..quantization.channel_fit import fit_channels
 from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
 from ..quantization.operators import set_tensor
 from ..quantization.placement import layers_to_keep, place
-from ..quantization.quantizers import (
-    of_quantizer,
-    weight_quantizers_of,
-)
+from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.steps import State, Steps
 from ..training.job import History, Job
@@ -70,11 +67,15 @@ class Phases:
         self.notes: list[str] = []
         self.histories: dict[str, Any] = {}
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
-        count = self.static_batch or min(TASK_SAMPLES, len(context.data.calibration))
-        inputs, labels = context.data.calibration.batch(range(count))
+        inputs, labels = self._first_samples(TASK_SAMPLES)
         self.outputs = model.run(*inputs)
         self.task = read_task(self.outputs, labels, labels_used=options.teacher_weight < 1)
         self.inputs = inputs
+
+    def _first_samples(self, most: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """At most so many calibration samples as one batch, inputs and labels; a static batch is always whole."""
+        part = self.context.data.calibration
+        return part.batch(range(self.static_batch or min(most, len(part))))
 
     def plan(self) -> PassPlan:
         """All phases, one after another."""
@@ -187,14 +188,13 @@ class Phases:
 
     def _fit_channels(self, state: State, network: fx.GraphModule) -> None:
         """Start closer to the float network, whose weights were not trained for so few points."""
-        part = self.context.data.calibration
-        count = self.static_batch or min(FIT_SAMPLES, len(part))
-        if count < LEAST_FIT_SAMPLES:
+        inputs, labels = self._first_samples(FIT_SAMPLES)
+        if len(labels) < LEAST_FIT_SAMPLES:
             self.notes.append(
                 f"channels not fitted before points learn: that takes {LEAST_FIT_SAMPLES} samples at once"
             )
             return
-        fitted = fit_channels(state.graph, network, state.placement, part.batch(range(count))[0])
+        fitted = fit_channels(state.graph, network, state.placement, inputs)
         self.notes.append(
             f"before points learn, the channels of {fitted} layers were fitted to their float outputs"
         )
@@ -218,7 +218,7 @@ class Phases:
         self, network: nn.Module, teacher: nn.Module, *, live: bool = False, learns: Learns = "weights"
     ) -> Distillation:
         options = self.options
-        example = self.context.data.calibration.batch(range(self.static_batch or 1))[0]
+        example, _ = self._first_samples(1)
         ours: list[str] = []
         theirs: list[str] = []
         if options.features != "off":

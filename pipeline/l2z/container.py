@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CompressError
-from .planes import DTYPES, PALETTE, WORDS, element_size
+from .planes import DTYPES, PALETTE, WORDS
 
 MAGIC = b"\x89L2Z\r\n\x1a\n"
 VERSION = 1
@@ -73,7 +73,7 @@ class Entry(BaseModel):
     @property
     def size(self) -> int:
         """Bytes of one element."""
-        return element_size(DTYPES[self.dtype])
+        return DTYPES[self.dtype].itemsize
 
 
 class Header(BaseModel):
@@ -103,19 +103,19 @@ class Sections:
 
 def write(header: Header, sections: Sections) -> bytes:
     """The file's bytes."""
+    text = header.canonical()
     parts = [
-        _deflate(header.canonical()),
+        _deflate(text),
         _deflate(sections.tables),
         _deflate(sections.sides),
         sections.raw,
         sections.payload,
         _deflate(sections.graph),
     ]
-    told = len(header.canonical())
     content = _HEAD.pack(MAGIC, VERSION, *(len(part) for part in parts)) + b"".join(parts)
-    if told > most_header(len(content) + _DIGEST):
+    if len(text) > most_header(len(content) + _DIGEST):
         raise CompressError(
-            f"pack: a header of {told:,} bytes is more than a reader takes; pack fewer tensors"
+            f"pack: a header of {len(text):,} bytes is more than a reader takes; pack fewer tensors"
         )
     return content + hashlib.sha256(content).digest()
 
@@ -145,12 +145,25 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
     header = _header(_inflate(parts[0], most_header(len(content)), where), where)
     _check(header, len(content), where)
     tables = sum(plane.tables for entry in header.tensors for plane in entry.planes)
-    return header, Sections(
+    sections = Sections(
         tables=_inflate(parts[1], tables * (2 + 256 * 3), where),
         sides=_inflate(parts[2], sides(header), where),
         raw=parts[3],
         payload=parts[4],
         graph=_inflate(parts[5], header.graph, where),
+    )
+    if raw_bytes(header) != len(sections.raw) or sides(header) != len(sections.sides):
+        raise CompressError(f"{where}: its sections have other lengths than its header says")
+    if header.graph != len(sections.graph):
+        raise CompressError(f"{where}: its graph has another length than its header says")
+    return header, sections
+
+
+def raw_bytes(header: Header) -> int:
+    """Bytes of what is stored as it is: planes without tables, and the values of palettes."""
+    return sum(
+        entry.palette * entry.size + entry.elements * sum(plane.tables == 0 for plane in entry.planes)
+        for entry in header.tensors
     )
 
 

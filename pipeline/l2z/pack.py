@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,7 @@ def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes
     return bytes(model.SerializeToString(deterministic=True))
 
 
+@cache
 def _dtypes() -> dict[int, torch.dtype]:
     """The torch type of an ONNX one, for those of whole bytes."""
     import onnx

@@ -46,11 +46,6 @@ def tensor_of(content: Bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Ten
     return torch.from_numpy(content).view(dtype).reshape(shape)
 
 
-def element_size(dtype: torch.dtype) -> int:
-    """Bytes of one element."""
-    return torch.empty(0, dtype=dtype).element_size()
-
-
 @dataclass(frozen=True)
 class Palette:
     """The different values of each row of a tensor's elements, and each element's place among its row's.
@@ -106,7 +101,7 @@ def from_palette(palette: Palette, size: int) -> Bytes:
 
 def split(content: Bytes, dtype: torch.dtype) -> list[Bytes]:
     """The planes of a tensor's bytes, least significant first."""
-    size = element_size(dtype)
+    size = dtype.itemsize
     if dtype in _ROTATED:
         words: NDArray[np.unsignedinteger] = content.view(f"<u{size}")
         content = (words << 1 | words >> (8 * size - 1)).view(np.uint8)

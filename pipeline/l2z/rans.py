@@ -48,8 +48,7 @@ def encode(stream: Stream, tables: Sequence[Table]) -> bytes:
     if count == 0:
         return b""
     lanes = lanes_for(count)
-    frequencies = np.stack(tables).astype(np.uint64)
-    starts = np.cumsum(frequencies, axis=1) - frequencies
+    frequencies, starts = _frequencies(tables)
     states = np.full(lanes, LOW, np.uint64)
     words: list[NDArray[np.uint16]] = []
     for first in range((count - 1) // lanes * lanes, -1, -lanes):
@@ -74,8 +73,7 @@ def decode(coded: bytes, choose: NDArray[np.uint16], tables: Sequence[Table]) ->
     states = np.frombuffer(coded, "<u4", lanes).astype(np.uint64)
     _require(bool((states >= LOW).all()))
     words = np.frombuffer(coded, "<u2", offset=4 * lanes)
-    frequencies = np.stack(tables).astype(np.uint64)
-    starts = np.cumsum(frequencies, axis=1) - frequencies
+    frequencies, starts = _frequencies(tables)
     slots = np.concatenate([np.repeat(np.arange(256, dtype=np.uint8), table) for table in tables])
     symbols = np.empty(count, np.uint8)
     place = 0
@@ -94,6 +92,12 @@ def decode(coded: bytes, choose: NDArray[np.uint16], tables: Sequence[Table]) ->
         states[: len(state)] = state
     _require(place == len(words) and bool((states == LOW).all()))
     return symbols
+
+
+def _frequencies(tables: Sequence[Table]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The frequency of each table's symbols, and the sum of those before it, both (tables, 256)."""
+    frequencies = np.stack(tables).astype(np.uint64)
+    return frequencies, np.cumsum(frequencies, axis=1) - frequencies
 
 
 def _require(fits: bool) -> None:
