@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,7 +26,11 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	$(BIN)/python benchmarks/int8_peers.py || status=1; \
 	$(BIN)/python benchmarks/distill_table.py || status=1; \
 	$(BIN)/python benchmarks/qat_peers.py --epochs 3 --lr 5e-5 || status=1; \
+	$(BIN)/python benchmarks/l2_curve.py || status=1; \
 	exit $$status
+
+fuzz: $(VENV)/dev ## read a million damaged .l2z files; takes a quarter of an hour
+	MUTATIONS=1000000 $(BIN)/python -m pytest tests/pipeline/test_l2z.py -k mutated
 
 clean: ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs build edgepress.egg-info

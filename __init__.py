@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model import Model
     from .passes import PASSES
+    from .pipeline.l2z.pack import load
     from .pipeline.recipe import Recipe
     from .pipeline.run import compress
     from .targets import TARGETS
 
 __version__ = "0.1.0"
-__all__ = ["PASSES", "TARGETS", "Model", "Recipe", "compress"]
+__all__ = ["PASSES", "TARGETS", "Model", "Recipe", "compress", "load"]
 
 _HOMES = {
     "Model": ".model",
@@ -21,6 +22,7 @@ _HOMES = {
     "Recipe": ".pipeline.recipe",
     "TARGETS": ".targets",
     "compress": ".pipeline.run",
+    "load": ".pipeline.l2z.pack",
 }
 
 

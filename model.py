@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CodedTensor:
+    """A float tensor of few values, as a file can store it.
+
+    indices: uint8, of the tensor's shape; values: (n,), at most 256; scale: (channels,), what each slice along `axis`
+    is multiplied by, None for 1.
+    """
+
+    indices: Tensor
+    values: Tensor
+    scale: Tensor | None = None
+    axis: int | None = None
+
+    def tensor(self) -> Tensor:
+        """The tensor itself: every machine rounds the one product to the same number."""
+        taken = self.values[self.indices.long()]
+        if self.scale is None or self.axis is None:
+            return taken
+        shape = [1] * taken.dim()
+        shape[self.axis] = -1
+        return taken * self.scale.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,7 @@ class Model:
     onnx_path: the file, when the model was read from ONNX: exported as it is while no pass has changed it.
     original: the float model as ingested; None on the float model itself.
     stored_bytes: bytes of the weights at their stored precision; None means that of their dtypes.
+    coded: tensors of the module that hold few values, by name, as a packed file stores them.
     """
 
     module: nn.Module
@@ -49,6 +73,7 @@ class Model:
     onnx_path: Path | None = None
     original: Model | None = None
     stored_bytes: int | None = None
+    coded: Mapping[str, CodedTensor] = field(default_factory=dict, compare=False)
     source: str = field(default="", compare=False)
 
     @property
@@ -84,7 +109,8 @@ class Model:
 
     def successor(self, module: nn.Module, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
-        return replace(self, module=module, onnx_path=None, original=self.float_original, **changes)  # type: ignore[arg-type]
+        fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}}
+        return replace(self, module=module, **fresh | changes)  # type: ignore[arg-type]
 
 
 Forward = Callable[..., tuple["Tensor", ...]]

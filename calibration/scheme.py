@@ -17,6 +17,8 @@ class QuantScheme:
     """The grids of INT8 Q/DQ graphs; weights are always signed, per channel, zero point 0.
 
     weight_limit: the largest magnitude of their integers; 64 where sums of products would saturate above it.
+    both_addends: whether a convolution's output is quantized before something is added to it that no convolution
+    made; the sum is then computed on integers, where a runtime would else add in float beside the convolution.
 
     | asymmetric | activations      | zero point | accepted by                   |
     |------------|------------------|------------|-------------------------------|
@@ -26,6 +28,7 @@ class QuantScheme:
 
     asymmetric: bool = False
     weight_limit: int = 127
+    both_addends: bool = False
 
     @property
     def activations(self) -> str:
@@ -46,4 +49,5 @@ def intersect(schemes: Iterable[QuantScheme]) -> QuantScheme:
     return QuantScheme(
         asymmetric=bool(every) and all(s.asymmetric for s in every),
         weight_limit=min((s.weight_limit for s in every), default=127),
+        both_addends=bool(every) and all(s.both_addends for s in every),
     )

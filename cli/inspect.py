@@ -69,7 +69,8 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
 )
 @common_options
 def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
-    """Say what each runtime would refuse, run in float or clip silently in the ONNX file MODEL, and the fix.
+    """Say what each runtime would refuse, run in float or clip silently in MODEL, an ONNX file or an .l2z
+    file with one inside, and the fix.
 
     Exit code 0 when nothing was found, 3 when something was.
 
@@ -78,13 +79,14 @@ def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
       compress lint model.onnx --target tensorrt
       compress lint model.onnx --json
     """
+    from ..pipeline.l2z.pack import as_onnx
     from ..pipeline.profile import read_graph, runtime_and_device
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)
-    with quiet_stdout() if as_json else nullcontext():
-        read_graph(model)
-        found = {runtime: TARGETS[runtime].lint(model) for runtime in runtimes}
+    with quiet_stdout() if as_json else nullcontext(), as_onnx(model) as graph:
+        read_graph(graph)
+        found = {runtime: TARGETS[runtime].lint(graph) for runtime in runtimes}
     clean = not any(found.values())
     if as_json:
         listed = {runtime: [asdict(problem) for problem in problems] for runtime, problems in found.items()}

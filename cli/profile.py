@@ -61,7 +61,9 @@ def profile(
     folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Time the ONNX file MODEL on each target, and show its layers and their executed precision.
+    """Time MODEL on each target, and show its layers and their executed precision.
+
+    MODEL is an ONNX file, or an .l2z file with one inside.
 
     Exit code 2 when a runtime refused the model, 5 when a device is not here; the others are timed.
 
@@ -69,14 +71,20 @@ def profile(
     Example:
       compress profile model.onnx --target openvino:CPU --target onnxruntime
       compress profile model.onnx -t openvino:CPU --float-precision f32 --json
+      compress profile model.l2z -t openvino:CPU
     """
+    from ..pipeline.l2z.pack import as_onnx
     from ..pipeline.profile import ProfilePlan
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream
 
     plan = ProfilePlan(pairs, iterations, float_precision, batch or 0, threads, seed)
-    with quiet_stdout() if as_json else nullcontext(), tempfile.TemporaryDirectory() as temporary:
-        found = measure(model, labels, folder or Path(temporary), plan, for_stream())
+    with (
+        quiet_stdout() if as_json else nullcontext(),
+        tempfile.TemporaryDirectory() as temporary,
+        as_onnx(model) as graph,
+    ):
+        found = measure(graph, labels, folder or Path(temporary), plan, for_stream())
     if folder is not None:
         found.write(folder)
     if as_json:

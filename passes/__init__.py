@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .base import Pass
 from .distill import Distill
+from .l2 import L2
 from .quantize import Quantize
 
 PASSES: dict[str, type[Pass]] = {
     Distill.name: Distill,
+    L2.name: L2,
     Quantize.name: Quantize,
 }

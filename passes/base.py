@@ -42,7 +42,7 @@ class PassContext:
 
     layer_ms: times a model's layers on the recipe's first device. load_network: reads a further network, whose
     inputs are the data's. scratch: where a pass may keep unfinished work, to resume from when it is killed.
-    folder: the recipe's, where functions of the user lie.
+    folder: the recipe's, where functions of the user lie. packed_bytes: what a model takes as a packed file.
     """
 
     data: DataParts
@@ -55,6 +55,7 @@ class PassContext:
     load_network: Callable[[NetworkSource], Model] | None = None
     scratch: Path | None = None
     folder: Path | None = None
+    packed_bytes: Callable[[Model], int] | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh random generator under the recipe's seed."""
@@ -106,6 +107,11 @@ class Pass(BaseModel, ABC):
     @property
     def quantizes(self) -> bool:
         """Whether the model has quantizers after this pass, so that it cannot be quantized again."""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model ends in a small file, whose size a further pass would not keep."""
         return False
 
     def networks(self) -> tuple[NetworkSource, ...]:

@@ -70,10 +70,11 @@ class Quantize(Pass):
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
         from .quantization.capture import capture
         from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
-        from .quantization.placement import layers_to_keep, place
+        from .quantization.placement import BOTH_ADDENDS, layers_to_keep, place
         from .quantization.steps import Steps
 
         graph = capture(model)
+        graph.meta[BOTH_ADDENDS] = context.scheme.both_addends
         kept = layers_to_keep(graph, self.keep_float, self.name)
         placement = place(graph, kept)
         if not any(c.quantized for c in placement.coverage):

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 
 class TensorRow(Record):
-    """One stored tensor."""
+    """One stored tensor. In an .l2z file: bits of one element, its share of the file, and of its elements the zeros."""
 
     name: str
     shape: list[int]
     dtype: str
     params: int
+    bits: float | None = None
+    share: float | None = None
+    zeros: float | None = None
 
 
 class PassRow(Record):
@@ -39,7 +42,7 @@ class PassRow(Record):
 class Inspection(Record):
     """What `compress inspect` knows. `bytes`: size of the weights as stored; `macs`: for one sample."""
 
-    kind: Literal["network", "weights", "onnx"]
+    kind: Literal["network", "weights", "onnx", "l2z"]
     source: str
     params: int
     macs: int | None = None
@@ -83,6 +86,8 @@ def inspect_model(
         return _inspect_onnx(path, example)
     if suffix == ".pt2":
         return _inspect_section(ModelSection(source=str(path.resolve())), example, trust_pickle, None)
+    if suffix == ".l2z":
+        return _inspect_l2z(path)
     if suffix in WEIGHT_SUFFIXES:
         return _inspect_weights(read_weights(path, trust_pickle), path)
     raise CompressError(
@@ -139,6 +144,33 @@ def _inspect_weights(weights: dict[str, Tensor], path: Path) -> Inspection:
     size = sum(t.numel() * t.element_size() for t in weights.values())
     total = sum(r.params for r in rows)
     return Inspection(kind="weights", source=path.name, params=total, bytes=size, tensors=rows, notes=notes)
+
+
+def _inspect_l2z(path: Path) -> Inspection:
+    from .l2z.sizes import tensor_sizes
+
+    content = path.read_bytes()
+    rows = [
+        TensorRow(
+            name=t.name,
+            shape=list(t.shape),
+            dtype=t.dtype,
+            params=t.elements,
+            bits=t.bits,
+            share=t.bytes / len(content),
+            zeros=t.zeros,
+        )
+        for t in tensor_sizes(content, str(path))
+    ]
+    rest = 1 - sum(row.share or 0.0 for row in rows)
+    return Inspection(
+        kind="l2z",
+        source=path.name,
+        params=sum(row.params for row in rows),
+        bytes=len(content),
+        tensors=rows,
+        notes=[f"header, tables and graph take {100 * rest:.1f} % of the file"],
+    )
 
 
 def _inspect_onnx(path: Path, example: tuple[Tensor, ...] | None, model: Model | None = None) -> Inspection:

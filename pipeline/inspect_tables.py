@@ -8,9 +8,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from .inspect import Inspection
+from .inspect import Inspection, TensorRow
 
 MAX_ROWS = 400  # a terminal; --json has all
+BAR = 20
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -42,7 +43,9 @@ def _parts(found: Inspection) -> Iterator[Text | Table]:
         yield from _table(
             ("operator", "count"), [(k, f"{v:,}") for k, v in found.operators.items()], numeric=(1,)
         )
-    if found.tensors:
+    if found.kind == "l2z":
+        yield from _of_packed(found.tensors)
+    elif found.tensors:
         tensors = [(t.name, _shape(t.shape), t.dtype, f"{t.params:,}") for t in found.tensors]
         yield from _table(("tensor", "shape", "dtype", "parameters"), tensors, numeric=(3,))
     if found.passes:
@@ -50,6 +53,26 @@ def _parts(found: Inspection) -> Iterator[Text | Table]:
         yield from _table(("pass", "applies", "reason"), passes)
     for note in found.notes:
         yield safe(f"note: {note}")
+
+
+def _of_packed(tensors: Sequence[TensorRow]) -> Iterator[Text | Table]:
+    """The largest share first, and as a bar."""
+    most = max((row.share or 0.0 for row in tensors), default=0.0)
+    rows = [
+        (
+            row.name,
+            _shape(row.shape),
+            row.dtype,
+            f"{100 * (row.zeros or 0.0):.0f} %",
+            f"{row.bits or 0.0:.2f}",
+            f"{100 * (row.share or 0.0):.1f} %",
+            "█" * round(BAR * (row.share or 0.0) / most) if most else "",
+        )
+        for row in sorted(tensors, key=lambda row: -(row.share or 0.0))
+    ]
+    yield from _table(
+        ("tensor", "shape", "dtype", "zeros", "bits each", "of the file", ""), rows, numeric=(3, 4, 5)
+    )
 
 
 def _table(

@@ -257,13 +257,18 @@ def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> B
 
 
 def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:
-    name = "size of model.onnx"
+    if packed := [a for a in artefacts if a.kind == "l2z"]:
+        return _size("model.l2z", limit, packed[0].bytes)
     files = [a for a in artefacts if a.path.startswith("model.onnx")]
     if not any(a.kind == "onnx" for a in files):
-        return _unmeasured(name, byte_size(limit), "no model.onnx was exported.")
-    size = sum(a.bytes for a in files)  # weights over 2 GB lie beside the model, in model.onnx.data
+        return _unmeasured("size of model.onnx", byte_size(limit), "no model.onnx was exported.")
+    # Weights over 2 GB lie beside the model, in model.onnx.data.
+    return _size("model.onnx", limit, sum(a.bytes for a in files))
+
+
+def _size(file: str, limit: int, size: int) -> BudgetRecord:
     measured = _text(limit, size, byte_size, "{:,} B")
     kept = size <= limit
     side = "within" if kept else "over"
     reason = f"the exported model takes {size:,} bytes, {side} the limit of {limit:,}."
-    return _record(name, byte_size(limit), measured, kept, reason)
+    return _record(f"size of {file}", byte_size(limit), measured, kept, reason)

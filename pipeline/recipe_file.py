@@ -112,6 +112,10 @@ def _with_files(document: Document, options: Any, location: Location, folder: Pa
 
 def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
     """Why `new` cannot work after `earlier`, in words: the pass itself knows, by `refuses_after`."""
+    if packed := next((p for p in earlier if p.packs), None):
+        return (
+            f"the file that {packed.name} makes would not hold what this pass does: list {packed.name} last"
+        )
     return new.refuses_after(earlier)
 
 

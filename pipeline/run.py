@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from ..targets.onnxruntime import load as load_onnxruntime
 from .devices import Candidate, Measured, forward_of, layer_times, measure_target
 from .environment import code_digest, cpu_model, environment, versions
 from .export import export
-from .files import sha256_file
+from .files import sha256_file, write_atomically
 from .ingest import ingest
 from .judge import judge
+from .l2z.pack import pack_file
 from .lock import locked
 from .onnx_network import why_no_pass
 from .packed import write_packed
@@ -122,7 +123,14 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.require_devices()
-        for outdated in ("run.json", "report.html", "report.md", "junit.xml", "packed.safetensors"):
+        for outdated in (
+            "run.json",
+            "report.html",
+            "report.md",
+            "junit.xml",
+            "packed.safetensors",
+            "model.l2z",
+        ):
             (self.folder / outdated).unlink(
                 missing_ok=True
             )  # a failed run must not leave an older verdict behind
@@ -139,7 +147,8 @@ class _Run:
         measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
         records = [m.record for m in measured]
         packed = write_packed(final, self.folder / "packed.safetensors")
-        artefacts = self._artefacts(float_onnx, onnx_path, packed, measured)
+        small = self._write_l2z(final, onnx_path)
+        artefacts = self._artefacts(float_onnx, onnx_path, packed, small, measured)
         rows = [step.record for step in steps]
         budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs, records, artefacts)
         record = RunRecord(
@@ -197,6 +206,7 @@ class _Run:
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
             load_network=lambda source: self._load_network(source, data),
+            packed_bytes=self._packed_bytes,
             folder=self.base,
         )
 
@@ -216,6 +226,11 @@ class _Run:
                     path = export(model, Path(folder) / "model.onnx", **self._export_options())
                     return layer_times(path, section, model, Path(folder))
         return {}
+
+    def _packed_bytes(self, model: Model) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            path = export(model, Path(folder) / "model.onnx", **self._export_options())
+            return len(pack_file(path, coded=model.coded))
 
     def refuse_impossible(self, model: Model) -> None:
         """Say before any work what the passes will refuse, and a metric that is not there."""
@@ -246,7 +261,7 @@ class _Run:
             "calibration_samples": len(data.calibration),
             "metric": self.recipe.metric,
             "seed": self.recipe.seed,
-            "scheme": self.scheme.name,
+            "scheme": asdict(self.scheme),
             "versions": versions(),
             "code": code_digest(getattr(metric, "function", None)),
         }
@@ -303,10 +318,24 @@ class _Run:
             store_target(self.store, key, self.folder, measured)
         return measured
 
+    def _write_l2z(self, final: Model, onnx_path: Path) -> Path | None:
+        """The model in one small file where the recipe asks for it; it unpacks to the very ONNX file."""
+        if not any(chosen.packs for chosen in self.recipe.passes):
+            return None
+        path = self.folder / "model.l2z"
+        write_atomically(path, pack_file(onnx_path, coded=final.coded))
+        return path
+
     def _artefacts(
-        self, float_onnx: Path, onnx_path: Path, packed: Path | None, measured: list[Measured]
+        self,
+        float_onnx: Path,
+        onnx_path: Path,
+        packed: Path | None,
+        small: Path | None,
+        measured: list[Measured],
     ) -> list[ArtefactRecord]:
         files = [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
+        files += [(small, "l2z")] if small is not None else []
         files += [(packed, "packed-weights")] if packed is not None else []
         files += [(a.path, a.kind) for m in measured for a in m.artefacts]
         return [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,14 @@ OFFSET = 128
 CLIP_WITH_INPUTS = 11  # the opset in which Clip's bounds became inputs
 _INT8_MAX = 127
 _CLAMPS = {"Relu", "Clip"}
+_PRODUCTS = {"MatMul", "Gemm"}
+
+# Ops of one computed input whose output is nowhere negative where that input is not. (Q/DQ are among them as their
+# zero point is a number of their grid.)
+_KEEP_SIGN = {
+    "ReduceMean", "GlobalAveragePool", "AveragePool", "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze",
+    "Transpose", "Identity", "QuantizeLinear", "DequantizeLinear",
+}  # fmt: skip
 
 
 def worth_it() -> bool:
@@ -42,44 +51,87 @@ def shift_to_unsigned(model: onnx.ModelProto, products: bool = True) -> int:
     """
     del model.graph.value_info[:]  # notes of types that are about to change
     graph = OnnxGraph(model)
-    pairs = _signed_pairs(graph, products)
+    pairs = [pair for pair in _signed_pairs(graph) if products or not any(_products(graph, pair[0]))]
     _make_unsigned(graph, pairs, OFFSET)
     return len(pairs)
 
 
 def trim_to_unsigned(model: onnx.ModelProto) -> int:
-    """Make int8 Q/DQ pairs at zero point 0 behind a Relu into uint8 at 0, in place; returns how many.
+    """Make int8 Q/DQ pairs at zero point 0 of what is never negative into uint8 at 0, in place; returns how many.
 
-    Nothing there is negative, so the integers are 0 to 127, which uint8 holds too; the Relu becomes a Clip, or
-    uint8 would go on to 255. Convolutions read a zero point of 0 without a correction. What `shift_to_unsigned`
-    leaves without `products` stays here too, and what is quantized from a Relu that has other readers.
+    The integers there are 0 to 127, which uint8 holds too, and layers read them without a correction. A Clip ends
+    them (the Relu itself, if there is one), or uint8 would go on to 255. Stays as it is: what a product of two
+    activations reads, and what is quantized from a Relu that has other readers.
     """
-    from onnx import numpy_helper
-
     graph = OnnxGraph(model)
     if graph.opset < CLIP_WITH_INPUTS:
         return 0
     del model.graph.value_info[:]
-    outputs = {value.name for value in model.graph.output}
-    pairs = []
-    for pair in _signed_pairs(graph, products=False):
-        tensor, scale = pair[0].input[0], graph.value(pair[0].input[1])
-        clamp = graph.by_name.get(graph.producer.get(tensor, ""))
-        shared = len(graph.readers[tensor]) > 1 or tensor in outputs
-        bounds = _bounds(graph, clamp) if clamp is not None and clamp.op_type in _CLAMPS else None
-        if clamp is None or bounds is None or bounds[0] != 0 or shared or scale is None or scale.size != 1:
-            continue
-        high = min(bounds[1], _INT8_MAX * float(scale.item()))
-        clamp.op_type = "Clip"
-        clamp.input[1:] = [f"{tensor}_trim_low", f"{tensor}_trim_high"]
-        for name, end in zip(clamp.input[1:], (0.0, high), strict=True):
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(end, scale.dtype), name))
-        pairs.append(pair)
+    pairs = [pair for pair in _signed_pairs(graph) if _trimmable(graph, pair[0])]
+    before: dict[str, list[onnx.NodeProto]] = {}
+    for quantizer, *_ in pairs:
+        high = _INT8_MAX * np.asarray(graph.value(quantizer.input[1])).reshape(())
+        clamp = graph.by_name[graph.producer[quantizer.input[0]]]
+        if clamp.op_type in _CLAMPS:
+            low, end = _bounds(graph, clamp) or (0.0, np.inf)
+            clamp.op_type = "Clip"
+            clamp.input[1:] = _ends(
+                graph, clamp.output[0], low, np.minimum(high, np.asarray(end, high.dtype))
+            )
+        else:
+            before[graph.producer[quantizer.output[0]]] = [_clip_ahead(graph, quantizer, high)]
     _make_unsigned(graph, pairs, 0)
+    _insert(graph, before)
     return len(pairs)
 
 
-def _signed_pairs(graph: OnnxGraph, products: bool) -> list[list[onnx.NodeProto]]:
+def _trimmable(graph: OnnxGraph, quantizer: onnx.NodeProto) -> bool:
+    tensor, scale = quantizer.input[0], graph.value(quantizer.input[1])
+    clamped = graph.producer.get(tensor) in {name for name, _ in graph.of_type(*_CLAMPS)}
+    shared = len(graph.readers[tensor]) > 1 or tensor in {value.name for value in graph.model.graph.output}
+    return (
+        scale is not None
+        and scale.size == 1
+        and _never_negative(graph, tensor)
+        and not (clamped and shared)
+        and all(_times_constant(graph, product) for product in _products(graph, quantizer))
+    )
+
+
+def _clip_ahead(graph: OnnxGraph, quantizer: onnx.NodeProto, high: np.ndarray[Any, Any]) -> onnx.NodeProto:
+    """A new Clip from 0 to `high` that `quantizer` reads from now on."""
+    from onnx import helper
+
+    tensor, trimmed = quantizer.input[0], f"{quantizer.output[0]}_trimmed"
+    quantizer.input[0] = trimmed
+    return helper.make_node("Clip", [tensor, *_ends(graph, trimmed, 0.0, high)], [trimmed], trimmed)
+
+
+def _ends(graph: OnnxGraph, tensor: str, low: float, high: np.ndarray[Any, Any]) -> list[str]:
+    """The names of two new constants, the bounds of the Clip that makes `tensor`."""
+    from onnx import numpy_helper
+
+    names = [f"{tensor}_trim_low", f"{tensor}_trim_high"]
+    for name, end in zip(names, (low, high), strict=True):
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(end, high.dtype), name))
+    return names
+
+
+def _never_negative(graph: OnnxGraph, tensor: str) -> bool:
+    """Whether a Relu, or a Clip from 0 or more, ends below all that `tensor` holds."""
+    while True:
+        node = graph.by_name.get(graph.producer.get(tensor, ""))
+        if node is None:
+            return False
+        if node.op_type in _CLAMPS:
+            bounds = _bounds(graph, node)
+            return bounds is not None and bounds[0] >= 0
+        if node.op_type not in _KEEP_SIGN:
+            return False
+        tensor = node.input[0]
+
+
+def _signed_pairs(graph: OnnxGraph) -> list[list[onnx.NodeProto]]:
     """Each quantizer that may become unsigned, with the DequantizeLinear nodes that read it."""
     outputs = {value.name for value in graph.model.graph.output}
     pairs = []
@@ -93,7 +145,6 @@ def _signed_pairs(graph: OnnxGraph, products: bool) -> list[list[onnx.NodeProto]
             and quantizer.output[0] not in outputs
             and alike
             and only_pairs
-            and (products or _only_convolutions(graph, quantizer))
         ):
             pairs.append(pair)
     return pairs
@@ -113,18 +164,22 @@ def _make_unsigned(graph: OnnxGraph, pairs: list[list[onnx.NodeProto]], zero: in
         graph.model.graph.initializer.append(numpy_helper.from_array(array, name))
 
 
-def _only_convolutions(graph: OnnxGraph, quantizer: onnx.NodeProto) -> bool:
-    """Whether no MatMul or Gemm reads what `quantizer` writes, also through what only moves values."""
+def _products(graph: OnnxGraph, quantizer: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The MatMul and Gemm nodes that read what `quantizer` writes, also through what only moves values."""
     tensors, seen = [*quantizer.output], set(quantizer.output)
     while tensors:
         for reader in (graph.by_name[name] for name in graph.readers.get(tensors.pop(), ())):
-            if reader.op_type in ("MatMul", "Gemm"):
-                return False
+            if reader.op_type in _PRODUCTS:
+                yield reader
             if reader.op_type == "DequantizeLinear" or reader.op_type in MOVING_OPS:
                 new = [output for output in reader.output if output not in seen]
                 tensors += new
                 seen.update(new)
-    return True
+
+
+def _times_constant(graph: OnnxGraph, product: onnx.NodeProto) -> bool:
+    """Whether the second factor is a weight."""
+    return product.input[1] in graph.constants
 
 
 def quantize_before_clamps(model: onnx.ModelProto) -> int:
@@ -137,7 +192,6 @@ def quantize_before_clamps(model: onnx.ModelProto) -> int:
     from onnx import helper
 
     graph = OnnxGraph(model)
-    nodes: list[onnx.NodeProto] = []
     before: dict[str, list[onnx.NodeProto]] = {}
     for name, quantizer in graph.of_type("QuantizeLinear"):
         clamp_name = graph.producer.get(quantizer.input[0], "")
@@ -156,13 +210,17 @@ def quantize_before_clamps(model: onnx.ModelProto) -> int:
             helper.make_node("DequantizeLinear", [pair[0], *grid], pair[1:], pair[1]),
         ]
         clamp.input[0] = pair[1]
-    for name, node in graph.by_name.items():
-        nodes += [*before.get(name, ()), node]
+    _insert(graph, before)
+    return len(before)
+
+
+def _insert(graph: OnnxGraph, before: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
+    """Put the nodes `before[name]` ahead of the node `name`, in place; `graph` does not know of them."""
+    nodes = [new for name, node in graph.by_name.items() for new in (*before.get(name, ()), node)]
     if before:
         ordered = [type(node).FromString(node.SerializeToString()) for node in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(ordered)
-    return len(before)
+        del graph.model.graph.node[:]
+        graph.model.graph.node.extend(ordered)
 
 
 def _clamps_nothing(graph: OnnxGraph, clamp: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
@@ -103,6 +104,36 @@ def measure_interleaved(
     return launches
 
 
+def measure_side_by_side(
+    contenders: Sequence[Contender],
+    feeds: Feeds,
+    rounds: int = 12,
+    iterations: int = 150,
+    seed: int = 0,
+    progress: Progress = Silent(),
+) -> dict[str, list[float]]:
+    """Medians in ns of each contender, one for each round: all are loaded anew in this process and run in turns.
+
+    Where launches differ by a tenth or more (memory, clock, neighbours), what is measured within milliseconds of each
+    other does not: ratios are many times tighter. As times they are worth less, for the engines share the caches.
+    """
+    from . import TARGETS
+
+    draw = random.Random(seed)
+    medians: dict[str, list[float]] = {c.label: [] for c in contenders}
+    for _ in progress.track(range(rounds), "timing side by side", rounds):
+        engines = {c.label: TARGETS[c.target].load(c.path, c.options) for c in contenders}
+        samples: dict[str, list[int]] = {label: [] for label in engines}
+        for _ in range(iterations):
+            for label in draw.sample(list(engines), len(engines)):
+                start = time.perf_counter_ns()
+                engines[label].run(feeds)
+                samples[label].append(time.perf_counter_ns() - start)
+        for label, taken in samples.items():
+            medians[label].append(median(taken[iterations // 5 :]))
+    return medians
+
+
 def of(launches: Sequence[LaunchSamples], label: str) -> list[LaunchSamples]:
     """The launches of one contender, by round."""
     return sorted((x for x in launches if x.label == label), key=lambda x: x.round)
@@ -142,8 +173,13 @@ def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSample
     before = {x.round: x.result.median_ns for x in baseline}
     after = {x.round: x.result.median_ns for x in compressed}
     rounds = sorted(before.keys() & after.keys())
-    centre, half = _log_interval([before[i] / after[i] for i in rounds])
-    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(rounds))
+    return paired([before[i] for i in rounds], [after[i] for i in rounds])
+
+
+def paired(baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
+    """The same of times that belong together one by one."""
+    centre, half = _log_interval([one / other for one, other in zip(baseline, compressed, strict=True)])
+    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(baseline))
 
 
 def _log_interval(values: Sequence[float]) -> tuple[float, float]:

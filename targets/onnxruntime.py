@@ -17,7 +17,7 @@ from .onnx_graph import OnnxGraph, load_onnx
 from .vnni import weight_limit
 
 name = "onnxruntime"
-scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit())
+scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
 
 PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5

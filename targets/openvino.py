@@ -16,7 +16,7 @@ from .onnx_graph import OnnxGraph, load_onnx
 from .vnni import weight_limit
 
 name = "openvino"
-scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit())
+scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
 
 WARM_UP = 10
 
@@ -74,10 +74,10 @@ def can_build() -> str | None:
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     """Convert to IR (`model.xml`, `model.bin` in `folder`, weights as they are) and compile that IR.
 
-    int8 activations at zero point 0 that convolutions read become uint8, the same numbers, at 0 behind a Relu, else
-    at 128: OpenVINO's convolutions read uint8 only and are slower at another zero point than 0, and version 2026.4
-    runs a quantized concatenation of int8 with wrong results. Those that matmuls read stay: OpenVINO multiplies two
-    activations in INT8 at zero point 0 only.
+    int8 activations at zero point 0 become uint8, the same numbers, at 0 where none is negative, and where
+    convolutions read them else at 128: OpenVINO's convolutions read uint8 only and are slower at another zero point
+    than 0, and version 2026.4 runs a quantized concatenation of int8 with wrong results. Others that matmuls read
+    stay: OpenVINO multiplies two activations in INT8 at zero point 0 only.
     """
     _require(options)
     import openvino

@@ -76,7 +76,7 @@ def sensitivities(
     samples = min(SENSITIVITY_SAMPLES, len(context.data.calibration))
     for inputs, _ in context.data.calibration.head(max(1, samples // batch) * batch).batches(batch):
         output = _first(torch.func.functional_call(network, dict(weights), inputs))
-        likelihood = _log_likelihood(output, draws, classification)
+        likelihood = drawn_log_likelihood(output, draws, classification)
         gradients = torch.autograd.grad(likelihood, list(weights.values()))
         for name, gradient in zip(weights, gradients, strict=True):
             squares[name] += float((gradient.double() ** 2).mean())
@@ -93,8 +93,9 @@ def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 
 
-def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool) -> Tensor:
-    """The sum over samples, of outputs (n, classes, ...) or numbers of any shape."""
+def drawn_log_likelihood(output: Tensor, draws: torch.Generator, classification: bool) -> Tensor:
+    """The log-likelihood of what is drawn from the network's own outputs, (n, classes, ...) or numbers of any shape,
+    summed over the samples."""
     if not classification or output.dim() < 2 or output.shape[1] < 2:
         return (output * torch.randn(output.shape, generator=draws)).sum()
     logits = output.movedim(1, -1).reshape(-1, output.shape[1])

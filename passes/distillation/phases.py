@@ -20,7 +20,7 @@ from ..quantization.capture import capture
 from ..quantization.channel_fit import fit_channels
 from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
 from ..quantization.operators import set_tensor
-from ..quantization.placement import layers_to_keep, place
+from ..quantization.placement import BOTH_ADDENDS, layers_to_keep, place
 from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.steps import State, Steps
@@ -135,6 +135,7 @@ class Phases:
 
         options = self.options
         graph = capture(student)
+        graph.meta[BOTH_ADDENDS] = self.context.scheme.both_addends
         kept = layers_to_keep(graph, options.keep_float, options.name)
         if not any(c.quantized for c in place(graph, kept).coverage):
             note = nothing_to_do(place(graph, kept))

@@ -5,8 +5,9 @@ A tensor is quantized once, at its producer, and every consumer reads the quanti
 1. a convolution, linear layer or matmul reads it (through operators that only move values), or
 2. an addition, multiplication or average whose own result is quantized reads it, so that a residual or gated
    branch stays in INT8; of an addition's operands the one that a convolution alone produced stays as it is,
-   because runtimes can add it inside the convolution's accumulator (OpenVINO does where the other operand comes
-   from a convolution too, and not where it is an identity).
+   because runtimes can add it inside the convolution's accumulator. OpenVINO does so where the other operand comes
+   from a convolution too; where it is an identity only when both are quantized, which graphs for such runtimes ask
+   for (`BOTH_ADDENDS` among the graph's notes, from the scheme of the targets).
 
 A concatenation is a producer like any other: its branches have ranges of their own, and one grid for all of them
 would be the widest. So is a piece of a tensor, as query, key and value are of one layer's output.
@@ -41,6 +42,8 @@ from .operators import (
     groups_of,
     operand,
 )
+
+BOTH_ADDENDS = "both_addends"
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ class _Policy:
         operands = [a for a in root.args if isinstance(a, fx.Node) and a.op != "get_attr" and _is_float(a)]
         if root.target in ADDITIONS and len(operands) == 2:
             accumulated = [o for o in operands if o.target in WEIGHTED and len(o.users) == 1]
+            if self.module.meta.get(BOTH_ADDENDS) and any(o.target not in WEIGHTED for o in operands):
+                accumulated = []
             for addend in operands:
                 if not accumulated or addend is not accumulated[-1]:
                     self.demand(addend)

@@ -16,7 +16,7 @@ from .buckets import Bucket
 from .capture import capture
 from .folding import ensure_biases
 from .operators import set_tensor
-from .placement import WeightSite, place
+from .placement import BOTH_ADDENDS, WeightSite, place
 from .quantizers import (
     WEIGHT_LIMIT,
     AnyWeightQuantizer,
@@ -70,6 +70,7 @@ def rebuild_graph(
 ) -> fx.GraphModule:
     """The capture of `model` with the tensors and quantizers of a plan in it."""
     graph = capture(model)
+    graph.meta[BOTH_ADDENDS] = structure[BOTH_ADDENDS]
     for node_name in structure["rescaled"]:
         insert_rescaling(graph, node_name)
     ensure_biases(graph, correctable(graph, place(graph)))

@@ -22,7 +22,7 @@ from .equalize import WORTHWHILE_DB, equalize
 from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
 from .observe import first_output, observe
-from .placement import Placement, place
+from .placement import BOTH_ADDENDS, Placement, place
 from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
 from .rebuild import SCALE_PREFIX
 from .rescale import find_rescalable
@@ -54,6 +54,7 @@ class State:
     def structure(self) -> dict[str, Any]:
         """What `rebuild_graph` needs beside the tensors."""
         return {
+            BOTH_ADDENDS: bool(self.graph.meta.get(BOTH_ADDENDS)),
             "keep_float": dict(sorted(self.kept.items())),
             "rescaled": list(self.rescaled),
             "grids": {name: asdict(grid) for name, grid in sorted(self.grids.items())},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -12,25 +13,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import CompressError
+from ...model import CodedTensor
 from .container import MOST_TABLES, Entry, Header, Plane, Sections, believable, read, write
 from .contexts import Plan, choices, plan
-from .planes import DTYPES, Palette, bytes_of, from_palette, join, palette_of, split, tensor_of
-from .rans import Bytes, Stream, Table, decode, encode
+from .planes import (
+    DTYPES,
+    Palette,
+    Scales,
+    bytes_of,
+    from_palette,
+    join,
+    multiplied,
+    palette_of,
+    palette_of_coded,
+    split,
+    tensor_of,
+)
+from .rans import TOTAL, Bytes, Stream, Table, decode, encode
 from .tables import read_tables, write_table
 
 WORTHWHILE = 0.995
 """A plane is coded where it takes less than this share of its bytes, and stored as it is elsewhere."""
 
 
-def pack_tensors(tensors: Mapping[str, Tensor], graph: bytes | None = None) -> bytes:
+def pack_tensors(
+    tensors: Mapping[str, Tensor],
+    graph: bytes | None = None,
+    coded: Mapping[str, CodedTensor] = MappingProxyType({}),
+) -> bytes:
     """An .l2z file of tensors by name, of any type and shape, and of the ONNX graph that they were taken from.
 
-    The same tensors give the same bytes. CompressError for a type that the format does not know, and for tensors that
-    shrink so far that no reader would believe it.
+    coded: what is known of some of them, equal bit for bit. The same tensors give the same bytes. CompressError for a
+    type that the format does not know, and for tensors that shrink so far that no reader would believe it.
     """
     packing = _Packing()
     for name, tensor in tensors.items():
-        packing.add(name, tensor)
+        packing.add(name, tensor, coded.get(name))
     header = Header(
         kind="tensors" if graph is None else "onnx", graph=len(graph or b""), tensors=packing.entries
     )
@@ -54,6 +72,11 @@ def unpack_tensors(content: bytes, where: str) -> tuple[dict[str, Tensor], bytes
     return tensors, sections.graph if header.kind == "onnx" else None
 
 
+def coded_planes(header: Header, sections: Sections) -> Iterator[float]:
+    """Bits of each coded plane of a file that was read, in order."""
+    return _Unpacking(header, sections).bits()
+
+
 @dataclass
 class _Packing:
     entries: list[Entry] = field(default_factory=list)
@@ -63,7 +86,7 @@ class _Packing:
     symbols: list[Bytes] = field(default_factory=list)
     choices: list[NDArray[np.uint16]] = field(default_factory=list)
 
-    def add(self, name: str, tensor: Tensor) -> None:
+    def add(self, name: str, tensor: Tensor, known: CodedTensor | None = None) -> None:
         dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
         if dtype not in DTYPES or tensor.layout != torch.strided:
             raise CompressError(f"pack: tensor {name!r} is {dtype}, which .l2z files do not hold")
@@ -72,10 +95,14 @@ class _Packing:
                 f"pack: tensor {name!r} must be on the CPU and have a name that is plain text"
             )
         content = bytes_of(tensor)
-        planned = [(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)]
-        size = sum(_size(plane, chosen) for plane, chosen in planned)
-        palette, rows = None, False
-        for by_rows in (False, True):
+        palette, rows, scales = None, False, None
+        if known is not None:
+            palette, scales = palette_of_coded(known)
+            planned, size = [(palette.indices, plan(palette.indices, shape))], 0.0
+        else:
+            planned = [(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)]
+            size = sum(_size(plane, chosen) for plane, chosen in planned)
+        for by_rows in (False, True) if known is None else ():
             found = _palette(content, tensor, by_rows)
             if found is None:
                 continue
@@ -86,6 +113,9 @@ class _Packing:
         if palette is not None:
             self.raw.append(palette.values.tobytes())
             self.sides.append(palette.counts)
+        if scales is not None:
+            self.raw.append(scales.values.tobytes())
+            self.sides.append(scales.places)
         self.entries.append(
             Entry(
                 name=name,
@@ -93,6 +123,8 @@ class _Packing:
                 shape=list(shape),
                 palette=0 if palette is None else len(palette.values) // tensor.element_size(),
                 rows=rows,
+                scales=0 if scales is None else len(scales.values),
+                scaled=None if scales is None else scales.axis,
                 planes=planes,
                 crc32=zlib.crc32(content.data),
             )
@@ -127,10 +159,12 @@ class _Unpacking:
     def __init__(self, header: Header, sections: Sections) -> None:
         self.header, self.sections = header, sections
         count = sum(plane.tables for entry in header.tensors for plane in entry.planes)
-        tables = read_tables(sections.tables, count)
+        self.tables = read_tables(sections.tables, count)
         self.counts: list[Bytes] = []
+        self.places: list[Bytes] = []
         self.raw_at = self.symbols_at = self.sides_at = 0
-        self.symbols = decode(sections.payload, self._choices(), tables)
+        self.choices = self._choices()
+        self.symbols = decode(sections.payload, self.choices, self.tables)
 
     def _choices(self) -> NDArray[np.uint16]:
         """The table of every symbol; the classes of slices are read on the way, palettes' sizes passed over."""
@@ -146,14 +180,28 @@ class _Unpacking:
                 found.append(choices(plane.axis, classes, tuple(entry.shape), first))
                 first += plane.tables
             self.counts.append(self._side(entry.palettes))
+            self.places.append(self._side(entry.slices_scaled))
         return np.concatenate(found)
+
+    def bits(self) -> Iterator[float]:
+        """What the symbols of each coded plane take."""
+        lengths = np.log2(TOTAL) - np.log2(np.maximum(np.stack(self.tables), 1)) if self.tables else None
+        place = 0
+        for entry in self.header.tensors:
+            for _ in (plane for plane in entry.planes if plane.tables):
+                chosen = slice(place, place + entry.elements)
+                assert lengths is not None
+                yield float(lengths[self.choices[chosen], self.symbols[chosen]].sum())
+                place += entry.elements
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """One after another, each compared with its checksum."""
-        for entry, counts in zip(self.header.tensors, self.counts, strict=True):
+        for entry, counts, places in zip(self.header.tensors, self.counts, self.places, strict=True):
             dtype = DTYPES[entry.dtype]
             planes = [self._plane(entry, plane) for plane in entry.planes]
             content = self._from_palette(entry, planes[0], counts) if entry.palette else join(planes, dtype)
+            if entry.scaled is not None:
+                content = self._scaled(entry, content, places)
             if zlib.crc32(content.data) != entry.crc32:
                 raise CompressError(f"tensor {entry.name!r} does not decode to what was packed")
             yield entry.name, tensor_of(content, dtype, tuple(entry.shape))
@@ -166,6 +214,13 @@ class _Unpacking:
             return from_palette(Palette(values, counts, indices), entry.size)
         except IndexError as error:
             raise CompressError(f"tensor {entry.name!r} names a value that is not there") from error
+
+    def _scaled(self, entry: Entry, content: Bytes, places: Bytes) -> Bytes:
+        values = self._raw(entry.scales * entry.size).view("<f4")
+        if int(places.max()) >= entry.scales:
+            raise CompressError(f"tensor {entry.name!r} names a factor that is not there")
+        assert entry.scaled is not None
+        return multiplied(content, tuple(entry.shape), Scales(values, places, entry.scaled))
 
     def _plane(self, entry: Entry, plane: Plane) -> Bytes:
         if not plane.tables:

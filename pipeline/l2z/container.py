@@ -47,7 +47,8 @@ class Plane(BaseModel):
 class Entry(BaseModel):
     """A tensor: palette counts its different values, or those of all its rows; 0 where its bytes are coded in planes.
 
-    rows: whether each slice along the first axis has a palette of its own.
+    rows: whether each slice along the first axis has a palette of its own. scales: how many different factors there
+    are for the slices along `scaled`, 0 where nothing is multiplied.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -57,6 +58,8 @@ class Entry(BaseModel):
     shape: list[Natural] = Field(max_length=64, fail_fast=True)
     palette: Natural = 0
     rows: bool = False
+    scales: Annotated[int, Field(ge=0, le=PALETTE)] = 0
+    scaled: Annotated[int, Field(ge=0, lt=64)] | None = None
     planes: list[Plane] = Field(max_length=16, fail_fast=True)
     crc32: Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -69,6 +72,11 @@ class Entry(BaseModel):
     def palettes(self) -> int:
         """How many palettes it has."""
         return (self.shape[0] if self.rows else 1) if self.palette else 0
+
+    @property
+    def slices_scaled(self) -> int:
+        """How many slices have a factor."""
+        return 0 if self.scaled is None else self.shape[self.scaled]
 
     @property
     def size(self) -> int:
@@ -160,22 +168,23 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
 
 
 def raw_bytes(header: Header) -> int:
-    """Bytes of what is stored as it is: planes without tables, and the values of palettes."""
+    """Bytes of what is stored as it is: planes without tables, the values of palettes, and factors."""
     return sum(
-        entry.palette * entry.size + entry.elements * sum(plane.tables == 0 for plane in entry.planes)
+        (entry.palette + entry.scales) * entry.size
+        + entry.elements * sum(plane.tables == 0 for plane in entry.planes)
         for entry in header.tensors
     )
 
 
 def sides(header: Header) -> int:
-    """Bytes of what is told of slices: a class for each, and of each palette its size."""
+    """Bytes of what is told of slices: a class for each, of each palette its size, and which factor each has."""
     classes = sum(
         entry.shape[plane.axis]
         for entry in header.tensors
         for plane in entry.planes
         if plane.axis is not None
     )
-    return classes + sum(entry.palettes for entry in header.tensors)
+    return classes + sum(entry.palettes + entry.slices_scaled for entry in header.tensors)
 
 
 def most_header(file_bytes: int) -> int:
@@ -221,6 +230,8 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
             raise CompressError(
                 f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this palette"
             )
+        if (entry.scales > 0 or entry.scaled is not None) and not _may_be_scaled(entry):
+            raise CompressError(f"{where}: tensor {entry.name!r} cannot have these factors")
         for plane in entry.planes:
             if plane.axis is not None and (plane.axis >= len(entry.shape) or plane.tables == 0):
                 raise CompressError(f"{where}: tensor {entry.name!r} has classes along an axis that it lacks")
@@ -239,6 +250,12 @@ def _may_have_palette(entry: Entry) -> bool:
     if entry.size not in WORDS or not entry.elements or (entry.rows and not entry.shape):
         return False
     return entry.palettes <= entry.palette <= min(entry.elements, PALETTE * entry.palettes)
+
+
+def _may_be_scaled(entry: Entry) -> bool:
+    if entry.dtype != "float32" or not entry.palette or entry.rows or entry.scaled is None:
+        return False
+    return entry.scaled < len(entry.shape) and 0 < entry.scales <= entry.shape[entry.scaled]
 
 
 def _deflate(content: bytes) -> bytes:

@@ -19,9 +19,14 @@ CLASSES = (2, 4, 8, 16)
 ROUNDS = 4
 ALIKE = 7.95
 """Bits a symbol from which on coding is not worth the while."""
+LEAST_GAIN = 0.004
+"""What slices must differ by to be sorted, as a share of the plane."""
 TABLE_BYTES = 1.3
 """Of an entry of a table, about."""
 _MOST_SLICES = 1 << 16
+
+Counts = NDArray[np.float64]
+"""Of the 256 symbols, (slices, 256): whole numbers below 2^53, as floats, whose matrices multiply many times faster."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,16 @@ class Plan:
 def plan(symbols: Bytes, shape: tuple[int, ...]) -> Plan | None:
     """The smallest plan that was found for a plane of a tensor of `shape`; None where all symbols are alike often."""
     whole = np.bincount(symbols, minlength=256)
-    if not len(symbols) or _entropy(whole[None])[0] > ALIKE:
+    if not len(symbols) or _entropy(whole[None].astype(np.float64))[0] > ALIKE:
         return None
-    best, found = _plan(whole[None], None, np.zeros(1, np.int64)), None
+    best, found = _plan(whole[None].astype(np.float64), None, np.zeros(1, np.int64)), None
     estimate = best.size
     for axis, length in enumerate(shape[:4]):
         if 1 < length <= _MOST_SLICES and length < len(symbols):
             counts = _counts(symbols, shape, axis)
-            for classes in (c for c in CLASSES if c <= length):
-                chosen = _classify(counts, classes)
+            own = _entropy(counts)
+            for classes in (c for c in CLASSES if c <= length) if _promising(counts, own) else ():
+                chosen = _classify(counts, own, classes)
                 size = _estimate(counts, chosen, classes)
                 if size < estimate:
                     estimate, found = size, (counts, axis, chosen)
@@ -67,19 +73,28 @@ def choices(axis: int | None, classes: Bytes, shape: tuple[int, ...], first: int
     return np.broadcast_to(numbers, shape).reshape(-1)
 
 
-def _counts(symbols: Bytes, shape: tuple[int, ...], axis: int) -> NDArray[np.int64]:
-    """How often each symbol occurs in each slice, (slices, 256)."""
+def _counts(symbols: Bytes, shape: tuple[int, ...], axis: int) -> Counts:
+    """How often each symbol occurs in each slice."""
     length = shape[axis]
     inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
     cells = symbols.reshape(-1, length, inner).astype(np.int64)
     cells += np.arange(length)[None, :, None] * 256
-    return np.bincount(cells.reshape(-1), minlength=256 * length).reshape(length, 256)
+    return np.bincount(cells.reshape(-1), minlength=256 * length).reshape(length, 256).astype(np.float64)
 
 
-def _classify(counts: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _promising(counts: Counts, entropies: NDArray[np.float64]) -> bool:
+    """Whether slices differ by more than chance: their own entropies, corrected for how few symbols each has (Miller
+    and Madow 1955), are together well below that of all."""
+    own = float((entropies * counts.sum(1)).sum())
+    own += (np.count_nonzero(counts) - len(counts)) / (2 * np.log(2))
+    together = counts.sum(0)
+    return bool(own < (1 - LEAST_GAIN) * _entropy(together[None])[0] * together.sum())
+
+
+def _classify(counts: Counts, entropies: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
     """The class of each slice, by Lloyd's rounds: each slice goes to the table that codes it shortest."""
     chosen = np.empty(len(counts), np.int64)
-    order = np.argsort(_entropy(counts), kind="stable")
+    order = np.argsort(entropies, kind="stable")
     chosen[order] = np.arange(len(counts)) * classes // len(counts)
     for _ in range(ROUNDS):
         sums = _sums(counts, chosen, classes)
@@ -89,17 +104,17 @@ def _classify(counts: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     return chosen
 
 
-def _estimate(counts: NDArray[np.int64], chosen: NDArray[np.int64], classes: int) -> float:
+def _estimate(counts: Counts, chosen: NDArray[np.int64], classes: int) -> float:
     """About the bytes of a plan, without making its tables."""
     sums = _sums(counts, chosen, classes)
     bits = float((_entropy(sums) * sums.sum(1)).sum()) + len(counts) * np.log2(classes)
     return float(bits / 8 + TABLE_BYTES * (sums > 0).sum())
 
 
-def _plan(counts: NDArray[np.int64], axis: int | None, chosen: NDArray[np.int64]) -> Plan:
+def _plan(counts: Counts, axis: int | None, chosen: NDArray[np.int64]) -> Plan:
     """The plan with one table for each class that has slices."""
     used, chosen = np.unique(chosen, return_inverse=True)
-    sums = _sums(counts, chosen, len(used))
+    sums = _sums(counts, chosen, len(used)).astype(np.int64)
     tables = [table_of(each) for each in sums]
     bits = sum(coded_bits(c, t) for c, t in zip(sums, tables, strict=True)) + len(chosen) * np.log2(len(used))
     size = bits / 8 + sum(len(write_table(table)) for table in tables)
@@ -107,16 +122,15 @@ def _plan(counts: NDArray[np.int64], axis: int | None, chosen: NDArray[np.int64]
     return Plan(tables, axis, classes.astype(np.uint8), size)
 
 
-def _sums(counts: NDArray[np.int64], chosen: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _sums(counts: Counts, chosen: NDArray[np.int64], classes: int) -> Counts:
     """The counts of each class, (classes, 256)."""
     members = chosen == np.arange(classes)[:, None]
-    # Matrices of floats multiply many times faster than integers add up, and counts below 2^53 are exact in them.
-    sums: NDArray[np.float64] = members.astype(np.float64) @ counts.astype(np.float64)
-    return sums.astype(np.int64)
+    sums: Counts = members.astype(np.float64) @ counts
+    return sums
 
 
-def _entropy(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _entropy(counts: Counts) -> NDArray[np.float64]:
     """Bits a symbol of each row of counts, (rows,)."""
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    found: NDArray[np.float64] = -(share * np.log2(np.where(share > 0, share, 1.0))).sum(1)
+    total = np.maximum(counts.sum(1), 1)
+    found: NDArray[np.float64] = np.log2(total) - (counts * np.log2(np.maximum(counts, 1))).sum(1) / total
     return found

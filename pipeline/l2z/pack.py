@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError
+from ...model import CodedTensor
 from ..checkpoint import read_weights, require_file
 from ..files import write_atomically
 from ..onnx_file import read_onnx
@@ -26,14 +32,20 @@ LEAST_BYTES = 64
 
 
 def source_of(path: Path) -> Path:
-    """The model file that `path` names: itself, or the ONNX file of a run folder."""
-    return path / "model.onnx" if (path / "run.json").is_file() else path
+    """The model file that `path` names: itself, or of a run folder the ONNX file, or what the run packed itself."""
+    if not (path / "run.json").is_file():
+        return path
+    packed = path / f"model{SUFFIX}"
+    return packed if packed.is_file() else path / "model.onnx"
 
 
-def pack_file(path: Path, trust_pickle: str | None = None) -> bytes:
+def pack_file(
+    path: Path, trust_pickle: str | None = None, coded: Mapping[str, CodedTensor] = MappingProxyType({})
+) -> bytes:
     """The .l2z form of a checkpoint or an ONNX file; it was unpacked again and compared.
 
-    trust_pickle: SHA-256 of a checkpoint that may be unpickled although it holds code.
+    trust_pickle: SHA-256 of a checkpoint that may be unpickled although it holds code. coded: tensors of an ONNX file
+    that are known to hold few values, by name, or by what they hold where the exporter turned them.
     """
     require_file(path, "model")
     if path.suffix == SUFFIX:
@@ -42,7 +54,7 @@ def pack_file(path: Path, trust_pickle: str | None = None) -> bytes:
         model = read_onnx(path)
         whole = model.SerializeToString(deterministic=True)
         graph, tensors = _taken_apart(model)
-        content = pack_tensors(tensors, graph)
+        content = pack_tensors(tensors, graph, _found_in(tensors, coded))
         same = _put_together(graph, unpack_tensors(content, str(path))[0], path) == whole
     else:
         tensors = read_weights(path, trust_pickle)
@@ -70,10 +82,58 @@ def unpack_file(path: Path, output: Path) -> None:
         raise CompressError(f"unpack: {output}: expected a .safetensors or .onnx file to write")
 
 
+def load(path: str | Path) -> dict[str, Tensor] | onnx.ModelProto:
+    """The tensors of an .l2z file by name, or, where it holds a graph, the ONNX model."""
+    path = Path(path)
+    tensors, graph = read_file(path)
+    if graph is None:
+        return tensors
+    import onnx
+
+    model: onnx.ModelProto = onnx.ModelProto.FromString(_put_together(graph, tensors, path))
+    return model
+
+
+@contextmanager
+def as_onnx(path: Path) -> Iterator[Path]:
+    """The path of an ONNX file: itself, or for an .l2z file its graph, unpacked for as long as it is needed."""
+    if path.suffix != SUFFIX:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / f"{path.stem}.onnx"
+        unpack_file(path, unpacked)
+        yield unpacked
+
+
 def read_file(path: Path) -> tuple[dict[str, Tensor], bytes | None]:
     """The tensors of an .l2z file by name, and its graph if it has one."""
     require_file(path, "model")
     return unpack_tensors(path.read_bytes(), str(path))
+
+
+def _found_in(tensors: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -> dict[str, CodedTensor]:
+    """What is known of the tensors of a graph: an exporter renames matrices that it transposes."""
+    known: dict[bytes, CodedTensor] = {}
+    for each in coded.values():
+        for view in (each, _transposed(each)) if each.indices.dim() == 2 else (each,):
+            known.setdefault(_fingerprint(view.tensor()), view)
+    return {
+        name: found
+        for name, tensor in tensors.items()
+        if tensor.dtype == torch.float32 and (found := known.get(_fingerprint(tensor))) is not None
+    }
+
+
+def _transposed(coded: CodedTensor) -> CodedTensor:
+    axis = None if coded.axis is None else 1 - coded.axis
+    return CodedTensor(coded.indices.T.contiguous(), coded.values, coded.scale, axis)
+
+
+def _fingerprint(tensor: Tensor) -> bytes:
+    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
+    digest.update(bytes_of(tensor).data)
+    return digest.digest()
 
 
 def _safetensors(tensors: dict[str, Tensor], path: Path) -> bytes:

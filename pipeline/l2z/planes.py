@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...model import CodedTensor
 from .rans import Bytes
 
 DTYPES = {
@@ -97,6 +98,41 @@ def from_palette(palette: Palette, size: int) -> Bytes:
             chunk = slice(first, first + rows)
             found[chunk] = values[indices[chunk] + starts[chunk, None]]
     return found.reshape(-1).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors of the slices of a tensor along one axis. values: float32, each another; places: which each slice has."""
+
+    values: NDArray[np.float32]
+    places: Bytes
+    axis: int
+
+
+def palette_of_coded(coded: CodedTensor) -> tuple[Palette, Scales | None]:
+    """The one palette of a tensor that is known to have few values, and its factors.
+
+    Values that no element has are left out.
+    """
+    values, indices = coded.values.numpy().astype("<f4"), coded.indices.numpy().reshape(-1)
+    used = np.unique(indices)
+    order = used[np.argsort(values[used].view("<u4"), kind="stable")]
+    place = np.zeros(PALETTE, np.uint8)
+    place[order] = np.arange(len(order), dtype=np.uint8)
+    count = np.array([len(order) - 1], np.uint8)
+    palette = Palette(values[order].view(np.uint8), count, place[indices])
+    if coded.scale is None or coded.axis is None:
+        return palette, None
+    factors, places = np.unique(coded.scale.numpy().astype("<f4"), return_inverse=True)
+    return palette, Scales(factors, places.astype(np.uint8), coded.axis)
+
+
+def multiplied(content: Bytes, shape: tuple[int, ...], scales: Scales) -> Bytes:
+    """float32 elements times the factors of their slices, rounded to the nearest float32 as IEEE 754 says."""
+    factors = scales.values[scales.places].reshape([-1 if a == scales.axis else 1 for a in range(len(shape))])
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: NDArray[np.float32] = content.view("<f4").reshape(shape) * factors
+    return np.ascontiguousarray(found, dtype="<f4").reshape(-1).view(np.uint8)
 
 
 def split(content: Bytes, dtype: torch.dtype) -> list[Bytes]:

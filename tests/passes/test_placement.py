@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from edgepress.model import Model
 from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.placement import Placement, place
+from edgepress.passes.quantization.placement import BOTH_ADDENDS, Placement, place
 from quantization_nets import Net, model_of
 from torch import Tensor, fx, nn
 
@@ -34,6 +34,15 @@ def readable(graph: fx.GraphModule, keep_float: Mapping[str, str] = {}) -> Place
         names[node.name] = kind if counts[kind] == 1 else f"{kind}#{counts[kind]}"
     placement = place(graph, keep_float)
     return replace(placement, activations=tuple(names[n] for n in placement.activations))
+
+
+def test_runtimes_may_ask_for_both_addends_where_one_is_an_identity():
+    identity = capture(model_of(Net(residual, **convs("stem", "one", "two", "last")), 4, 8, 8))
+    identity.meta[BOTH_ADDENDS] = True
+    assert quantized(readable(identity)) == ["conv2d#3", "input", "relu", "relu#2", "relu#3"]
+    two_convolutions = capture(model_of(Net(downsampled, **convs("one", "two", "down", "last")), 4, 8, 8))
+    two_convolutions.meta[BOTH_ADDENDS] = True
+    assert quantized(readable(two_convolutions)) == ["conv2d#2", "input", "relu", "relu#2"]
 
 
 def quantized(placement: Placement) -> list[str]:

@@ -34,11 +34,13 @@ def read(content: bytes) -> dict[str, bytes]:
                 own = [next(all_tables) for _ in range(plane["tables"])]
                 choices.append(table_of_each(entry["shape"], plane["axis"], own, side))
         lists = (entry["shape"][0] if entry["rows"] else 1) if entry["palette"] else 0
-        list_sizes.append([next(side) + 1 for _ in range(lists)])
+        sizes = [next(side) + 1 for _ in range(lists)]
+        slices = 0 if entry["scaled"] is None else entry["shape"][entry["scaled"]]
+        list_sizes.append((sizes, [next(side) for _ in range(slices)]))
     symbols = iter(payload(parts[4], [table for plane in choices for table in plane]))
     return {
-        entry["name"]: tensor(entry, sizes, symbols, raw)
-        for entry, sizes in zip(entries, list_sizes, strict=True)
+        entry["name"]: tensor(entry, *told, symbols, raw)
+        for entry, told in zip(entries, list_sizes, strict=True)
     }
 
 
@@ -94,13 +96,24 @@ def payload(content: bytes, tables: list[dict[int, tuple[int, int]]]) -> list[in
     return symbols
 
 
-def tensor(entry: dict, sizes: list[int], symbols: Iterator[int], raw: Iterator[int]) -> bytes:  # type: ignore[type-arg]
+def tensor(entry, sizes, places, symbols, raw) -> bytes:  # type: ignore[no-untyped-def]
     count, size = math.prod(entry["shape"]), SIZES[entry["dtype"]]
     planes = [[next(symbols if plane["tables"] else raw) for _ in range(count)] for plane in entry["planes"]]
     if sizes:
         lists = [[bytes(next(raw) for _ in range(size)) for _ in range(n)] for n in sizes]
         row = count // len(lists)
         content = b"".join(lists[i // row][index] for i, index in enumerate(planes[0]))
+        if places:
+            factors = [
+                struct.unpack("<f", bytes(next(raw) for _ in range(4)))[0] for _ in range(entry["scales"])
+            ]
+            inner = math.prod(entry["shape"][entry["scaled"] + 1 :])
+            values = struct.unpack(f"<{count}f", content)
+            # Of two binary32 the product is exact in binary64; pack rounds it once.
+            content = struct.pack(
+                f"<{count}f",
+                *(v * factors[places[i // inner % len(places)]] for i, v in enumerate(values)),
+            )
     else:
         content = bytes(byte for element in zip(*planes, strict=True) for byte in element)
         if entry["dtype"] in ROTATED:

@@ -196,6 +196,59 @@ def test_what_is_never_negative_becomes_unsigned_with_the_same_values(feeds, sig
     assert wanted.max() == pytest.approx(end)  # some values lie beyond what the grid or the Clip holds
 
 
+def classified(pooled_scale=0.02, times="a weight"):
+    """`conv_qdq` with a head: its output's mean, quantized at `pooled_scale`, times a weight or itself."""
+    model = conv_qdq()
+    arrays = {
+        "s_p": np.float32(pooled_scale),
+        "z_p": np.int8(0),
+        "axes": np.array([2, 3], np.int64),
+        "shape": np.array([-1, 8], np.int64),
+        "q_head": np.array([[3, -2, 5, 1, 8, -9, 7, 2], [-127, 64, 9, -3, 4, 6, -5, 127]], np.int8),
+        "s_head": np.float32(0.01),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in arrays.items())
+    second = ["p_flat"] if times == "itself" else ["d_head"]
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["y", "axes"], ["mean"], "mean", keepdims=0),
+            helper.make_node("QuantizeLinear", ["mean", "s_p", "z_p"], ["q_p"], "q_pooled"),
+            helper.make_node("DequantizeLinear", ["q_p", "s_p", "z_p"], ["d_p"], "d_pooled"),
+            helper.make_node("Reshape", ["d_p", "shape"], ["p_flat"], "flat"),
+            helper.make_node("DequantizeLinear", ["q_head", "s_head", "z_p"], ["d_head"], "d_head"),
+            helper.make_node("Gemm", ["p_flat", *second], ["logits"], "head", transB=1),
+        ]
+    )
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None))
+    return model
+
+
+def test_the_mean_of_what_is_never_negative_becomes_unsigned_with_the_same_logits(feeds):
+    """0.001 * 127 lies below the means: the uint8 grid must end there too."""
+    for scale in (0.02, 0.001):
+        signed = classified(scale)
+        trimmed = onnx.ModelProto.FromString(signed.SerializeToString())
+        assert trim_to_unsigned(trimmed) == 2  # the output of the Relu, and its mean
+        graph = OnnxGraph(trimmed)
+        assert graph.value(graph.by_name["q_pooled"].input[2]) == np.uint8(0)
+        plain = vendor.SessionOptions()
+        plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
+        wanted, got = (
+            vendor.InferenceSession(m.SerializeToString(), plain).run(None, feeds)[0]
+            for m in (signed, trimmed)
+        )
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_product_of_a_mean_with_itself_keeps_its_signed_grid():
+    trimmed = classified(times="itself")
+    assert trim_to_unsigned(trimmed) == 1
+    graph = OnnxGraph(trimmed)
+    assert graph.value(graph.by_name["q_pooled"].input[2]) == np.int8(0)
+    assert "q_p_trimmed" not in graph.producer
+
+
 def read_twice():
     model = conv_qdq()
     model.graph.output.append(helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, None))

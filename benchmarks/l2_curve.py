@@ -1,0 +1,184 @@
+"""How small `l2` makes a network, against its accuracy: solar and digits, CNN and ViT.
+
+\b
+    python benchmarks/l2_curve.py                                   # about an hour a solar network on two cores
+    python benchmarks/l2_curve.py --network solar-cnn --ratio 20 --ratio 30
+    python benchmarks/l2_curve.py --network digits-cnn --quick
+
+Every row is a file: the pass compresses the recipe's float network to the ratio, the .l2z file is written, unpacked to
+ONNX, and the accuracy is that of onnxruntime on the unpacked file, on the test part. The ratio is float32 bytes over
+all bytes of the file. Trainings are kept in results/l2_curve/ and resumed; the curve is an SVG beside the table. Exit
+code 1 when a limit is broken.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from int8_peers import EXAMPLES, _forward, _read
+from reporting import RESULTS, environment, markdown_table, provenance, write
+
+PACKAGES = ("edgepress", "torch", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A recipe's network. limits: the largest drop in points at a ratio; epochs: of its trainings."""
+
+    recipe: Path
+    limits: dict[float, float]
+    ratios: tuple[float, ...]
+    options: dict[str, Any]
+
+
+NETWORKS = {
+    "solar-cnn": Network(
+        EXAMPLES / "solar" / "cnn.yaml",
+        {20: 0.3, 30: 1.0},
+        (10, 20, 30, 45),
+        {"epochs": 8, "lr": 1e-2, "augment": ["flip_horizontal", "flip_vertical"]},
+    ),
+    "solar-vit": Network(
+        EXAMPLES / "solar" / "vit.yaml",
+        {12: 0.3, 20: 1.0},
+        (12, 20),
+        {"epochs": 2, "batch": 16, "lr": 1e-2, "augment": ["flip_horizontal", "flip_vertical"]},
+    ),
+    "digits-cnn": Network(
+        EXAMPLES / "digits" / "cnn.yaml", {10: 0.5, 20: 1.0}, (10, 20, 30), {"epochs": 20, "lr": 1e-2}
+    ),
+    "digits-vit": Network(EXAMPLES / "digits" / "vit.yaml", {8: 0.5}, (5, 8, 12), {"epochs": 20, "lr": 1e-2}),
+}
+QUICK = {"epochs": 1}
+
+
+@click.command(help=__doc__)
+@click.option("--network", "names", multiple=True, type=click.Choice(list(NETWORKS)), help="Default: all.")
+@click.option(
+    "--ratio", "ratios", multiple=True, type=click.FloatRange(min=1, min_open=True), help="Instead."
+)
+@click.option("--quick", is_flag=True, help="One epoch: proves nothing.")
+def main(names: tuple[str, ...], ratios: tuple[float, ...], quick: bool) -> None:
+    """Compress each network to each ratio, and write the table and the curve."""
+    told = environment(PACKAGES)
+    rows, broken = [], []
+    for name in names or NETWORKS:
+        found = _network(name, NETWORKS[name], ratios or NETWORKS[name].ratios, quick)
+        rows += found
+        limits = {} if quick else NETWORKS[name].limits
+        broken += [
+            f"{name} loses {row['drop']:.2f} points at {row['ratio']:.1f}x, the limit is {limits[row['asked']]}"
+            for row in found
+            if row["asked"] in limits and row["drop"] > limits[row["asked"]] + 1e-9
+        ]
+    text = "# Ratio against accuracy of `l2`\n\n" + provenance(told) + "\n" + _table(rows)
+    paths = write(
+        "l2_curve_quick" if quick else "l2_curve", {"environment": told, "rows": rows, "broken": broken}, text
+    )
+    print(text, "written:", *paths, _plot(rows, RESULTS / "l2_curve.svg"))
+    for limit in broken:
+        print(f"LIMIT BROKEN: {limit}")
+    sys.exit(bool(broken))
+
+
+def _network(name: str, network: Network, ratios: tuple[float, ...], quick: bool) -> list[dict[str, Any]]:
+    from edgepress.pipeline.export import export
+    from edgepress.pipeline.l2z.pack import pack_file
+
+    model, data, context, _ = _read(network.recipe)
+    float_value = context.metric.measure(model.run, data.judge, 16)
+
+    def packed_bytes(candidate: Any) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            return len(pack_file(export(candidate, Path(folder) / "model.onnx"), coded=candidate.coded))
+
+    context = replace(context, packed_bytes=packed_bytes)
+    return [_row(name, network, ratio, model, data, context, float_value, quick) for ratio in ratios]
+
+
+def _row(
+    name: str, network: Network, ratio: float, model: Any, data: Any, context: Any, before: Any, quick: bool
+) -> dict[str, Any]:
+    from edgepress.calibration.metric import mcnemar
+    from edgepress.passes.l2 import L2
+    from edgepress.pipeline.export import export
+    from edgepress.pipeline.l2z.pack import pack_file, unpack_file
+    from edgepress.targets import onnxruntime
+    from edgepress.targets.base import TargetOptions
+
+    folder = RESULTS / "l2_curve" / f"{name}-{ratio:g}{'-quick' * quick}"
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{name} at {ratio:g}x", flush=True)
+    started = time.perf_counter()
+    training = {**network.options, **(QUICK if quick else {})}
+    result = L2.model_validate({"ratio": ratio, "training": training}).apply(
+        model, replace(context, scratch=folder)
+    )
+    print("", *result.notes, sep="\n  ", flush=True)
+    small = folder / "model.l2z"
+    small.write_bytes(pack_file(export(result.model, folder / "model.onnx"), coded=result.model.coded))
+    unpack_file(small, folder / "unpacked.onnx")
+    engine = onnxruntime.load(folder / "unpacked.onnx", TargetOptions())
+    after = context.metric.measure(_forward(engine), data.judge, 16)
+    float_bytes = model.facts().bytes
+    return {
+        "network": name,
+        "asked": ratio,
+        "bytes": small.stat().st_size,
+        "ratio": float_bytes / small.stat().st_size,
+        "float": before.value,
+        "accuracy": after.value,
+        "n": after.n,
+        "drop": 100 * (before.value - after.value),
+        "mcnemar_p": mcnemar(before.scores, after.scores),
+        "minutes": (time.perf_counter() - started) / 60,
+    }
+
+
+HEADER = ("network", "file", "ratio", "accuracy, float", "accuracy, decoded", "drop", "McNemar p", "took")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    return markdown_table(
+        HEADER,
+        [
+            [
+                row["network"],
+                f"{row['bytes']:,} B",
+                f"{row['ratio']:.1f}x",
+                f"{100 * row['float']:.2f} %",
+                f"{100 * row['accuracy']:.2f} % (n = {row['n']})",
+                f"{row['drop']:+.2f} points",
+                f"{row['mcnemar_p']:.3f}",
+                f"{row['minutes']:.0f} min",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Drop in points over the ratio, a line for each network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = sorted((row["ratio"], row["drop"]) for row in rows if row["network"] == name)
+        axes.plot(*zip(*own, strict=True), marker="o", label=name)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="float32 bytes / bytes of the .l2z file", ylabel="accuracy lost, points")
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`l2`: lossy and lossless compression together (Shi et al. 2023), down to a small file that decodes bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import ByteSize, Field, model_validator
+
+from .base import Pass, PassContext, PassPlan
+from .lossy.names import KernelName, TransformName
+from .training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+LARGEST_RATIO = 1000
+
+
+class L2(Pass):
+    """Weights to few codes under the rate of their entropy coder; the model ends in an .l2z file of a given size.
+
+    Nothing looks at labels: the network learns from the outputs that it had.
+    """
+
+    name: ClassVar[str] = "l2"
+
+    ratio: float = Field(
+        10.0, gt=1, le=LARGEST_RATIO, description="Bytes of the float weights over those of the whole file."
+    )
+    bytes: ByteSize | None = Field(
+        None, gt=0, description="Bytes of the whole file, such as 1.2MB, in place of `ratio`."
+    )
+    max_drop: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Largest loss of the metric in points on the validation part, in place of `ratio`: the file is made"
+        " smaller rung by rung, training each time, until the next would lose more.",
+    )
+    transform: TransformName = Field(
+        "edge-scale", description="From weights to codes; step and edge of each tensor are learned."
+    )
+    kernel: KernelName = Field("triangular", description="Kernel of the differentiable counter.")
+    kernel_width: float = Field(0.5, gt=0, le=8, description="Its half-width, in codes.")
+    rate_weight: float = Field(
+        2.0,
+        ge=0,
+        le=100,
+        description="Weight of the rate while the file is too large; 1 is what a bit is worth to a uniform quantizer.",
+    )
+    samples: Literal["train", "calibration"] = Field(
+        "train",
+        description="The part whose inputs are learned from; calibration where there is no train part.",
+    )
+    importance_samples: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="Samples on which it is seen how much the outputs depend on each weight.",
+    )
+    transform_epochs: int = Field(1, ge=0, le=10_000, description="Epochs in which steps and edges learn.")
+    transform_lr: float = Field(1e-2, gt=0, le=10, description="Their learning rate, on logarithms.")
+    training: TrainingOptions = Field(
+        TrainingOptions(epochs=10, lr=5e-3),
+        description="How the weights learn to undo the loss; the rate is in steps of their codes.",
+    )
+    temperature: float = Field(2.0, gt=0, le=100, description="Softens the outputs that are compared.")
+    feature_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="Weight of intermediate outputs in the loss; 0 compares outputs alone.",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        chosen = self.model_fields_set & {"ratio", "bytes", "max_drop"}
+        if len(chosen) > 1:
+            raise ValueError(f"expected one of ratio, bytes and max_drop, got {' and '.join(sorted(chosen))}")
+        return self
+
+    @property
+    def packs(self) -> bool:
+        """Always."""
+        return True
+
+    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
+        """The codes of a network that is INT8 are its integers, which a lossy grid would round once more."""
+        if done := next((p for p in earlier if p.quantizes), None):
+            return f"the network is INT8 here, by the {done.name} above: `compress pack` makes an .l2z file of it"
+        return None
+
+    def plan(self, model: Model, context: PassContext) -> PassPlan:
+        """Units by importance, the step that meets the target, training under the rate, and rounding."""
+        from .lossy.phases import Phases
+
+        return Phases(self, model, context).plan()
+
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
+        """The captured graph with the tensors that the codes decode to."""
+        from .lossy.phases import rebuilt, stored_in, uncoded_in
+
+        return rebuilt(model, stored_in(plan), uncoded_in(plan))

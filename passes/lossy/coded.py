@@ -1,0 +1,110 @@
+"""Tensors of a captured graph as codes: modules that stand where the tensors stood, and what remains of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...model import CodedTensor
+from ..quantization.operators import along, get_tensor
+from .names import TransformName
+from .transforms import EDGES, Transform
+
+LARGEST = 127
+"""Codes end there: with zero and their negatives 255 values, which an .l2z file holds as one byte each."""
+SHRINK_LIMIT = 4.0
+"""By how much steps and edges may shrink or grow in all."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """In what a tensor is measured: one number, or one for each slice along `axis`."""
+
+    values: Tensor
+    axis: int | None = None
+
+    def shaped(self, rank: int) -> Tensor:
+        """To multiply a tensor with so many axes by."""
+        return self.values if self.axis is None else along(self.values, self.axis, rank)
+
+
+class Codes(nn.Module):
+    """A tensor as codes: latent values in units, rounded on the way; the gradient passes straight through.
+
+    Step and edge are kept as logarithms, relative to a unit, so that one learning rate suits all of them.
+    """
+
+    unit: Tensor
+
+    def __init__(self, tensor: Tensor, unit: Unit, transform: TransformName) -> None:
+        super().__init__()
+        self.axis, self.name = unit.axis, transform
+        self.register_buffer("unit", unit.shaped(tensor.dim()))
+        self.latent = nn.Parameter(tensor.detach() / self.unit)
+        self.log_step = nn.Parameter(torch.zeros(()))
+        self.log_edge = nn.Parameter(torch.tensor(EDGES[transform]).log())
+
+    def transform(self) -> Transform:
+        """With the step and edge as they are now."""
+        start = float(torch.tensor(EDGES[self.name]).log())
+        step, edge = (
+            x.clamp(at - SHRINK_LIMIT, at + SHRINK_LIMIT)
+            for x, at in ((self.log_step, 0.0), (self.log_edge, start))
+        )
+        return Transform(self.name, step.exp(), edge.exp())
+
+    def codes(self) -> Tensor:
+        """Before rounding, of the tensor's shape."""
+        return self.transform().encode(self.latent).clamp(-LARGEST, LARGEST)
+
+    def symbols(self) -> Tensor:
+        """Rounded codes, without a gradient."""
+        return torch.round(self.codes().detach()) + 0.0  # of two zeros the positive one
+
+    def forward(self) -> Tensor:
+        """The tensor as it is decoded from its codes."""
+        codes = self.codes()
+        rounded = codes + (torch.round(codes) - codes).detach()
+        return self.transform().decode(rounded) * self.unit
+
+    def coded(self, symbols: Tensor) -> CodedTensor:
+        """What is stored of the tensor, given its codes as whole numbers."""
+        present, indices = torch.unique(symbols, return_inverse=True)
+        with torch.no_grad():
+            values = self.transform().decode(present)
+        scale = None if self.axis is None else self.unit.reshape(-1).clone()
+        if scale is None:
+            values = values * self.unit
+        return CodedTensor(indices.to(torch.uint8), values, scale, self.axis)
+
+
+def insert_codes(
+    graph: fx.GraphModule, units: Mapping[str, Unit], transform: TransformName
+) -> fx.GraphModule:
+    """A copy of a captured graph in which the named tensors come out of `Codes`, under the names `codes_0`, …"""
+    coded = copy.deepcopy(graph)
+    names = {tensor: f"codes_{index}" for index, tensor in enumerate(sorted(units))}
+    for tensor, name in names.items():
+        # A vector has few values for each number it is measured in, and no tail: its steps are all of one width.
+        form = transform if units[tensor].axis is not None else "scale"
+        coded.add_submodule(name, Codes(get_tensor(graph, tensor), units[tensor], form))
+    for node in list(coded.graph.nodes):
+        if node.op == "get_attr" and str(node.target) in names:
+            with coded.graph.inserting_before(node):
+                made = coded.graph.call_module(names[str(node.target)])
+            made.meta.update(node.meta)
+            node.replace_all_uses_with(made)
+            coded.graph.erase_node(node)
+    coded.graph.lint()
+    coded.recompile()
+    return coded
+
+
+def codes_of(module: nn.Module, units: Mapping[str, Unit]) -> dict[str, Codes]:
+    """The `Codes` of each tensor, in a graph that `insert_codes` made or in what was built around it."""
+    found = {name.rpartition(".")[2]: m for name, m in module.named_modules() if isinstance(m, Codes)}
+    return {tensor: found[f"codes_{index}"] for index, tensor in enumerate(sorted(units))}

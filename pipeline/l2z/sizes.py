@@ -1,0 +1,60 @@
+"""What each tensor of an .l2z file takes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .codec import coded_planes, unpack_tensors
+from .container import Entry, read
+from .planes import bytes_of
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """A tensor's part of a file. bytes: its coded symbols, values and what is told of its slices, without tables and
+    header, which are deflated together; zeros: share of its elements that are 0."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: float
+    zeros: float
+
+    @property
+    def elements(self) -> int:
+        """How many it has."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def bits(self) -> float:
+        """Of one element."""
+        return 8 * self.bytes / max(1, self.elements)
+
+
+def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
+    """One for each tensor, in the file's order; CompressError says what is wrong with the file `where`."""
+    tensors, _ = unpack_tensors(content, where)
+    header, sections = read(content, where)
+    coded = coded_planes(header, sections)
+    found = []
+    for entry in header.tensors:
+        symbols = sum(next(coded) for plane in entry.planes if plane.tables)
+        tensor = tensors[entry.name]
+        zeros = 1 - np.count_nonzero(bytes_of(tensor != 0)) / max(1, entry.elements)
+        found.append(
+            TensorSize(
+                entry.name, entry.dtype, tuple(entry.shape), symbols / 8 + _beside(entry), float(zeros)
+            )
+        )
+    return found
+
+
+def _beside(entry: Entry) -> int:
+    """Bytes of a tensor that are not coded: planes as they are, values, factors, and what is told of slices."""
+    plain = sum(plane.tables == 0 for plane in entry.planes) * entry.elements
+    classes = sum(entry.shape[plane.axis] for plane in entry.planes if plane.axis is not None)
+    return (
+        plain + (entry.palette + entry.scales) * entry.size + classes + entry.palettes + entry.slices_scaled
+    )

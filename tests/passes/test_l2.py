@@ -1,0 +1,136 @@
+"""`l2` in a recipe, on the digits network: the file's size and accuracy, what it unpacks to, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import edgepress
+import pytest
+from click.testing import CliRunner
+from edgepress.cli import cli
+from edgepress.errors import CompressError
+from edgepress.passes.l2 import L2
+from edgepress.passes.quantize import Quantize
+from edgepress.pipeline.l2z.pack import unpack_file
+from edgepress.pipeline.recipe_file import read_recipe
+from edgepress.pipeline.run import compress
+from edgepress.progress import Silent
+from pydantic import ValidationError
+
+RECIPE = """
+name: small
+model:
+  source: edgepress.examples.digits.models:cnn
+  weights: package:edgepress.examples.digits/cnn.safetensors
+data:
+  source: edgepress.examples.digits.data:digits
+metric: top1
+passes:
+  - l2: {options}
+targets:
+  - onnxruntime
+budgets:
+  metric_drop: 1 points
+  bytes: {limit}
+measure: {{ pairs: 2, iterations: 11 }}
+"""
+
+
+def recipe(folder: Path, options: str, limit: str = "1 MB") -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(options=options, limit=limit))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("l2")
+    path = recipe(folder, "{ ratio: 12, training: { epochs: 6, lr: 1e-2 } }", "35 kB")
+    return folder, compress(path, folder / "run", progress=Silent())
+
+
+def test_a_tenth_of_the_bytes_within_a_point(run: tuple[Path, Any]) -> None:
+    folder, record = run
+    assert record.verdict == "PASS", record.reason
+    before = record.steps[0]
+    size = (folder / "run" / "model.l2z").stat().st_size
+    assert 0.95 * before.bytes / 12 <= size <= before.bytes / 12
+    assert record.budgets[1].name == "size of model.l2z"
+    assert record.budgets[1].measured == f"{size / 1000:.2f} kB"
+
+
+def test_it_unpacks_to_the_graph_that_was_proven(run: tuple[Path, Any]) -> None:
+    folder, _ = run
+    unpack_file(folder / "run" / "model.l2z", folder / "back.onnx")
+    assert (folder / "back.onnx").read_bytes() == (folder / "run" / "model.onnx").read_bytes()
+    loaded = edgepress.load(folder / "run" / "model.l2z")
+    assert loaded.SerializeToString(deterministic=True) == (folder / "back.onnx").read_bytes()
+
+
+def test_the_finished_pass_is_reused_with_the_same_file(run: tuple[Path, Any]) -> None:
+    folder, _ = run
+    before = (folder / "run" / "model.l2z").read_bytes()
+    again = compress(folder / "recipe.yaml", folder / "run", progress=Silent())
+    assert again.steps[1].cached
+    assert (folder / "run" / "model.l2z").read_bytes() == before
+
+
+def test_every_layer_tells_its_bits(run: tuple[Path, Any]) -> None:
+    _, record = run
+    rows = record.steps[1].details["tensors"]
+    assert sum(row["weights"] for row in rows) > 0.95 * record.steps[0].params
+    assert all(0 <= row["bits_per_weight"] < 8 and 1 <= row["values"] <= 255 for row in rows)
+    assert len({round(row["bits_per_weight"], 2) for row in rows}) > 3  # not one for all
+
+
+def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, _ = run
+    small = str(folder / "run" / "model.l2z")
+    shown = CliRunner().invoke(cli, ["inspect", small])
+    assert shown.exit_code == 0 and "bits each" in shown.output and "█" in shown.output
+    assert "header, tables and graph take" in shown.output
+    assert CliRunner().invoke(cli, ["lint", small, "-t", "onnxruntime"]).exit_code == 0
+    timed = CliRunner().invoke(
+        cli, ["profile", small, "-t", "onnxruntime", "--pairs", "2", "--iterations", "11"]
+    )
+    assert timed.exit_code == 0 and "latency p50" in timed.output
+    packed = CliRunner().invoke(cli, ["pack", str(folder / "run")])
+    assert packed.exit_code == 2 and "is packed already" in packed.output
+
+
+def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "{ bytes: 60kB, transform_epochs: 0, training: { epochs: 0 } }", "60 kB")
+    record = compress(path, tmp_path / "run", progress=Silent())
+    size = (tmp_path / "run" / "model.l2z").stat().st_size
+    assert 57_000 <= size <= 60_000
+    assert record.verdict == "PASS", record.reason
+
+
+def test_the_smallest_file_inside_a_drop(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "{ max_drop: 1, transform_epochs: 0, training: { epochs: 1, lr: 1e-2 } }")
+    record = compress(path, tmp_path / "run", progress=Silent())
+    notes = [note for note in record.steps[1].notes if "on the validation part" in note]
+    assert len(notes) >= 2  # some rungs were climbed
+    assert record.steps[0].bytes / (tmp_path / "run" / "model.l2z").stat().st_size >= 7
+    assert record.verdict == "PASS", record.reason
+
+
+def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "{ bytes: 2kB, training: { epochs: 0 } }")
+    with pytest.raises(CompressError, match=r"l2: 2,000 bytes cannot be reached: the graph and what else"):
+        compress(path, tmp_path / "run", progress=Silent())
+
+
+def test_it_has_one_target_and_follows_no_quantization(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValidationError, match="expected one of ratio, bytes and max_drop, got bytes and ratio"
+    ):
+        L2(ratio=3, bytes="1MB")
+    assert L2().refuses_after([Quantize()]) == (
+        "the network is INT8 here, by the quantize above: `compress pack` makes an .l2z file of it"
+    )
+    path = tmp_path / "two.yaml"
+    path.write_text(RECIPE.format(options="{ ratio: 5 }\n  - quantize", limit="1 MB"))
+    with pytest.raises(CompressError, match="list l2 last"):
+        read_recipe(path)
