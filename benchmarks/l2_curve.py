@@ -13,10 +13,11 @@ code 1 when a limit is broken.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ PACKAGES = ("edgepress", "torch", "onnx", "onnxruntime")
 
 @dataclass(frozen=True)
 class Network:
-    """A recipe's network. limits: the largest drop in points at a ratio; epochs: of its trainings."""
+    """A recipe's network. limits: the largest drop in points at a ratio; training, options: of the pass."""
 
     recipe: Path
     limits: dict[float, float]
     ratios: tuple[float, ...]
-    options: dict[str, Any]
+    training: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 NETWORKS = {
@@ -48,7 +50,8 @@ NETWORKS = {
         EXAMPLES / "solar" / "vit.yaml",
         {12: 0.3, 20: 1.0},
         (12, 20),
-        {"epochs": 2, "batch": 16, "lr": 1e-2, "augment": ["flip_horizontal", "flip_vertical"]},
+        {"epochs": 1, "batch": 16, "lr": 1e-2, "augment": ["flip_horizontal", "flip_vertical"]},
+        {"transform_epochs": 0},
     ),
     "digits-cnn": Network(
         EXAMPLES / "digits" / "cnn.yaml", {10: 0.5, 20: 1.0}, (10, 20, 30), {"epochs": 20, "lr": 1e-2}
@@ -112,14 +115,14 @@ def _row(
     from edgepress.targets import onnxruntime
     from edgepress.targets.base import TargetOptions
 
-    folder = RESULTS / "l2_curve" / f"{name}-{ratio:g}{'-quick' * quick}"
+    training = {**network.training, **(QUICK if quick else {})}
+    chosen = L2.model_validate({**network.options, "ratio": ratio, "training": training})
+    digest = hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]
+    folder = RESULTS / "l2_curve" / f"{name}-{ratio:g}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{name} at {ratio:g}x", flush=True)
     started = time.perf_counter()
-    training = {**network.options, **(QUICK if quick else {})}
-    result = L2.model_validate({"ratio": ratio, "training": training}).apply(
-        model, replace(context, scratch=folder)
-    )
+    result = chosen.apply(model, replace(context, scratch=folder))
     print("", *result.notes, sep="\n  ", flush=True)
     small = folder / "model.l2z"
     small.write_bytes(pack_file(export(result.model, folder / "model.onnx"), coded=result.model.coded))
