@@ -177,14 +177,14 @@ def raw_bytes(header: Header) -> int:
 
 
 def sides(header: Header) -> int:
-    """Bytes of what is told of slices: a class for each, of each palette its size, and which factor each has."""
-    classes = sum(
-        entry.shape[plane.axis]
-        for entry in header.tensors
-        for plane in entry.planes
-        if plane.axis is not None
-    )
-    return classes + sum(entry.palettes + entry.slices_scaled for entry in header.tensors)
+    """Bytes of what is told of slices, of all tensors."""
+    return sum(sides_of(entry) for entry in header.tensors)
+
+
+def sides_of(entry: Entry) -> int:
+    """Bytes of what is told of a tensor's slices: their classes, the sizes of palettes, and which factor each has."""
+    classes = sum(entry.shape[plane.axis] for plane in entry.planes if plane.axis is not None)
+    return classes + entry.palettes + entry.slices_scaled
 
 
 def most_header(file_bytes: int) -> int:

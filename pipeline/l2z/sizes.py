@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from .codec import coded_planes, unpack_tensors
-from .container import Entry, read
+from .container import Entry, read, sides_of
 from .planes import bytes_of
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A tensor's part of a file. bytes: its coded symbols, values and what is told of its slices, without tables and
-    header, which are deflated together; zeros: share of its elements that are 0."""
+    """A tensor's part of a file. bytes: its coded symbols, its values and its share of what is told of slices, without
+    tables and header; zeros: share of its elements that are 0."""
 
     name: str
     dtype: str
@@ -38,6 +39,7 @@ def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
     tensors, _ = unpack_tensors(content, where)
     header, sections = read(content, where)
     coded = coded_planes(header, sections)
+    deflated = len(zlib.compress(sections.sides, 9)) / max(1, len(sections.sides))
     found = []
     for entry in header.tensors:
         symbols = sum(next(coded) for plane in entry.planes if plane.tables)
@@ -45,16 +47,17 @@ def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
         zeros = 1 - np.count_nonzero(bytes_of(tensor != 0)) / max(1, entry.elements)
         found.append(
             TensorSize(
-                entry.name, entry.dtype, tuple(entry.shape), symbols / 8 + _beside(entry), float(zeros)
+                entry.name,
+                entry.dtype,
+                tuple(entry.shape),
+                symbols / 8 + _values(entry) + deflated * sides_of(entry),
+                float(zeros),
             )
         )
     return found
 
 
-def _beside(entry: Entry) -> int:
-    """Bytes of a tensor that are not coded: planes as they are, values, factors, and what is told of slices."""
+def _values(entry: Entry) -> int:
+    """Bytes of a tensor in *raw*: planes as they are, values, factors."""
     plain = sum(plane.tables == 0 for plane in entry.planes) * entry.elements
-    classes = sum(entry.shape[plane.axis] for plane in entry.planes if plane.axis is not None)
-    return (
-        plain + (entry.palette + entry.scales) * entry.size + classes + entry.palettes + entry.slices_scaled
-    )
+    return plain + (entry.palette + entry.scales) * entry.size

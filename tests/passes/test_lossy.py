@@ -15,6 +15,8 @@ from edgepress.passes.lossy.coded import Codes, Unit
 from edgepress.passes.lossy.counter import entropy_bits, rate
 from edgepress.passes.lossy.rounding import rounded
 from edgepress.passes.lossy.transforms import Transform
+from edgepress.pipeline.l2z import container
+from edgepress.pipeline.l2z.codec import pack_tensors
 from torch import Tensor
 
 KERNELS = ("linear", "triangular", "raised-cosine")
@@ -200,3 +202,16 @@ def bytes_of_codes(model: Any) -> int:
 
     tensors = {name: each.tensor() for name, each in model.coded.items()}
     return len(pack_tensors(tensors, coded=model.coded))
+
+
+def test_the_rate_is_what_the_file_takes() -> None:
+    """Of weights alike in all channels, so that one table codes them: within 2 % of the payload."""
+    weight = 2 * torch.randn(64, 3000, generator=torch.Generator().manual_seed(0))
+    codes = Codes(weight, Unit(torch.ones(64), 0), "edge-scale")
+    stored = codes.coded(codes.symbols())
+    content = pack_tensors({"w": stored.tensor()}, coded={"w": stored})
+    _, sections = container.read(content, "m.l2z")
+    predicted = float(rate(codes.symbols(), 0.1).detach()) / 8
+    assert predicted == pytest.approx(len(sections.payload), rel=0.02)
+    # Before rounding the counter is smooth, and near it.
+    assert float(rate(codes.codes().detach(), 0.25)) / 8 == pytest.approx(len(sections.payload), rel=0.02)
