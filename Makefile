@@ -27,6 +27,7 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	$(BIN)/python benchmarks/distill_table.py || status=1; \
 	$(BIN)/python benchmarks/qat_peers.py --epochs 3 --lr 5e-5 || status=1; \
 	$(BIN)/python benchmarks/l2_curve.py || status=1; \
+	$(BIN)/python benchmarks/l2z_scale.py || status=1; \
 	exit $$status
 
 fuzz: $(VENV)/dev ## read a million damaged .l2z files; takes a quarter of an hour

@@ -117,7 +117,8 @@ class Phases:
 
     def _compressed(self, target: float) -> Compressed:
         coding = self._start(target)
-        self._train("transforms", coding, target)
+        if self._train("transforms", coding, target):
+            self._weigh(coding, coding.coded())
         self._train("weights", coding, target)
         return coding, self._rounded(coding, target)
 
@@ -201,7 +202,8 @@ class Phases:
 
     # -- training
 
-    def _train(self, learns: Learns, coding: Coding, target: float) -> None:
+    def _train(self, learns: Learns, coding: Coding, target: float) -> bool:
+        """Whether there was anything to train."""
         options, context = self.options, self.context
         training = options.training
         if learns == "transforms":
@@ -209,7 +211,7 @@ class Phases:
                 update={"epochs": options.transform_epochs, "lr": options.transform_lr}
             )
         if training.epochs == 0:
-            return
+            return False
         parts = training.accumulate * processes()
         if self.static_batch is not None and self.static_batch * parts != training.batch:
             raise CompressError(
@@ -224,16 +226,12 @@ class Phases:
         checkpoint = context.scratch / f"{name}.safetensors" if context.scratch is not None else None
         history = train(job, None, checkpoint, context.progress)
         self.histories[name] = asdict(history)
-        self._weigh(coding, coding.coded())
+        return True
 
     def _objective(self, learns: Learns, coding: Coding, target: float) -> UnderRate:
         options = self.options
-        ours: list[str] = []
-        theirs: list[str] = []
         teacher = copy.deepcopy(self.teacher)
-        if options.feature_weight:
-            example, _ = self.part.batch(range(self.static_batch or 1))
-            ours, theirs = pair(coding.network, teacher, example, None)
+        ours, theirs = self._paired(coding.network, teacher) if options.feature_weight else ([], [])
         frozen = Tapped(teacher, theirs).eval()
         for parameter in frozen.parameters():
             parameter.requires_grad_(False)
@@ -253,6 +251,16 @@ class Phases:
             width=options.kernel_width,
         )
         return UnderRate(distillation, learns, budget)
+
+    def _paired(self, network: fx.GraphModule, teacher: fx.GraphModule) -> tuple[list[str], list[str]]:
+        """Blocks whose outputs are compared, none in a network that has no repeated ones."""
+        example, _ = self.part.batch(range(self.static_batch or 1))
+        try:
+            return pair(network, teacher, example, None)
+        except CompressError:
+            note = "no intermediate outputs are compared: the network has no numbered blocks"
+            self.notes += [note] if note not in self.notes else []
+            return [], []
 
     # -- after training
 
