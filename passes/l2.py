@@ -75,7 +75,8 @@ class L2(Pass):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        chosen = self.model_fields_set & {"ratio", "bytes", "max_drop"}
+        defaults = {"ratio": 10.0, "bytes": None, "max_drop": None}
+        chosen = [name for name, default in defaults.items() if getattr(self, name) != default]
         if len(chosen) > 1:
             raise ValueError(f"expected one of ratio, bytes and max_drop, got {' and '.join(sorted(chosen))}")
         return self
