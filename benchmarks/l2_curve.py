@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,16 +90,10 @@ def main(names: tuple[str, ...], ratios: tuple[float, ...], quick: bool) -> None
 
 
 def _network(name: str, network: Network, ratios: tuple[float, ...], quick: bool) -> list[dict[str, Any]]:
-    from edgepress.pipeline.export import export
-    from edgepress.pipeline.l2z.pack import pack_file
+    from edgepress.pipeline.l2z.pack import packed_bytes
 
     model, data, context, _ = _read(network.recipe)
     float_value = context.metric.measure(model.run, data.judge, 16)
-
-    def packed_bytes(candidate: Any) -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            return len(pack_file(export(candidate, Path(folder) / "model.onnx"), coded=candidate.coded))
-
     context = replace(context, packed_bytes=packed_bytes)
     return [_row(name, network, ratio, model, data, context, float_value, quick) for ratio in ratios]
 

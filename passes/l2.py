@@ -100,6 +100,6 @@ class L2(Pass):
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The captured graph with the tensors that the codes decode to."""
-        from .lossy.phases import rebuilt, stored_in, uncoded_in
+        from .lossy.stored import rebuilt, stored_in, uncoded_in
 
         return rebuilt(model, stored_in(plan), uncoded_in(plan))

@@ -111,7 +111,7 @@ def _with_files(document: Document, options: Any, location: Location, folder: Pa
 
 
 def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
-    """Why `new` cannot work after `earlier`, in words: the pass itself knows, by `refuses_after`."""
+    """Why `new` cannot work after `earlier`, in words: after one that packs none can; else it knows itself."""
     if packed := next((p for p in earlier if p.packs), None):
         return (
             f"the file that {packed.name} makes would not hold what this pass does: list {packed.name} last"

@@ -30,7 +30,7 @@ from .export import export
 from .files import sha256_file, write_atomically
 from .ingest import ingest
 from .judge import judge
-from .l2z.pack import pack_file
+from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
 from .onnx_network import why_no_pass
 from .packed import write_packed
@@ -206,7 +206,7 @@ class _Run:
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
             load_network=lambda source: self._load_network(source, data),
-            packed_bytes=self._packed_bytes,
+            packed_bytes=lambda model: packed_bytes(model, **self._export_options()),
             folder=self.base,
         )
 
@@ -226,11 +226,6 @@ class _Run:
                     path = export(model, Path(folder) / "model.onnx", **self._export_options())
                     return layer_times(path, section, model, Path(folder))
         return {}
-
-    def _packed_bytes(self, model: Model) -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            path = export(model, Path(folder) / "model.onnx", **self._export_options())
-            return len(pack_file(path, coded=model.coded))
 
     def refuse_impossible(self, model: Model) -> None:
         """Say before any work what the passes will refuse, and a metric that is not there."""

@@ -87,7 +87,8 @@ def trim_to_unsigned(model: onnx.ModelProto) -> int:
 
 def _trimmable(graph: OnnxGraph, quantizer: onnx.NodeProto) -> bool:
     tensor, scale = quantizer.input[0], graph.value(quantizer.input[1])
-    clamped = graph.producer.get(tensor) in {name for name, _ in graph.of_type(*_CLAMPS)}
+    maker = graph.by_name.get(graph.producer.get(tensor, ""))
+    clamped = maker is not None and maker.op_type in _CLAMPS
     shared = len(graph.readers[tensor]) > 1 or tensor in {value.name for value in graph.model.graph.output}
     return (
         scale is not None

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, fx, nn
 
 from ..base import PassContext
@@ -26,6 +25,7 @@ from ..quantization.quantizers import WeightQuantizer, stored_bytes, weight_quan
 from ..quantization.rebuild import WeightSpec, least_steps
 from ..quantization.steps import State
 from ..training.draws import generator
+from .information import drawn_gradients
 
 if TYPE_CHECKING:
     from ..distill import Distill
@@ -73,34 +73,17 @@ def sensitivities(
     squares = dict.fromkeys(weights, 0.0)
     draws = generator(context.seed, "sensitivity")
     count = 0
-    samples = min(SENSITIVITY_SAMPLES, len(context.data.calibration))
-    for inputs, _ in context.data.calibration.head(max(1, samples // batch) * batch).batches(batch):
-        output = _first(torch.func.functional_call(network, dict(weights), inputs))
-        likelihood = drawn_log_likelihood(output, draws, classification)
-        gradients = torch.autograd.grad(likelihood, list(weights.values()))
-        for name, gradient in zip(weights, gradients, strict=True):
+    part = context.data.calibration.head(max(SENSITIVITY_SAMPLES, batch))
+    for samples, gradients in drawn_gradients(network, weights, part, batch, draws, classification):
+        for name, gradient in gradients.items():
             squares[name] += float((gradient.double() ** 2).mean())
-        count += len(output)
+        count += samples
     found = {}
     for site in sites:
         weight = weights[site.tensor].detach()
         alpha, _ = scaling(to_buckets(weight, site.axis, options.bucket))
         found[site.tensor] = (weight.numel(), squares[site.tensor] / count * float((alpha**2).mean()))
     return found
-
-
-def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-
-
-def drawn_log_likelihood(output: Tensor, draws: torch.Generator, classification: bool) -> Tensor:
-    """The log-likelihood of what is drawn from the network's own outputs, (n, classes, ...) or numbers of any shape,
-    summed over the samples."""
-    if not classification or output.dim() < 2 or output.shape[1] < 2:
-        return (output * torch.randn(output.shape, generator=draws)).sum()
-    logits = output.movedim(1, -1).reshape(-1, output.shape[1])
-    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=draws)
-    return logits.log_softmax(1).gather(1, drawn).sum()
 
 
 def least_scales(state: State, limit: int) -> dict[str, Tensor]:

@@ -27,13 +27,13 @@ from ..quantization.steps import State, Steps
 from ..training.job import History, Job
 from ..training.loop import train
 from ..training.options import BUILT_IN, TrainingOptions
-from ..training.parallel import processes
+from ..training.parallel import require_static_batch
 from .features import pair
 from .graph import grids_of, inserted, scales_of
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
 from .objective import Distillation, Learns, Teacher
 from .student import derive, rederive
-from .taps import Tapped
+from .taps import Tapped, frozen
 from .task import read_task, require_like
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Phases:
             assert self.context.load_network is not None
             further = self.context.load_network(source)
             require_like(further.run(*self.inputs), self.outputs, f"distill.teachers: {source.source}")
-            found.append(Teacher(_frozen(further.module, []), source.weight))
+            found.append(Teacher(frozen(further.module, []), source.weight))
         return found
 
     def _objective(
@@ -230,7 +230,7 @@ class Phases:
             )
         return Distillation(
             network=Tapped(network, ours),
-            teachers=[Teacher(_frozen(teacher, theirs)), *self.further_teachers],
+            teachers=[Teacher(frozen(teacher, theirs)), *self.further_teachers],
             temperature=options.temperature,
             teacher_weight=options.teacher_weight,
             teacher_dropping=options.teacher_dropping,
@@ -249,12 +249,7 @@ class Phases:
                 "distill: it trains on the train part of the data, and there is none; give the data one (a part named"
                 " train, or data.split), or set training.epochs: 0"
             )
-        parts = training.accumulate * processes()
-        if training.epochs and self.static_batch is not None and self.static_batch * parts != training.batch:
-            raise CompressError(
-                f"distill: training.batch is {training.batch}, and the network takes exactly {self.static_batch}"
-                f" samples at once (export.dynamic_batch: false); write training.batch: {self.static_batch * parts}"
-            )
+        require_static_batch("distill", training, self.static_batch)
         _, label = context.data.calibration.samples[0]
         if label.dim() > 1 and (moved := [name for name in training.augment if name in BUILT_IN]):
             raise CompressError(
@@ -317,16 +312,6 @@ class Phases:
 
     def _details(self) -> dict[str, Any]:
         return {"training": self.histories} if self.histories else {}
-
-
-def _frozen(network: nn.Module, paths: list[str]) -> Tapped:
-    """A copy that does not learn, in eval mode where there is a difference."""
-    copied = copy.deepcopy(network)
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    if not isinstance(copied, fx.GraphModule):
-        copied.eval()
-    return Tapped(copied, paths)
 
 
 def _history_note(phase: str, history: History, metric: str, samples: int) -> str:

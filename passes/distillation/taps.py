@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,16 @@ class Tapped(nn.Module):
             features[path] = output
 
         return self.network.get_submodule(path).register_forward_hook(keep)
+
+
+def frozen(network: nn.Module, paths: Sequence[str]) -> Tapped:
+    """A copy that does not learn, in eval mode where there is a difference."""
+    copied = copy.deepcopy(network)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    if not isinstance(copied, fx.GraphModule):
+        copied.eval()
+    return Tapped(copied, paths)
 
 
 def _tuple(outputs: Any) -> tuple[Any, ...]:

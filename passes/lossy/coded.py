@@ -82,16 +82,21 @@ class Codes(nn.Module):
         return CodedTensor(indices.to(torch.uint8), values, scale, self.axis)
 
 
-def insert_codes(
-    graph: fx.GraphModule, units: Mapping[str, Unit], transform: TransformName
-) -> fx.GraphModule:
-    """A copy of a captured graph in which the named tensors come out of `Codes`, under the names `codes_0`, …"""
+def codes_for(graph: fx.GraphModule, units: Mapping[str, Unit], transform: TransformName) -> dict[str, Codes]:
+    """The codes of the named tensors of a graph, in units of their own."""
+    # A vector has few values for each number it is measured in, and no tail: its steps are all of one width.
+    return {
+        name: Codes(get_tensor(graph, name), unit, transform if unit.axis is not None else "scale")
+        for name, unit in units.items()
+    }
+
+
+def insert_codes(graph: fx.GraphModule, codes: Mapping[str, Codes]) -> fx.GraphModule:
+    """A copy of a captured graph in which the named tensors come out of their codes, the modules `codes_0`, …"""
     coded = copy.deepcopy(graph)
-    names = {tensor: f"codes_{index}" for index, tensor in enumerate(sorted(units))}
+    names = {tensor: f"codes_{index}" for index, tensor in enumerate(sorted(codes))}
     for tensor, name in names.items():
-        # A vector has few values for each number it is measured in, and no tail: its steps are all of one width.
-        form = transform if units[tensor].axis is not None else "scale"
-        coded.add_submodule(name, Codes(get_tensor(graph, tensor), units[tensor], form))
+        coded.add_submodule(name, codes[tensor])
     for node in list(coded.graph.nodes):
         if node.op == "get_attr" and str(node.target) in names:
             with coded.graph.inserting_before(node):
@@ -102,9 +107,3 @@ def insert_codes(
     coded.graph.lint()
     coded.recompile()
     return coded
-
-
-def codes_of(module: nn.Module, units: Mapping[str, Unit]) -> dict[str, Codes]:
-    """The `Codes` of each tensor, in a graph that `insert_codes` made or in what was built around it."""
-    found = {name.rpartition(".")[2]: m for name, m in module.named_modules() if isinstance(m, Codes)}
-    return {tensor: found[f"codes_{index}"] for index, tensor in enumerate(sorted(units))}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...calibration.data import Part
-from ..distillation.low_bits import drawn_log_likelihood
-from ..quantization.operators import WEIGHTED, get_tensor
-from ..quantization.placement import weight_operands
+from ..distillation.information import drawn_gradients
+from ..quantization.operators import MATMULS, get_tensor
+from ..quantization.placement import weight_axis, weight_operands
 from ..training.draws import generator
 from .coded import LARGEST, Unit
 
@@ -50,40 +50,28 @@ def codable(graph: fx.GraphModule) -> dict[str, int | None]:
         for weight in weight_operands(node):
             name = str(weight.target)
             if name in axes:
-                axes[name] = _output_axis(node, get_tensor(graph, name))
+                matrices = node.target in MATMULS and get_tensor(graph, name).dim() != 2
+                axes[name] = None if matrices else weight_axis(node, weight)
     return axes
-
-
-def _output_axis(layer: fx.Node, weight: Tensor) -> int | None:
-    if layer.target in WEIGHTED:
-        transposed = "transpose" in str(layer.target)
-        return 1 if transposed and weight.dim() > 1 else 0
-    return weight.dim() - 1 if weight.dim() == 2 else None
 
 
 def information(
     graph: fx.GraphModule, names: Sequence[str], part: Part, batch: int, seed: int, classification: bool
 ) -> dict[str, Tensor]:
-    """The Fisher information of each element of the named tensors: the mean over samples of the squared gradient of
-    the log-likelihood of an output drawn from the network's own."""
+    """The Fisher information of each element of the named tensors, by `drawn_gradients`: the mean over samples."""
     weights: dict[str, Tensor] = {name: nn.Parameter(get_tensor(graph, name).clone()) for name in names}
     squares = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     draws = generator(seed, "information")
     count = 0
-    for inputs, _ in part.head(max(1, len(part) // batch) * batch).batches(batch):
-        outputs = torch.func.functional_call(graph, dict(weights), inputs)
-        first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        likelihood = drawn_log_likelihood(first, draws, classification)
-        found = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
-        for name, gradient in zip(weights, found, strict=True):
-            if gradient is not None:
-                squares[name] += gradient**2
-        count += len(first)
+    for samples, gradients in drawn_gradients(graph, weights, part, batch, draws, classification):
+        for name, gradient in gradients.items():
+            squares[name] += gradient**2
+        count += samples
     return {name: square / count for name, square in squares.items()}
 
 
 def units(
-    graph: fx.GraphModule, axes: dict[str, int | None], fisher: dict[str, Tensor], step: float
+    graph: fx.GraphModule, axes: Mapping[str, int | None], fisher: Mapping[str, Tensor], step: float
 ) -> dict[str, Unit]:
     """The unit of each tensor, `step` being the one step of the network in 1 / √F."""
     made = {}

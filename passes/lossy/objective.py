@@ -74,7 +74,8 @@ class UnderRate:
         """teacher, features and rate, each weighted."""
         parts = self.distillation.loss(forward, inputs, labels, draws)
         budget = self.budget
-        within = sum(entropy_bits(each.symbols()) for each in self.codes) <= budget.bits
+        codes = [each.codes() for each in self.codes]
+        within = sum(entropy_bits(torch.round(each.detach())) for each in codes) <= budget.bits
         weight = budget.weight * (BELOW_TARGET if within else 1.0) / self.count
-        bits = torch.stack([rate(each.codes(), budget.width, budget.kernel) for each in self.codes]).sum()
+        bits = torch.stack([rate(each, budget.width, budget.kernel) for each in codes]).sum()
         return {**parts, "rate": weight * bits}

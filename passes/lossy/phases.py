@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from ...calibration.data import Part
 from ...calibration.metric import padded
@@ -17,25 +17,25 @@ from ...model import CodedTensor, Model
 from ..base import PassContext, PassPlan
 from ..distillation.features import pair
 from ..distillation.objective import Distillation, Teacher
-from ..distillation.taps import Tapped
+from ..distillation.taps import Tapped, frozen
 from ..distillation.task import read_task
 from ..quantization.capture import capture
 from ..quantization.operators import set_tensor
 from ..training.job import Job
 from ..training.loop import train
-from ..training.parallel import processes
-from .coded import Codes, codes_of, insert_codes
+from ..training.parallel import require_static_batch
+from .coded import Codes, codes_for, insert_codes
 from .counter import entropy_bits
 from .importance import codable, expected_divergence, information, units
 from .objective import Budget, Learns, UnderRate
 from .rounding import rounded
+from .stored import flat, rebuilt, uncoded
 
 if TYPE_CHECKING:
     from ..l2 import L2
 
 TASK_SAMPLES = 64
 METRIC_BATCH = 16
-CODES, VALUES, SCALE = "codes/", "values/", "scale/"
 STEP_RANGE = (2.0**-40, 2.0**20)
 CLOSE = 0.002
 """A search for a size ends this near below its target."""
@@ -55,16 +55,22 @@ class Coding:
     network: fx.GraphModule
     codes: dict[str, Codes]
 
-    def bits(self) -> float:
-        """Of all codes at their order-0 entropy, rounded to the nearest."""
-        return sum(entropy_bits(each.symbols()) for each in self.codes.values())
-
     def coded(self, strength: float = 0.0) -> dict[str, CodedTensor]:
         """What is stored of every tensor, `strength` being that of the rate in rounding."""
         return {name: each.coded(rounded(each, strength)) for name, each in self.codes.items()}
 
 
-Compressed = tuple[Coding, dict[str, CodedTensor]]
+@dataclass(frozen=True)
+class Compressed:
+    """A coding rounded to its target: what is stored, and the bytes of the file with it."""
+
+    coding: Coding
+    stored: dict[str, CodedTensor]
+    size: int
+
+    def model(self, before: Model) -> Model:
+        """The model `before` with it."""
+        return rebuilt(before, self.stored, uncoded(self.coding.network, self.stored))
 
 
 class Phases:
@@ -98,11 +104,10 @@ class Phases:
     def plan(self) -> PassPlan:
         """All phases, one after another."""
         if self.options.max_drop is not None:
-            coding, stored = self._smallest(self.options.max_drop)
+            found = self._smallest(self.options.max_drop)
         else:
-            coding, stored = self._compressed(self.options.bytes or self.float_bytes / self.options.ratio)
-        others = uncoded(coding.network, stored)
-        size = self.packed_bytes(rebuilt(self.model, stored, others))
+            found = self._compressed(self.options.bytes or self.float_bytes / self.options.ratio)
+        stored, size = found.stored, found.size
         self.notes.insert(
             0,
             f"{size:,} bytes packed, {self.float_bytes / size:.1f}x smaller than the float weights"
@@ -110,9 +115,9 @@ class Phases:
         )
         return PassPlan(
             {"axes": {name: each.axis for name, each in stored.items()}, "bytes": size},
-            _flat(stored) | others,
+            flat(stored) | uncoded(found.coding.network, stored),
             notes=tuple(self.notes),
-            details=self._details(coding, stored),
+            details=self._details(stored),
         )
 
     def _compressed(self, target: float) -> Compressed:
@@ -120,7 +125,7 @@ class Phases:
         if self._train("transforms", coding, target):
             self._weigh(coding, coding.coded())
         self._train("weights", coding, target)
-        return coding, self._rounded(coding, target)
+        return self._rounded(coding, target)
 
     def _smallest(self, max_drop: float) -> Compressed:
         """From rung to rung smaller, each trained on from the one before, as long as the metric allows."""
@@ -128,15 +133,13 @@ class Phases:
         ratio, best = FIRST_RATIO, None
         while ratio <= LAST_RATIO:
             found = self._compressed(self.float_bytes / ratio)
-            drop = 100 * (
-                before - self._metric(rebuilt(self.model, found[1], uncoded(found[0].network, found[1])))
-            )
+            drop = 100 * (before - self._metric(found.model(self.model)))
             self.context.progress.say(f"  l2: at {ratio:.1f}x the validation part loses {drop:+.2f} points")
             if drop > max_drop:
                 break
             best = found
             self.notes.append(f"{ratio:.1f}x loses {drop:+.2f} points on the validation part")
-            self._go_on_from(found[0])
+            self._go_on_from(found.coding)
             ratio *= RUNG
         if best is None:
             raise CompressError(
@@ -182,17 +185,13 @@ class Phases:
             low, high = STEP_RANGE
             while high / low > 1 + CLOSE:
                 step = math.sqrt(low * high)
-                coding = self._coding(fisher, step)
-                fits = coding.bits() / 8 + self.rest <= target
-                low, high = (low, step) if fits else (step, high)
+                codes = codes_for(self.graph, units(self.graph, self.axes, fisher, step), options.transform)
+                bits = sum(entropy_bits(each.symbols()) for each in codes.values())
+                low, high = (low, step) if bits / 8 + self.rest <= target else (step, high)
+            coding = Coding(insert_codes(self.graph, codes), codes)
             self._weigh(coding, coding.coded())
-        self.divergence = expected_divergence(fisher, {n: each.unit for n, each in coding.codes.items()})
+        self.divergence = expected_divergence(fisher, {n: each.unit for n, each in codes.items()})
         return coding
-
-    def _coding(self, fisher: Mapping[str, Tensor], step: float) -> Coding:
-        made = units(self.graph, self.axes, dict(fisher), step)
-        network = insert_codes(self.graph, made, self.options.transform)
-        return Coding(network, codes_of(network, made))
 
     def _weigh(self, coding: Coding, stored: Mapping[str, CodedTensor]) -> int:
         """The bytes of the file with these codes; what they are beside the codes' entropy is kept for estimates."""
@@ -212,12 +211,7 @@ class Phases:
             )
         if training.epochs == 0:
             return False
-        parts = training.accumulate * processes()
-        if self.static_batch is not None and self.static_batch * parts != training.batch:
-            raise CompressError(
-                f"l2: training.batch is {training.batch}, and the network takes exactly {self.static_batch} samples at"
-                f" once (export.dynamic_batch: false); write training.batch: {self.static_batch * parts}"
-            )
+        require_static_batch("l2", training, self.static_batch)
         objective = self._objective(learns, coding, target)
         job = Job(
             f"l2, {learns}", objective, self.part, training, context.seed, context.device, context.folder
@@ -230,14 +224,10 @@ class Phases:
 
     def _objective(self, learns: Learns, coding: Coding, target: float) -> UnderRate:
         options = self.options
-        teacher = copy.deepcopy(self.teacher)
-        ours, theirs = self._paired(coding.network, teacher) if options.feature_weight else ([], [])
-        frozen = Tapped(teacher, theirs).eval()
-        for parameter in frozen.parameters():
-            parameter.requires_grad_(False)
+        ours, theirs = self._paired(coding.network) if options.feature_weight else ([], [])
         distillation = Distillation(
             network=Tapped(coding.network, ours),
-            teachers=[Teacher(frozen)],
+            teachers=[Teacher(frozen(self.teacher, theirs))],
             task=self.task,
             temperature=options.temperature,
             teacher_weight=1.0,
@@ -252,11 +242,11 @@ class Phases:
         )
         return UnderRate(distillation, learns, budget)
 
-    def _paired(self, network: fx.GraphModule, teacher: fx.GraphModule) -> tuple[list[str], list[str]]:
+    def _paired(self, network: fx.GraphModule) -> tuple[list[str], list[str]]:
         """Blocks whose outputs are compared, none in a network that has no repeated ones."""
         example, _ = self.part.batch(range(self.static_batch or 1))
         try:
-            return pair(network, teacher, example, None)
+            return pair(network, self.teacher, example, None)
         except CompressError:
             note = "no intermediate outputs are compared: the network has no numbered blocks"
             self.notes += [note] if note not in self.notes else []
@@ -264,7 +254,7 @@ class Phases:
 
     # -- after training
 
-    def _rounded(self, coding: Coding, target: float) -> dict[str, CodedTensor]:
+    def _rounded(self, coding: Coding, target: float) -> Compressed:
         """Codes rounded for the rate as much as the target asks for, and not more than is good for the error."""
         stored = coding.coded()
         size = self._weigh(coding, stored)
@@ -279,9 +269,9 @@ class Phases:
             size = self._weigh(coding, stored)
         if size > target:
             self.notes.append(f"the file is {size / target - 1:.1%} larger than its target")
-        return stored
+        return Compressed(coding, stored, size)
 
-    def _details(self, coding: Coding, stored: Mapping[str, CodedTensor]) -> dict[str, Any]:
+    def _details(self, stored: Mapping[str, CodedTensor]) -> dict[str, Any]:
         rows = []
         for name, each in stored.items():
             bits = entropy_bits(each.indices)
@@ -297,48 +287,6 @@ class Phases:
                 }
             )
         return {"training": self.histories, "tensors": rows}
-
-
-def rebuilt(model: Model, stored: Mapping[str, CodedTensor], others: Mapping[str, Tensor]) -> Model:
-    """The model with the stored tensors in its captured graph, and the others, which learned too."""
-    graph = capture(model)
-    for name, tensor in others.items():
-        set_tensor(graph, name, tensor.clone())
-    for name, each in stored.items():
-        set_tensor(graph, name, each.tensor())
-    return model.successor(graph, coded=dict(stored))
-
-
-def stored_in(plan: PassPlan) -> dict[str, CodedTensor]:
-    """The coded tensors of a plan."""
-    tensors = plan.tensors
-    return {
-        name: CodedTensor(tensors[CODES + name], tensors[VALUES + name], tensors.get(SCALE + name), axis)
-        for name, axis in plan.structure["axes"].items()
-    }
-
-
-def uncoded_in(plan: PassPlan) -> dict[str, Tensor]:
-    """The other tensors of a plan, which learned too."""
-    return {n: t for n, t in plan.tensors.items() if not n.startswith((CODES, VALUES, SCALE))}
-
-
-def _flat(stored: Mapping[str, CodedTensor]) -> dict[str, Tensor]:
-    flat: dict[str, Tensor] = {}
-    for name, each in stored.items():
-        flat |= {CODES + name: each.indices, VALUES + name: each.values.clone()}
-        if each.scale is not None:
-            flat[SCALE + name] = each.scale
-    return flat
-
-
-def uncoded(network: fx.GraphModule, stored: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a network with codes that are none."""
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("codes_") and name not in stored
-    }
 
 
 def _bits(stored: Mapping[str, CodedTensor]) -> float:

@@ -158,7 +158,7 @@ class _Policy:
         constants = weight_operands(node)
         for read in (operand(node, 0), operand(node, 1)):
             if read in constants:
-                self.weights.append(WeightSite(str(read.target), _channel_axis(node, read), name))
+                self.weights.append(WeightSite(str(read.target), weight_axis(node, read), name))
             else:
                 self.demand(read)
 
@@ -232,7 +232,7 @@ def _before_activations(node: fx.Node) -> fx.Node:
     return node
 
 
-def _channel_axis(node: fx.Node, constant: fx.Node) -> int:
+def weight_axis(node: fx.Node, constant: fx.Node) -> int:
     """The axis of a constant operand along which outputs are independent."""
     if node.target in WEIGHTED:
         return 1 if node.target in TRANSPOSED else 0

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from ...errors import CompressError
+from .options import TrainingOptions
 
 PATIENCE = timedelta(hours=12)  # the others wait while the first calibrates, exports and measures
 
@@ -33,6 +34,16 @@ def rank() -> int:
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def require_static_batch(what: str, options: TrainingOptions, static_batch: int | None) -> None:
+    """Raise CompressError unless each part of a batch is what a network of a static batch takes; None takes any."""
+    parts = options.accumulate * processes()
+    if options.epochs and static_batch is not None and static_batch * parts != options.batch:
+        raise CompressError(
+            f"{what}: training.batch is {options.batch}, and the network takes exactly {static_batch} samples at"
+            f" once (export.dynamic_batch: false); write training.batch: {static_batch * parts}"
+        )
 
 
 @contextmanager

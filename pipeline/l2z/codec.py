@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -64,17 +64,28 @@ def pack_tensors(
 
 def unpack_tensors(content: bytes, where: str) -> tuple[dict[str, Tensor], bytes | None]:
     """The tensors by name, and the graph if there is one; CompressError says what is wrong with the file `where`."""
+    opened = unpack(content, where)
+    return opened.tensors, opened.sections.graph if opened.header.kind == "onnx" else None
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A file that was read: what it says, and its tensors by name. bits: of each coded plane, in order."""
+
+    header: Header
+    sections: Sections
+    tensors: dict[str, Tensor]
+    bits: Callable[[], Iterator[float]]
+
+
+def unpack(content: bytes, where: str) -> Unpacked:
+    """The same with all that the file holds."""
     header, sections = read(content, where)
     try:
-        tensors = dict(_Unpacking(header, sections).tensors())
+        unpacking = _Unpacking(header, sections)
+        return Unpacked(header, sections, dict(unpacking.tensors()), unpacking.bits)
     except CompressError as error:
         raise CompressError(f"{where}: {error}") from error
-    return tensors, sections.graph if header.kind == "onnx" else None
-
-
-def coded_planes(header: Header, sections: Sections) -> Iterator[float]:
-    """Bits of each coded plane of a file that was read, in order."""
-    return _Unpacking(header, sections).bits()
 
 
 @dataclass
@@ -95,21 +106,9 @@ class _Packing:
                 f"pack: tensor {name!r} must be on the CPU and have a name that is plain text"
             )
         content = bytes_of(tensor)
-        palette, rows, scales = None, False, None
-        if known is not None:
-            palette, scales = palette_of_coded(known)
-            planned, size = [(palette.indices, plan(palette.indices, shape))], 0.0
-        else:
-            planned = [(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)]
-            size = sum(_size(plane, chosen) for plane, chosen in planned)
-        for by_rows in (False, True) if known is None else ():
-            found = _palette(content, tensor, by_rows)
-            if found is None:
-                continue
-            chosen = plan(found.indices, shape)
-            if (whole := _size(found.indices, chosen) + len(found.values) + len(found.counts)) < size:
-                palette, rows, size, planned = found, by_rows, whole, [(found.indices, chosen)]
-        planes = [self._plane(plane, chosen, shape) for plane, chosen in planned]
+        form = _smallest(content, tensor) if known is None else _of_coded(known)
+        palette, scales = form.palette, form.scales
+        planes = [self._plane(plane, chosen, shape) for plane, chosen in form.planes]
         if palette is not None:
             self.raw.append(palette.values.tobytes())
             self.sides.append(palette.counts)
@@ -122,7 +121,7 @@ class _Packing:
                 dtype=dtype,
                 shape=list(shape),
                 palette=0 if palette is None else len(palette.values) // tensor.element_size(),
-                rows=rows,
+                rows=form.rows,
                 scales=0 if scales is None else len(scales.values),
                 scaled=None if scales is None else scales.axis,
                 planes=planes,
@@ -235,6 +234,37 @@ class _Unpacking:
     def _side(self, count: int) -> Bytes:
         self.sides_at += count
         return np.frombuffer(self.sections.sides, np.uint8, count, self.sides_at - count)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a tensor is stored: its planes with their plans, and the palettes and factors that these are about."""
+
+    planes: list[tuple[Bytes, Plan | None]]
+    palette: Palette | None = None
+    rows: bool = False
+    scales: Scales | None = None
+
+
+def _smallest(content: Bytes, tensor: Tensor) -> _Form:
+    """The form that takes the fewest bytes by estimate: planes, a palette, or a palette for each row."""
+    shape = tuple(tensor.shape)
+    best = _Form([(plane, plan(plane, shape)) for plane in split(content, tensor.dtype)])
+    size = sum(_size(plane, chosen) for plane, chosen in best.planes)
+    for by_rows in (False, True):
+        found = _palette(content, tensor, by_rows)
+        if found is None:
+            continue
+        chosen = plan(found.indices, shape)
+        if (whole := _size(found.indices, chosen) + len(found.values) + len(found.counts)) < size:
+            best, size = _Form([(found.indices, chosen)], found, by_rows), whole
+    return best
+
+
+def _of_coded(known: CodedTensor) -> _Form:
+    palette, scales = palette_of_coded(known)
+    planes = [(palette.indices, plan(palette.indices, tuple(known.indices.shape)))]
+    return _Form(planes, palette, scales=scales)
 
 
 def _palette(content: Bytes, tensor: Tensor, by_rows: bool) -> Palette | None:

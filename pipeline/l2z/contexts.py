@@ -42,10 +42,10 @@ class Plan:
 
 def plan(symbols: Bytes, shape: tuple[int, ...]) -> Plan | None:
     """The smallest plan that was found for a plane of a tensor of `shape`; None where all symbols are alike often."""
-    whole = np.bincount(symbols, minlength=256)
-    if not len(symbols) or _entropy(whole[None].astype(np.float64))[0] > ALIKE:
+    whole = np.bincount(symbols, minlength=256)[None].astype(np.float64)
+    if not len(symbols) or _entropy(whole)[0] > ALIKE:
         return None
-    best, found = _plan(whole[None].astype(np.float64), None, np.zeros(1, np.int64)), None
+    best, found = _plan(whole, None, np.zeros(1, np.int64)), None
     estimate = best.size
     for axis, length in enumerate(shape[:4]):
         if 1 < length <= _MOST_SLICES and length < len(symbols):

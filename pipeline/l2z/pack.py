@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError
-from ...model import CodedTensor
+from ...model import CodedTensor, Model
 from ..checkpoint import read_weights, require_file
 from ..files import write_atomically
 from ..onnx_file import read_onnx
@@ -63,6 +63,15 @@ def pack_file(
     if not same:
         raise CompressError("pack: the file does not decode to what was packed; please report")
     return content
+
+
+def packed_bytes(model: Model, **export_options: int) -> int:
+    """What a model takes as an .l2z file with its graph, exported as `export` is told."""
+    from ..export import export  # which loads Brevitas: unpacking does without
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(model, Path(folder) / "model.onnx", **export_options)
+        return len(pack_file(path, coded=model.coded))
 
 
 def unpack_file(path: Path, output: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .codec import coded_planes, unpack_tensors
-from .container import Entry, read, sides_of
+from .codec import unpack
+from .container import Entry, sides_of
 from .planes import bytes_of
 
 
@@ -36,14 +36,13 @@ class TensorSize:
 
 def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
     """One for each tensor, in the file's order; CompressError says what is wrong with the file `where`."""
-    tensors, _ = unpack_tensors(content, where)
-    header, sections = read(content, where)
-    coded = coded_planes(header, sections)
-    deflated = len(zlib.compress(sections.sides, 9)) / max(1, len(sections.sides))
+    opened = unpack(content, where)
+    coded, sides = opened.bits(), opened.sections.sides
+    deflated = len(zlib.compress(sides, 9)) / max(1, len(sides))
     found = []
-    for entry in header.tensors:
+    for entry in opened.header.tensors:
         symbols = sum(next(coded) for plane in entry.planes if plane.tables)
-        tensor = tensors[entry.name]
+        tensor = opened.tensors[entry.name]
         zeros = 1 - np.count_nonzero(bytes_of(tensor != 0)) / max(1, entry.elements)
         found.append(
             TensorSize(

@@ -26,6 +26,13 @@ needs_tensorrt = pytest.mark.skipif(
 RUN = ("openvino", "onnxruntime")
 
 
+def unoptimized(model, feeds):
+    """The first output as onnxruntime computes it node by node."""
+    plain = vendor.SessionOptions()
+    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return vendor.InferenceSession(model.SerializeToString(), plain).run(None, feeds)[0]
+
+
 def clipped(low=-0.1, high=1.0):
     """`conv_qdq` with a Clip for its Relu, as it is to bounds that lie between two steps of the grid."""
     model = conv_qdq()
@@ -72,10 +79,8 @@ def test_openvino_runs_an_unfolded_weight_in_float_and_says_so(save, feeds, tmp_
 
 @pytest.mark.parametrize("target", RUN)
 def test_outputs_are_those_of_the_unoptimized_model(save, feeds, tmp_path, target):
+    expected = unoptimized(conv_qdq(), feeds)
     path = save(conv_qdq())
-    plain = vendor.SessionOptions()
-    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
-    expected = vendor.InferenceSession(str(path), plain).run(None, feeds)[0]
     engine = TARGETS[target].build(path, TargetOptions(float_precision="f32"), tmp_path / "out")
     # one step of the output grid (scale 0.03): a value between two steps may be rounded either way
     assert np.abs(engine.run(feeds)[0] - expected).max() <= 0.03 + 1e-6
@@ -149,12 +154,7 @@ def test_an_operator_that_the_runtime_does_not_know_is_refused(save, tmp_path, t
 def test_the_graph_that_onnxruntime_fuses_gives_the_same_values(feeds, signed, changes):
     rewritten, count = fusable(signed)
     assert count == changes
-    plain = vendor.SessionOptions()
-    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
-    runs = [
-        vendor.InferenceSession(m.SerializeToString(), plain).run(None, feeds)[0] for m in (signed, rewritten)
-    ]
-    np.testing.assert_array_equal(*runs)
+    np.testing.assert_array_equal(unoptimized(rewritten, feeds), unoptimized(signed, feeds))
 
 
 @pytest.mark.parametrize(
@@ -187,12 +187,8 @@ def test_what_is_never_negative_becomes_unsigned_with_the_same_values(feeds, sig
         "q_out": (np.uint8, 0),
     }
     beyond = {"x": 4 * feeds["x"]}
-    plain = vendor.SessionOptions()
-    plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
-    wanted, got = (
-        vendor.InferenceSession(m.SerializeToString(), plain).run(None, beyond)[0] for m in (signed, trimmed)
-    )
-    np.testing.assert_array_equal(got, wanted)
+    wanted = unoptimized(signed, beyond)
+    np.testing.assert_array_equal(unoptimized(trimmed, beyond), wanted)
     assert wanted.max() == pytest.approx(end)  # some values lie beyond what the grid or the Clip holds
 
 
@@ -232,13 +228,7 @@ def test_the_mean_of_what_is_never_negative_becomes_unsigned_with_the_same_logit
         assert trim_to_unsigned(trimmed) == 2  # the output of the Relu, and its mean
         graph = OnnxGraph(trimmed)
         assert graph.value(graph.by_name["q_pooled"].input[2]) == np.uint8(0)
-        plain = vendor.SessionOptions()
-        plain.graph_optimization_level = vendor.GraphOptimizationLevel.ORT_DISABLE_ALL
-        wanted, got = (
-            vendor.InferenceSession(m.SerializeToString(), plain).run(None, feeds)[0]
-            for m in (signed, trimmed)
-        )
-        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(unoptimized(trimmed, feeds), unoptimized(signed, feeds))
 
 
 def test_a_product_of_a_mean_with_itself_keeps_its_signed_grid():
