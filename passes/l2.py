@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
@@ -100,6 +101,7 @@ class L2(Pass):
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The captured graph with the tensors that the codes decode to."""
-        from .lossy.stored import rebuilt, stored_in, uncoded_in
+        from .lossy.stored import others_in, rebuilt, stored_in
 
-        return rebuilt(model, stored_in(plan), uncoded_in(plan))
+        found = rebuilt(model, stored_in(plan), others_in(plan))
+        return replace(found, stored_bytes=plan.structure["bytes"]) if found.coded else found

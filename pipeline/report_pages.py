@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from . import report_text as text
 from .report import all_proofs
-from .report_steps import coverage, sensitivity, step_views, training
+from .report_steps import CODE_BARS, code_sizes, coverage, sensitivity, step_views, training
 from .report_view import (
     DeviceView,
     device_views,
@@ -64,6 +64,7 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "bare_ms": text.bare_ms,
         "bytes": text.byte_size,
         "clip": text.tidy,
+        "code_sizes": code_sizes,
         "count": text.count_size,
         "coverage": coverage,
         "duration": text.duration,
@@ -83,6 +84,7 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "signed": text.signed,
         "speedup_text": _speedup_text,
     }
+    environment.globals["CODE_BARS"] = CODE_BARS
     environment.tests["known"] = text.known
     return environment
 

@@ -16,6 +16,7 @@ from .result import RunRecord, StepRecord
 
 COVERAGE_ROWS = 400
 SENSITIVITY_BARS = 20
+CODE_BARS = 20
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,17 @@ def training(step: StepRecord) -> list[dict[str, Any]]:
             {"phase": phase, "kept": kept, "last": len(rows) - 1, "charts": [c for c in charts if c]}
         )
     return found
+
+
+def code_sizes(step: StepRecord) -> list[dict[str, Any]]:
+    """The tensors that became codes, those that take the most bytes first."""
+    keys = ("weights", "bits_per_weight", "zeros")
+    rows = [
+        {**row, "bytes": row["weights"] * row["bits_per_weight"] / 8}
+        for row in detail_rows(step, "tensors")
+        if all(isinstance(row.get(key), int | float) for key in keys)
+    ]
+    return sorted(rows, key=itemgetter("bytes"), reverse=True)
 
 
 def sensitivity(step: StepRecord) -> list[dict[str, Any]]:

@@ -274,7 +274,7 @@ class _Run:
         self, model: Model, final: Model, float_onnx: Path, onnx_path: Path, data: DataParts
     ) -> Candidate:
         """Eager float → its ONNX; eager compressed → its ONNX; and how far compression moved the outputs."""
-        quantized = final.stored_bytes is not None
+        quantized = final.stored_bytes is not None and not final.coded  # codes are multiplied as floats
         batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         part = data.validation
         eager = outputs_of(model.run, part, batch)

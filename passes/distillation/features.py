@@ -49,6 +49,11 @@ def pair(
     return [s for s, _ in pairs], [t for _, t in pairs]
 
 
+def has_blocks(network: nn.Module, example: Batch) -> bool:
+    """Whether it has blocks of repeated structure, which `pair` could find."""
+    return bool(_blocks(network, example))
+
+
 def _hint(path: str, known: list[str]) -> str:
     from ...calibration.named import did_you_mean
 

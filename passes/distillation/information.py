@@ -5,12 +5,14 @@ That is the curvature of the KL divergence from the unchanged network, whose own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx
 
 from ...calibration.data import Part
+from .task import Task
 
 
 def drawn_gradients(
@@ -19,25 +21,34 @@ def drawn_gradients(
     part: Part,
     batch: int,
     draws: torch.Generator,
-    classification: bool,
+    task: Task,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """For each batch of a part its samples, and the gradients, by name, of the log-likelihood of what is drawn from the
-    first output, summed over them. Weights that it does not depend on are left out; so is a last batch that is short.
+    outputs, summed over them. Weights that none depends on are left out; so is a last batch that is short.
 
     weights: of the network by name, as tensors that gradients are taken of.
     """
     for inputs, _ in part.head(max(1, len(part) // batch) * batch).batches(batch):
-        outputs = torch.func.functional_call(network, dict(weights), inputs)
-        first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        likelihood = _log_likelihood(first, draws, classification)
-        found = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
-        yield len(first), {n: g for n, g in zip(weights, found, strict=True) if g is not None}
+        found = torch.func.functional_call(network, dict(weights), inputs)
+        outputs = found if isinstance(found, (tuple, list)) else (found,)
+        likelihoods = [
+            _log_likelihood(output, draws, task.classification, variance)
+            for output, variance in zip(outputs, task.variances, strict=True)
+            if output.requires_grad
+        ]
+        if not likelihoods:
+            yield len(inputs[0]), {}
+            continue
+        likelihood = torch.stack(likelihoods).sum()
+        gradients = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
+        yield len(inputs[0]), {n: g for n, g in zip(weights, gradients, strict=True) if g is not None}
 
 
-def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool) -> Tensor:
-    """The sum over samples, of outputs (n, classes, ...) or numbers of any shape."""
+def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool, variance: float) -> Tensor:
+    """The sum over samples, of outputs (n, classes, ...), or of numbers of any shape with normal errors of unit size
+    relative to their spread."""
     if not classification or output.dim() < 2 or output.shape[1] < 2:
-        return (output * torch.randn(output.shape, generator=draws)).sum()
+        return (output * torch.randn(output.shape, generator=draws)).sum() / math.sqrt(variance)
     logits = output.movedim(1, -1).reshape(-1, output.shape[1])
     drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=draws)
     return logits.log_softmax(1).gather(1, drawn).sum()

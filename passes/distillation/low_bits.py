@@ -26,6 +26,7 @@ from ..quantization.rebuild import WeightSpec, least_steps
 from ..quantization.steps import State
 from ..training.draws import generator
 from .information import drawn_gradients
+from .task import Task
 
 if TYPE_CHECKING:
     from ..distill import Distill
@@ -34,7 +35,7 @@ SENSITIVITY_SAMPLES = 128
 
 
 def choose_specs(
-    options: Distill, state: State, context: PassContext, classification: bool, batch: int
+    options: Distill, state: State, context: PassContext, task: Task, batch: int
 ) -> dict[str, WeightSpec]:
     """How each placed weight is stored, by tensor name; those of plain INT8 are left out."""
     assert options.weight_bits != "float"
@@ -47,7 +48,7 @@ def choose_specs(
     inner = [site for site in sites if site.tensor not in outer]
     if options.redistribute_bits and inner:
         least = 1 if options.points == "learned" and options.training.epochs == 0 else 2
-        found = sensitivities(state, inner, options, context, classification, batch)
+        found = sensitivities(state, inner, options, context, task, batch)
         bits |= redistribute(found, options.weight_bits, least)
     specs = {name: WeightSpec(b, options.bucket) for name, b in bits.items()}
     return {name: spec for name, spec in specs.items() if spec != WeightSpec()}
@@ -58,7 +59,7 @@ def sensitivities(
     sites: list[WeightSite],
     options: Distill,
     context: PassContext,
-    classification: bool,
+    task: Task,
     batch: int,
 ) -> dict[str, tuple[int, float]]:
     """For each tensor its number of weights, and its mean squared gradient times the mean square of its scales α.
@@ -74,7 +75,7 @@ def sensitivities(
     draws = generator(context.seed, "sensitivity")
     count = 0
     part = context.data.calibration.head(max(SENSITIVITY_SAMPLES, batch))
-    for samples, gradients in drawn_gradients(network, weights, part, batch, draws, classification):
+    for samples, gradients in drawn_gradients(network, weights, part, batch, draws, task):
         for name, gradient in gradients.items():
             squares[name] += float((gradient.double() ** 2).mean())
         count += samples

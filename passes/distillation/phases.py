@@ -153,7 +153,7 @@ class Phases:
             state = replace(state, placement=replace(state.placement, activations=()), grids={})
         # Once, from the weights as they came: what was trained is what is rebuilt.
         self.least = least_scales(state, self.limit)
-        specs = choose_specs(options, state, self.context, self.task.classification, self.static_batch or 8)
+        specs = choose_specs(options, state, self.context, self.task, self.static_batch or 8)
         network = self._train_quantized(state, specs)
         if options.points == "learned":
             network, specs = self._train_points(state, network, specs)

@@ -12,20 +12,24 @@ from torch import Tensor, fx, nn
 from ...model import CodedTensor
 from ..quantization.operators import along, get_tensor
 from .names import TransformName
-from .transforms import EDGES, Transform
+from .transforms import EDGES, LARGEST, Transform
 
-LARGEST = 127
-"""Codes end there: with zero and their negatives 255 values, which an .l2z file holds as one byte each."""
+WIDEST = 2.0**20
+"""Where codes of wide tensors end, which the file holds as floats."""
 SHRINK_LIMIT = 4.0
-"""By how much steps and edges may shrink or grow in all."""
+"""By how much steps and edges may shrink or grow in all, as a logarithm."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """In what a tensor is measured: one number, or one for each slice along `axis`."""
+    """In what a tensor is measured: one number, or one for each slice along `axis`.
+
+    wide: its codes need more than a byte each, so that the file holds whole multiples of the unit as floats.
+    """
 
     values: Tensor
     axis: int | None = None
+    wide: bool = False
 
     def shaped(self, rank: int) -> Tensor:
         """To multiply a tensor with so many axes by."""
@@ -42,11 +46,15 @@ class Codes(nn.Module):
 
     def __init__(self, tensor: Tensor, unit: Unit, transform: TransformName) -> None:
         super().__init__()
-        self.axis, self.name = unit.axis, transform
+        self.axis, self.name, self.wide = unit.axis, transform, unit.wide
         self.register_buffer("unit", unit.shaped(tensor.dim()))
         self.latent = nn.Parameter(tensor.detach() / self.unit)
         self.log_step = nn.Parameter(torch.zeros(()))
         self.log_edge = nn.Parameter(torch.tensor(EDGES[transform]).log())
+
+    def learn_from(self, other: Codes) -> None:
+        """Take over what another's transform learned."""
+        self.log_step.data, self.log_edge.data = other.log_step.data.clone(), other.log_edge.data.clone()
 
     def transform(self) -> Transform:
         """With the step and edge as they are now."""
@@ -59,11 +67,20 @@ class Codes(nn.Module):
 
     def codes(self) -> Tensor:
         """Before rounding, of the tensor's shape."""
-        return self.transform().encode(self.latent).clamp(-LARGEST, LARGEST)
+        return self._limited(self.transform().encode(self.latent))
 
     def symbols(self) -> Tensor:
         """Rounded codes, without a gradient."""
-        return torch.round(self.codes().detach()) + 0.0  # of two zeros the positive one
+        return self.rounded_codes(self.latent.detach())
+
+    def rounded_codes(self, latent: Tensor) -> Tensor:
+        """Of other values in units, of any shape."""
+        with torch.no_grad():
+            return torch.round(self._limited(self.transform().encode(latent))) + 0.0  # no negative zeros
+
+    def _limited(self, codes: Tensor) -> Tensor:
+        limit = WIDEST if self.wide else LARGEST
+        return codes.clamp(-limit, limit)
 
     def forward(self) -> Tensor:
         """The tensor as it is decoded from its codes."""
@@ -84,7 +101,7 @@ class Codes(nn.Module):
 
 def codes_for(graph: fx.GraphModule, units: Mapping[str, Unit], transform: TransformName) -> dict[str, Codes]:
     """The codes of the named tensors of a graph, in units of their own."""
-    # A vector has few values for each number it is measured in, and no tail: its steps are all of one width.
+    # What is no layer's weight is measured in one number and has no tail: its steps are all of one width.
     return {
         name: Codes(get_tensor(graph, name), unit, transform if unit.axis is not None else "scale")
         for name, unit in units.items()
@@ -92,9 +109,9 @@ def codes_for(graph: fx.GraphModule, units: Mapping[str, Unit], transform: Trans
 
 
 def insert_codes(graph: fx.GraphModule, codes: Mapping[str, Codes]) -> fx.GraphModule:
-    """A copy of a captured graph in which the named tensors come out of their codes, the modules `codes_0`, …"""
+    """A copy of a captured graph in which the named tensors come out of their codes, the modules `l2_codes_0`, …"""
     coded = copy.deepcopy(graph)
-    names = {tensor: f"codes_{index}" for index, tensor in enumerate(sorted(codes))}
+    names = {tensor: f"l2_codes_{index}" for index, tensor in enumerate(sorted(codes))}
     for tensor, name in names.items():
         coded.add_submodule(name, codes[tensor])
     for node in list(coded.graph.nodes):
@@ -104,6 +121,9 @@ def insert_codes(graph: fx.GraphModule, codes: Mapping[str, Codes]) -> fx.GraphM
             made.meta.update(node.meta)
             node.replace_all_uses_with(made)
             coded.graph.erase_node(node)
+    for tensor in names:
+        owner, _, attribute = tensor.rpartition(".")
+        delattr(coded.get_submodule(owner), attribute)
     coded.graph.lint()
     coded.recompile()
     return coded

@@ -7,98 +7,148 @@ of the network, measured in 1 / √F.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
 from ...calibration.data import Part
+from ...errors import CompressError
+from ...progress import Progress, Silent
 from ..distillation.information import drawn_gradients
+from ..distillation.task import Task
+from ..quantization.folding import LEARNED
 from ..quantization.operators import MATMULS, get_tensor
 from ..quantization.placement import weight_axis, weight_operands
 from ..training.draws import generator
-from .coded import LARGEST, Unit
+from .coded import WIDEST, Unit
 
 LEAST_ELEMENTS = 16
-"""Smaller tensors stay as they are."""
+"""Smaller tensors are not worth a list of values."""
 SHARED = 0.1
 """Of a channel's information, how much is taken to be the tensor's mean: a channel is seen on few samples."""
-LEAST_SQUARE = 1e-3
-"""Of a tensor's mean square, for channels of zeros."""
+LEAST_INFORMATION = 1e-20
+"""Of a tensor that the outputs do not depend on, relative to the one that they depend on most."""
 GRID = 0.5
 """Units of channels are powers of two by so much: they take a few bits each."""
-TRUST = 0.75
-"""The information tells of small changes, and says less of changes as large as the weights: it counts to this power,
-relative to the weights' own squares. On EfficientNet-Lite0 at a tenth of its bytes, untrained, the outputs' divergence
-is 0.033 with 0.75, 0.062 with 1 and 0.146 with 0.5."""
-REACH = 8.0
-"""Units of channels differ from the tensor's middle by at most this power of two."""
+LEAST_EXPONENT = -126
+"""Of a power of two that is a normal float32."""
+REACH = 64
+"""Powers of two between the largest unit of a tensor's channels and the smallest: far more than weights have."""
 
 
 def codable(graph: fx.GraphModule) -> dict[str, int | None]:
     """The float tensors of a captured graph that become codes, with the axis of their output channels if they are
-    weights of a layer."""
+    weights of a layer: its parameters, and what was computed from these once and for all.
+
+    Other buffers, such as masks and tables of positions, stay as they are: they are not learned, and a mask's -100 is
+    nothing that the outputs depend on a little. Raises CompressError for parameters of another type than float32.
+    """
+    layers = {
+        str(weight.target): (node, weight) for node in graph.graph.nodes for weight in weight_operands(node)
+    }
+    learned = {*dict(graph.named_parameters()), *graph.meta.get(LEARNED, ())}
     axes: dict[str, int | None] = {}
-    for node in graph.graph.nodes:
-        if node.op != "get_attr":
+    for name in dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr"):
+        tensor = get_tensor(graph, name)
+        if name not in learned or not tensor.is_floating_point() or not tensor.numel():
             continue
-        tensor = get_tensor(graph, str(node.target))
-        varied = tensor.is_floating_point() and tensor.numel() >= LEAST_ELEMENTS
-        if varied and bool(torch.isfinite(tensor).all()) and bool(tensor.any()):
-            axes.setdefault(str(node.target), None)
-    for node in graph.graph.nodes:
-        for weight in weight_operands(node):
-            name = str(weight.target)
-            if name in axes:
-                matrices = node.target in MATMULS and get_tensor(graph, name).dim() != 2
-                axes[name] = None if matrices else weight_axis(node, weight)
+        if tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CompressError(f"l2: {name} is {kind}; give the network in float32, as .float() makes it")
+        if not bool(torch.isfinite(tensor).all()):
+            continue
+        axes[name] = None
+        if name in layers and tensor.numel() >= LEAST_ELEMENTS:
+            node, weight = layers[name]
+            if node.target not in MATMULS or tensor.dim() == 2:
+                axes[name] = weight_axis(node, weight)
     return axes
 
 
 def information(
-    graph: fx.GraphModule, names: Sequence[str], part: Part, batch: int, seed: int, classification: bool
+    graph: fx.GraphModule,
+    names: Sequence[str],
+    part: Part,
+    batch: int,
+    seed: int,
+    task: Task,
+    progress: Progress = Silent(),
 ) -> dict[str, Tensor]:
     """The Fisher information of each element of the named tensors, by `drawn_gradients`: the mean over samples."""
     weights: dict[str, Tensor] = {name: nn.Parameter(get_tensor(graph, name).clone()) for name in names}
     squares = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     draws = generator(seed, "information")
     count = 0
-    for samples, gradients in drawn_gradients(graph, weights, part, batch, draws, classification):
+    found = drawn_gradients(graph, weights, part, batch, draws, task)
+    for samples, gradients in progress.track(
+        found, "l2: how much the outputs depend on each weight", max(1, len(part) // batch)
+    ):
         for name, gradient in gradients.items():
             squares[name] += gradient**2
         count += samples
+    for name, square in squares.items():
+        if not bool(torch.isfinite(square).all()):
+            raise CompressError(
+                f"l2: the outputs' gradient in {name} is NaN or infinite: the network computes with values out of range"
+            )
+    if not any(bool(square.any()) for square in squares.values()):
+        raise CompressError(
+            "l2: no output depends on the weights by a gradient: they are integers, or classes that are all certain;"
+            " give logits that are not scaled up"
+        )
     return {name: square / count for name, square in squares.items()}
 
 
 def units(
-    graph: fx.GraphModule, axes: Mapping[str, int | None], fisher: Mapping[str, Tensor], step: float
+    graph: fx.GraphModule,
+    axes: Mapping[str, int | None],
+    fisher: Mapping[str, Tensor],
+    step: float,
+    reach: float,
 ) -> dict[str, Unit]:
-    """The unit of each tensor, `step` being the one step of the network in 1 / √F."""
+    """The unit of each tensor, `step` being the one step of the network in 1 / √F, relative to the mean F of the tensor
+    that matters most.
+
+    reach: the largest weight that has a code, in units. Of weights the unit is wide enough for that; another tensor
+    for which that would be too wide becomes a wide one, as one of few elements does. A tensor for which even that is
+    too wide has no unit: it stays as it is.
+    """
     made = {}
+    most_information = max(float(square.mean()) for square in fisher.values())
+    step = step / math.sqrt(most_information)
     for name, axis in axes.items():
         tensor, square = get_tensor(graph, name), fisher[name]
-        mean = square.mean().clamp(min=1e-20)
+        mean = square.mean().clamp(min=LEAST_INFORMATION * most_information)
         if axis is None:
-            unit = torch.maximum(step / mean.sqrt(), tensor.abs().max() / LARGEST)
-            made[name] = Unit(unit)
+            wanted, largest = step / mean.sqrt(), tensor.abs().max()
+            if tensor.numel() >= LEAST_ELEMENTS and bool(largest <= reach * wanted):
+                made[name] = Unit(wanted)
+            elif bool(largest <= WIDEST * (unit := _power_of_two(float(wanted)))):
+                made[name] = Unit(unit, wide=True)
             continue
         rest = [d for d in range(tensor.dim()) if d != axis]
         each = (1 - SHARED) * square.mean(rest) + SHARED * mean if rest else square
-        own = (tensor**2).mean(rest) if rest else tensor**2
-        own = own + LEAST_SQUARE * own.mean()
-        each = (each * own) ** TRUST / own
-        least = tensor.abs().amax(rest) if rest else tensor.abs()
-        wanted = torch.maximum(step / each.sqrt(), least * (2**GRID / LARGEST))
-        made[name] = Unit(_on_grid(wanted, wanted.median()), axis)
+        most = tensor.abs().amax(rest) if rest else tensor.abs()
+        # The nearest power of two may be smaller by half a place of the grid.
+        made[name] = Unit(_on_grid(torch.maximum(step / each.sqrt(), most * (2**GRID / reach))), axis)
     return made
+
+
+def _power_of_two(wanted: float) -> Tensor:
+    """At most as wide: multiples of it are floats whose last bits are zeros, which take nothing."""
+    exponent = math.floor(math.log2(wanted)) if wanted > 0 else LEAST_EXPONENT
+    return torch.tensor(2.0 ** min(max(exponent, LEAST_EXPONENT), -LEAST_EXPONENT))
 
 
 def expected_divergence(fisher: Mapping[str, Tensor], unit: Mapping[str, Tensor]) -> float:
     """Of the outputs from the unrounded network's, in nats a sample, to second order: the sum of 1/2 F unit² / 12."""
-    return sum(float((square * unit[name] ** 2).sum()) / 24 for name, square in fisher.items())
+    return sum(float((fisher[name] * each**2).sum()) / 24 for name, each in unit.items())
 
 
-def _on_grid(values: Tensor, middle: Tensor) -> Tensor:
-    """The nearest powers of two on the grid, times the middle, none further from it than REACH."""
+def _on_grid(values: Tensor) -> Tensor:
+    """The nearest powers of two on the grid, times the middle one, none further below the largest than REACH."""
+    middle = values.median()
     powers = (torch.log2(values / middle) / GRID).round() * GRID
-    return middle * torch.exp2(powers.clamp(-REACH, REACH))
+    return middle * torch.exp2(powers.clamp(min=float(powers.max()) - REACH))

@@ -1,21 +1,22 @@
-"""What a plan of `l2` keeps: the coded tensors, those that are not, and the model that they make."""
+"""What a plan of `l2` keeps: the coded tensors, the wide ones, and the model that they make."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from ...model import CodedTensor, Model
 from ..base import PassPlan
 from ..quantization.capture import capture
 from ..quantization.operators import set_tensor
+from .coded import Codes
 
 CODES, VALUES, SCALE = "codes/", "values/", "scale/"
 
 
 def rebuilt(model: Model, stored: Mapping[str, CodedTensor], others: Mapping[str, Tensor]) -> Model:
-    """The model with the stored tensors in its captured graph, and the others, which learned too."""
+    """The model with the stored tensors in its captured graph, and the others, the wide ones."""
     graph = capture(model)
     for name, tensor in others.items():
         set_tensor(graph, name, tensor.clone())
@@ -33,8 +34,8 @@ def stored_in(plan: PassPlan) -> dict[str, CodedTensor]:
     }
 
 
-def uncoded_in(plan: PassPlan) -> dict[str, Tensor]:
-    """The other tensors of a plan, which learned too."""
+def others_in(plan: PassPlan) -> dict[str, Tensor]:
+    """The other tensors of a plan, the wide ones."""
     return {n: t for n, t in plan.tensors.items() if not n.startswith((CODES, VALUES, SCALE))}
 
 
@@ -48,10 +49,6 @@ def flat(stored: Mapping[str, CodedTensor]) -> dict[str, Tensor]:
     return flat
 
 
-def uncoded(network: fx.GraphModule, stored: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a network with codes that are none."""
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("codes_") and name not in stored
-    }
+def wide_in(codes: Mapping[str, Codes]) -> dict[str, Tensor]:
+    """The tensors whose codes a file holds as floats."""
+    return {name: each().detach().clone() for name, each in codes.items() if each.wide}

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from .names import TransformName
 
+LARGEST = 127.0
+"""Codes end there: with zero and their negatives 255 values, which an .l2z file holds as one byte each."""
 OUTER = 2.0
 """How much wider multi-scale's steps are beyond its edge."""
 _EXP_REACH = 12.0
@@ -73,3 +75,8 @@ EDGES: dict[TransformName, float] = {
     "exp": 8.0,
 }
 """Where the edge starts, in steps."""
+
+
+def largest_weight(name: TransformName) -> float:
+    """The weight of the largest code, in units, with the numbers that a transform starts with."""
+    return float(Transform(name, torch.tensor(1.0), torch.tensor(EDGES[name])).decode(torch.tensor(LARGEST)))

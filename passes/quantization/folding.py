@@ -23,6 +23,8 @@ from .operators import (
     set_tensor,
 )
 
+LEARNED = "learned"
+"""Among a graph's notes: the names of folded tensors that were computed from parameters."""
 CONSTRUCTORS = (
     aten.zeros.default, aten.ones.default, aten.full.default,
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
@@ -36,7 +38,11 @@ def fold_constants(module: fx.GraphModule) -> None:
     Operators run in order, in-place ones included: a mask that is filled slice by slice comes out right.
     """
     constant: dict[fx.Node, Any] = {}
+    parameters = dict(module.named_parameters())
+    learned = {n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in parameters}
     for node in module.graph.nodes:
+        if not learned.isdisjoint(node.all_input_nodes):
+            learned.add(node)
         if node.op == "get_attr":
             constant[node] = get_tensor(module, str(node.target))
         elif node.op == "call_function" and _computable(node, constant):
@@ -49,7 +55,9 @@ def fold_constants(module: fx.GraphModule) -> None:
             continue
         readers = [user for user in node.users if user not in constant]
         if readers:
-            _replace_by_constant(module, node, constant[node].detach().clone(), readers)
+            name = _replace_by_constant(module, node, constant[node].detach().clone(), readers)
+            if node in learned:
+                module.meta.setdefault(LEARNED, set()).add(name)
     for node in reversed(list(module.graph.nodes)):
         if node.op == "call_function" and node in constant and not node.users:
             module.graph.erase_node(node)
@@ -60,9 +68,7 @@ def _value(node: fx.Node, constant: dict[fx.Node, Any]) -> Any:
     return constant[node] if node in constant else torch.empty(0, dtype=node.meta["val"].dtype)
 
 
-def _replace_by_constant(
-    module: fx.GraphModule, node: fx.Node, value: Tensor, readers: list[fx.Node]
-) -> None:
+def _replace_by_constant(module: fx.GraphModule, node: fx.Node, value: Tensor, readers: list[fx.Node]) -> str:
     name = f"folded_{node.name}"
     module.register_buffer(name, value)
     with module.graph.inserting_before(node):
@@ -72,6 +78,7 @@ def _replace_by_constant(
         reader.replace_input_with(node, folded)
         if owner_of(reader):  # a layer whose weight was computed keeps the name of its module
             reader.meta.setdefault("layer", owner_of(reader))
+    return name
 
 
 def _computable(node: fx.Node, constant: dict[fx.Node, Any]) -> bool:

@@ -14,6 +14,7 @@ from edgepress.passes.l2 import L2
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.l2z.pack import unpack_file
 from edgepress.pipeline.recipe_file import read_recipe
+from edgepress.pipeline.report_text import byte_size
 from edgepress.pipeline.run import compress
 from edgepress.progress import Silent
 from pydantic import ValidationError
@@ -84,6 +85,18 @@ def test_every_layer_tells_its_bits(run: tuple[Path, Any]) -> None:
     assert len({round(row["bits_per_weight"], 2) for row in rows}) > 3  # not one for all
 
 
+def test_the_report_shows_what_the_file_takes_and_each_tensor_of_it(run: tuple[Path, Any]) -> None:
+    folder, record = run
+    size = (folder / "run" / "model.l2z").stat().st_size
+    assert record.steps[1].bytes == size
+    page = (folder / "run" / "report.html").read_text()
+    largest = max(record.steps[1].details["tensors"], key=lambda row: row["weights"] * row["bits_per_weight"])
+    [card] = [part for part in page.split("<article")[1:] if "Bits per weight: l2" in part]
+    shown = card.split('class="name">')[1]
+    assert shown.startswith(largest["tensor"]) and f"{largest['bits_per_weight']:.2f} bits" in shown
+    assert byte_size(size) in page.split("Pass by pass")[0]
+
+
 def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = run
     small = str(folder / "run" / "model.l2z")
@@ -119,7 +132,9 @@ def test_the_smallest_file_inside_a_drop(tmp_path: Path) -> None:
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
     path = recipe(tmp_path, "{ bytes: 2kB, training: { epochs: 0 } }")
-    with pytest.raises(CompressError, match=r"l2: 2,000 bytes cannot be reached: the graph and what else"):
+    with pytest.raises(
+        CompressError, match=r"l2: 2,000 bytes cannot be reached: the coarsest codes make a file"
+    ):
         compress(path, tmp_path / "run", progress=Silent())
 
 

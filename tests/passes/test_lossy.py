@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import quantization_nets as nets
 import torch
-from edgepress.model import CodedTensor
+from edgepress.calibration.data import Part
+from edgepress.errors import CompressError
+from edgepress.model import CodedTensor, Model
 from edgepress.passes.l2 import L2
 from edgepress.passes.lossy.coded import Codes, Unit
 from edgepress.passes.lossy.counter import entropy_bits, rate
+from edgepress.passes.lossy.importance import units
 from edgepress.passes.lossy.rounding import rounded
-from edgepress.passes.lossy.transforms import Transform
+from edgepress.passes.lossy.transforms import Transform, largest_weight
+from edgepress.passes.quantization.capture import capture
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 KERNELS = ("linear", "triangular", "raised-cosine")
 TRANSFORMS = ("edge-scale", "scale", "multi-scale", "log", "exp")
@@ -154,6 +158,20 @@ class TestCodes:
             stored = codes.coded(codes.symbols())
             assert torch.equal(stored.tensor(), codes().detach())
 
+    @pytest.mark.parametrize("name", TRANSFORMS)
+    def test_no_weight_is_clipped_however_fine_the_step(self, name: Any) -> None:
+        weight = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+        weight[2] *= 1e-9
+        weight[3] *= 1e9
+        graph = capture(nets.model_of(nets.Net(lambda m, x: m.fc(x), fc=nn.Linear(50, 6)), 50))
+        graph.fc.weight.data.copy_(weight)
+        reach = largest_weight(name)
+        [unit] = units(graph, {"fc.weight": 0}, {"fc.weight": torch.rand(6, 50)}, 1e-12, reach).values()
+        codes = Codes(weight, unit, name)
+        assert float(codes.transform().encode(codes.latent.detach()).abs().max()) <= 127.0001
+        # Half of the widest step of log is 6 % of the largest weight.
+        assert float(((codes() - weight).abs().amax(1) / weight.abs().amax(1)).max()) < 0.07
+
 
 def test_rounding_for_the_rate_prefers_the_frequent_code() -> None:
     """0.9 of a step lies nearer to 1; where nearly all codes are 0, and bits dear enough, it becomes 0."""
@@ -198,10 +216,193 @@ def test_labels_are_not_looked_at() -> None:
 
 def bytes_of_codes(model: Any) -> int:
     """The tensors alone, as an .l2z file holds them."""
-    from edgepress.pipeline.l2z.codec import pack_tensors
-
-    tensors = {name: each.tensor() for name, each in model.coded.items()}
+    tensors = {name: tensor.detach() for name, tensor in model.module.state_dict().items()}
     return len(pack_tensors(tensors, coded=model.coded))
+
+
+class TwoHeads(nn.Module):
+    """Classes from one layer and values from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classes, self.values = nn.Linear(20, 64), nn.Linear(64, 3), nn.Linear(64, 40)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.body(x).relu()
+        return self.classes(x), self.values(x)
+
+
+def plan_of(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any], **told: Any) -> Any:
+    torch.manual_seed(0)
+    model = nets.model_of(module, *shape, **told)
+    context = nets.context_of(nets.samples(32, *shape), packed_bytes=bytes_of_codes)
+    options = {"feature_weight": 0, "transform_epochs": 0, "training": {"epochs": 0}, **options}
+    return model, L2.model_validate(options).apply(model, context)
+
+
+def test_the_weights_of_every_output_are_kept() -> None:
+    model, result = plan_of(TwoHeads(), (20,), {"ratio": 4}, output_names=("classes", "values"))
+    x = torch.randn(100, 20, generator=torch.Generator().manual_seed(3))
+    for before, after in zip(model.run(x), result.model.run(x), strict=True):
+        assert float(((before - after) ** 2).mean() / before.var()) < 0.05
+
+
+def test_a_tensor_of_denormal_numbers_leaves_the_network_as_it_is() -> None:
+    net = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 20))
+    net[0].weight.data.mul_(1e-39)
+    model, result = plan_of(net, (20,), {"ratio": 3})
+    x = torch.randn(50, 20, generator=torch.Generator().manual_seed(3))
+    after = result.model.run(x)[0]
+    assert bool(after.isfinite().all())
+    assert float(((model.run(x)[0] - after) ** 2).mean() / after.var()) < 0.05
+
+
+class Masked(nn.Module):
+    """Attention whose mask is a buffer of -100: far from anything that rounding may touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(16, 48)
+        self.register_buffer("mask", -100.0 * torch.ones(6, 6).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.projection(x).chunk(3, -1)
+        return ((q @ k.mT + self.mask).softmax(-1) @ v).mean(1)
+
+
+def test_buffers_stay_as_they_are() -> None:
+    model, result = plan_of(Masked(), (6, 16), {"ratio": 2})
+    assert torch.equal(result.model.module.get_buffer("mask"), model.module.get_buffer("mask"))
+    assert list(result.model.coded) == ["projection.weight", "projection.bias"]
+
+
+def test_what_is_computed_from_parameters_is_coded_and_a_matrix_in_a_buffer_is_not() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(1, 64, 32))
+            self.register_buffer("spectrum", torch.randn(32, 32))
+            self.layer = nn.Linear(32, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer((x + self.positions[:, :48]) @ self.spectrum).mean(1)
+
+    model, result = plan_of(Net(), (48, 32), {"ratio": 3})
+    shapes = [tuple(each.indices.shape) for each in result.model.coded.values()]
+    assert (1, 48, 32) in shapes and (16, 32) in shapes
+    assert torch.equal(result.model.module.get_buffer("spectrum"), model.module.get_buffer("spectrum"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_networks_of_other_types_are_told(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 3)).to(dtype).eval()
+    model = Model(net, (torch.randn(1, 20, dtype=dtype),))
+    part = Part("train", [((x.to(dtype),), y) for (x,), y in nets.samples(32, 20).samples])
+    context = nets.context_of(part, packed_bytes=bytes_of_codes)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(CompressError, match=rf"l2: 0.weight is {kind}; give the network in float32"):
+        L2(ratio=4).plan(model, context)
+
+
+def test_a_size_that_wide_tensors_reach_with_coarser_steps() -> None:
+    """One value far out makes a factor wide at fine steps: zeros elsewhere are not the end."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.randn(400))
+            self.factor.data[0] = 20
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.factor
+
+    _, result = plan_of(Net(), (400,), {"bytes": "400"})
+    assert bytes_of_codes(result.model) <= 400
+
+
+def test_a_value_far_beyond_all_others_leaves_its_tensor_as_it_is() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.mask = nn.Linear(20, 64), nn.Parameter(torch.randn(64))
+            self.mask.data[0] = -1e9
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.layer(x) + self.mask).softmax(-1)
+
+    model, result = plan_of(Net(), (20,), {"ratio": 2})
+    found = dict(result.model.module.named_parameters())["mask"]
+    assert torch.equal(found, model.module.mask) and list(result.model.coded)
+
+
+def test_a_network_of_few_weights_trains_too() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+    options = {"bytes": "3kB", "transform_epochs": 1, "training": {"epochs": 1, "batch": 8}}
+    _, result = plan_of(net, (3,), options)
+    assert not result.model.coded and result.model.facts().bytes == 4 * (16 + 15)
+
+
+def test_classes_that_are_all_certain_are_told() -> None:
+    net = nets.Net(lambda m, x: m.fc(x) * 1e6, fc=nn.Linear(20, 40))
+    with pytest.raises(CompressError, match="l2: no output depends on the weights by a gradient"):
+        plan_of(net, (20,), {"ratio": 3})
+
+
+def test_a_network_without_weights_is_told() -> None:
+    with pytest.raises(CompressError, match="l2: the network has no weights that could become codes"):
+        plan_of(nets.Net(lambda m, x: x.flatten(1)), (3, 2), {"ratio": 4})
+
+
+def test_a_static_batch_above_the_samples_to_look_at() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 3))
+    model = Model(module.eval(), (torch.randn(12, 20),), dynamic_batch=False)
+    context = nets.context_of(nets.samples(32, 20), packed_bytes=bytes_of_codes)
+    options = {"ratio": 3, "importance_samples": 4, "transform_epochs": 0, "training": {"epochs": 0}}
+    assert L2.model_validate(options).apply(model, context).model.coded
+
+
+@pytest.mark.parametrize("ratio", [3, 4, 8])
+def test_small_networks_end_near_their_target(ratio: float) -> None:
+    """Where tables and values are a large share of the file, which changes with the codes."""
+    model, result = plan_of(
+        nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)), (30,), {"ratio": ratio}
+    )
+    size = bytes_of_codes(result.model)
+    assert 0.9 * model.facts().bytes / ratio < size <= model.facts().bytes / ratio
+
+
+def test_outlying_vectors_are_stored_as_multiples_in_floats() -> None:
+    """A bias with one value far out, that nothing depends on, and others that matter."""
+    net = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 20))
+    net[0].bias.data[7] = -300
+    _, result = plan_of(net, (20,), {"ratio": 5})
+    name = next(n for n, t in result.model.module.named_parameters() if t.shape == (200,))
+    found = result.model.module.get_parameter(name).detach()
+    assert name not in result.model.coded
+    assert found[7] == pytest.approx(-300, rel=1e-3)
+    inner = torch.cat([found[:7], found[8:]])
+    assert float((inner - torch.cat([net[0].bias[:7], net[0].bias[8:]])).abs().max().detach()) < 0.3
+    bits = found.view(torch.int32)
+    assert not bool((bits & 0xF).any())  # whole multiples of a power of two
+    assert len(bits.unique()) > 20 and bool((found[:7] != net[0].bias[:7]).any())
+
+
+def test_the_search_keeps_what_it_found_where_the_next_size_is_out_of_reach() -> None:
+    """A buffer, which nothing makes smaller, takes a seventh of the network: no file is a tenth of it."""
+
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(20, 600)
+            self.register_buffer("table", torch.randn(600, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).relu() @ self.table
+
+    _, result = plan_of(Large(), (20,), {"max_drop": 100})
+    assert any(note.startswith("no codes take ") for note in result.notes)
+    assert result.model.coded
 
 
 def test_the_rate_is_what_the_file_takes() -> None:
