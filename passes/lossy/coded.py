@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from ...model import CodedTensor
 from ..quantization.operators import along, get_tensor
 from .names import TransformName
-from .transforms import EDGES, LARGEST, Transform
+from .transforms import EDGES, EVEN, LARGEST, Transform
 
 WIDEST = 2.0**20
 """Where codes of wide tensors end, which the file holds as floats."""
@@ -90,13 +90,28 @@ class Codes(nn.Module):
 
     def coded(self, symbols: Tensor) -> CodedTensor:
         """What is stored of the tensor, given its codes as whole numbers."""
-        present, indices = torch.unique(symbols, return_inverse=True)
+        most = int(symbols.abs().max())
+        factor = self.unit if self.axis is None else torch.ones(())
         with torch.no_grad():
-            values = self.transform().decode(present)
+            above = self.transform().decode(torch.arange(1.0, most + 1)) * factor.reshape(())
         scale = None if self.axis is None else self.unit.reshape(-1).clone()
-        if scale is None:
-            values = values * self.unit
-        return CodedTensor(indices.to(torch.uint8), values, scale, self.axis)
+        values = about_zero(evenly(above) if self.name in EVEN else above)
+        return CodedTensor((symbols + most).to(torch.uint8), values, scale, self.axis)
+
+
+def evenly(above: Tensor) -> Tensor:
+    """Values of codes 1, 2, …, that lie on a line from the second on, as float32 of the very same line in binary64: a
+    file tells the first two."""
+    if len(above) < 3:
+        return above
+    first, second = above[:2].double()
+    line = second + torch.arange(len(above) - 2, dtype=torch.float64).add(1) * (second - first)
+    return torch.cat([above[:2], line.float()])
+
+
+def about_zero(above: Tensor) -> Tensor:
+    """The values of all codes from those above 0."""
+    return torch.cat([-above.flip(0), torch.zeros(1), above])
 
 
 def codes_for(graph: fx.GraphModule, units: Mapping[str, Unit], transform: TransformName) -> dict[str, Codes]:

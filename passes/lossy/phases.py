@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import fx
 
 from ...calibration.data import Part
@@ -227,7 +228,7 @@ class Phases:
                     "weights": each.indices.numel(),
                     "bits_per_weight": bits / each.indices.numel(),
                     "zeros": zeros,
-                    "values": len(each.values),
+                    "values": int(torch.bincount(each.indices.reshape(-1)).count_nonzero()),
                 }
             )
         return {"training": self.histories, "tensors": rows}

@@ -75,6 +75,8 @@ EDGES: dict[TransformName, float] = {
     "exp": 8.0,
 }
 """Where the edge starts, in steps."""
+EVEN: frozenset[TransformName] = frozenset({"edge-scale", "scale"})
+"""Whose values lie on a line from code 1 on."""
 
 
 def largest_weight(name: TransformName) -> float:

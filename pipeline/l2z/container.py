@@ -16,17 +16,20 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CompressError
+from .contexts import CONTEXTS
+from .ladder import MOST_RUNGS
 from .planes import DTYPES, PALETTE, WORDS
+from .tables import MOST_TABLE
 
 MAGIC = b"\x89L2Z\r\n\x1a\n"
 VERSION = 1
-_HEAD = struct.Struct("<8sI6Q")
+_HEAD = struct.Struct("<8sI5Q")
 _DIGEST = 32
 MOST_HEADER, MOST_GRAPH = 64 << 20, (2 << 30) - 1
 HEADER_RATIO, FREE_HEADER = 100, 1 << 20
 """A header may unpack to so many times the file's bytes, and so many beside."""
 MOST_TABLES = 8192
-"""A reader keeps 17 KiB for each."""
+"""A reader keeps 2 KiB for each."""
 MOST_SPAN = 2**62
 """Bytes of a tensor, sizes of 0 counted as 1: torch and numpy count in 63 bits."""
 MOST_RATIO, FREE_BYTES = 1000, 64 << 20
@@ -36,19 +39,22 @@ Natural = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 class Plane(BaseModel):
-    """A plane of a tensor: its number of tables, 0 for one stored as it is, and the axis whose slices choose."""
+    """A plane of a tensor: into how many groups its contexts fall, 0 for one stored as it is, and the symbol that
+    symbols are turned to have in the middle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    tables: Annotated[int, Field(ge=0, le=PALETTE)]
-    axis: Annotated[int, Field(ge=0, lt=4)] | None = None
+    groups: Annotated[int, Field(ge=0, le=CONTEXTS)]
+    centre: Annotated[int, Field(ge=0, lt=256)] = 0
 
 
 class Entry(BaseModel):
-    """A tensor: palette counts its different values, or those of all its rows; 0 where its bytes are coded in planes.
+    """A tensor: palette counts its different values, or those of all its rows; ladder the values that are told of a
+    tensor of evenly spaced ones; both are 0 where its bytes are coded in planes.
 
-    rows: whether each slice along the first axis has a palette of its own. scales: how many different factors there
-    are for the slices along `scaled`, 0 where nothing is multiplied.
+    rows: whether each slice along the first axis has a palette of its own. path: along which axis of the matrix a
+    trellis is walked, with a ladder. scales: how many different factors there are for the slices along `scaled`, 0
+    where nothing is multiplied; the last plane then says which slice has which.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -58,9 +64,11 @@ class Entry(BaseModel):
     shape: list[Natural] = Field(max_length=64, fail_fast=True)
     palette: Natural = 0
     rows: bool = False
+    ladder: Annotated[int, Field(ge=0, le=MOST_RUNGS)] = 0
+    path: Annotated[int, Field(ge=0, le=1)] | None = None
     scales: Annotated[int, Field(ge=0, le=PALETTE)] = 0
     scaled: Annotated[int, Field(ge=0, lt=64)] | None = None
-    planes: list[Plane] = Field(max_length=16, fail_fast=True)
+    planes: list[Plane] = Field(max_length=17, fail_fast=True)
     crc32: Annotated[int, Field(ge=0, lt=2**32)]
 
     @property
@@ -79,9 +87,37 @@ class Entry(BaseModel):
         return 0 if self.scaled is None else self.shape[self.scaled]
 
     @property
+    def columns(self) -> int:
+        """Of the matrix as which contexts and trellis see it: its rows are the slices along the first axis."""
+        return max(1, math.prod(self.shape[1:]) if len(self.shape) > 1 else self.elements)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its planes, with what they are planes of."""
+        own = [Part(plane, self.elements, self.columns, self.path) for plane in self.planes]
+        if self.scales:
+            own[-1] = Part(self.planes[-1], self.slices_scaled, self.slices_scaled, None)
+        return own
+
+    @property
     def size(self) -> int:
         """Bytes of one element."""
         return DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plane, how many symbols it has, how many of them are a row, and the path of its trellis."""
+
+    plane: Plane
+    symbols: int
+    columns: int
+    path: int | None
+
+    @property
+    def tables(self) -> int:
+        """How many it has: in a trellis two for each group."""
+        return self.plane.groups * (1 if self.path is None else 2)
 
 
 class Header(BaseModel):
@@ -100,10 +136,9 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Sections:
-    """The parts of a file: tables, what is told of slices, bytes as they are, coded symbols, graph."""
+    """The sections of a file: groups and tables, bytes as they are, coded symbols, graph."""
 
     tables: bytes
-    sides: bytes
     raw: bytes
     payload: bytes
     graph: bytes
@@ -115,7 +150,6 @@ def write(header: Header, sections: Sections) -> bytes:
     parts = [
         _deflate(text),
         _deflate(sections.tables),
-        _deflate(sections.sides),
         sections.raw,
         sections.payload,
         _deflate(sections.graph),
@@ -152,15 +186,15 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
         place += length
     header = _header(_inflate(parts[0], most_header(len(content)), where), where)
     _check(header, len(content), where)
-    tables = sum(plane.tables for entry in header.tensors for plane in entry.planes)
+    parts_of = [part for entry in header.tensors for part in entry.parts]
+    most_tables = sum(part.plane.groups + part.tables * MOST_TABLE for part in parts_of)
     sections = Sections(
-        tables=_inflate(parts[1], tables * (2 + 256 * 3), where),
-        sides=_inflate(parts[2], sides(header), where),
-        raw=parts[3],
-        payload=parts[4],
-        graph=_inflate(parts[5], header.graph, where),
+        tables=_inflate(parts[1], most_tables, where),
+        raw=parts[2],
+        payload=parts[3],
+        graph=_inflate(parts[4], header.graph, where),
     )
-    if raw_bytes(header) != len(sections.raw) or sides(header) != len(sections.sides):
+    if raw_bytes(header) != len(sections.raw):
         raise CompressError(f"{where}: its sections have other lengths than its header says")
     if header.graph != len(sections.graph):
         raise CompressError(f"{where}: its graph has another length than its header says")
@@ -168,23 +202,15 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
 
 
 def raw_bytes(header: Header) -> int:
-    """Bytes of what is stored as it is: planes without tables, the values of palettes, and factors."""
-    return sum(
-        (entry.palette + entry.scales) * entry.size
-        + entry.elements * sum(plane.tables == 0 for plane in entry.planes)
-        for entry in header.tensors
-    )
+    """Bytes of what is stored as it is, of all tensors."""
+    return sum(raw_of(entry) for entry in header.tensors)
 
 
-def sides(header: Header) -> int:
-    """Bytes of what is told of slices, of all tensors."""
-    return sum(sides_of(entry) for entry in header.tensors)
-
-
-def sides_of(entry: Entry) -> int:
-    """Bytes of what is told of a tensor's slices: their classes, the sizes of palettes, and which factor each has."""
-    classes = sum(entry.shape[plane.axis] for plane in entry.planes if plane.axis is not None)
-    return classes + entry.palettes + entry.slices_scaled
+def raw_of(entry: Entry) -> int:
+    """Bytes of a tensor that are stored as they are: planes that are not coded, sizes and values of palettes, the
+    values of a ladder, and factors."""
+    plain = sum(part.symbols for part in entry.parts if not part.plane.groups)
+    return plain + entry.palettes + (entry.palette + entry.ladder + entry.scales) * entry.size
 
 
 def most_header(file_bytes: int) -> int:
@@ -224,21 +250,23 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
             raise CompressError(f"{where}: tensor {entry.name!r} has the unknown type {entry.dtype!r}")
         if math.prod(max(length, 1) for length in entry.shape) * entry.size >= MOST_SPAN:
             raise CompressError(f"{where}: tensor {entry.name!r} has the impossible shape {entry.shape}")
-        if len(entry.planes) != (1 if entry.palette else entry.size):
+        few = entry.palette or entry.ladder
+        if len(entry.planes) != (1 if few else entry.size) + (entry.scales > 0):
             raise CompressError(f"{where}: tensor {entry.name!r} has {len(entry.planes)} planes")
         if entry.palette and not _may_have_palette(entry):
             raise CompressError(
                 f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this palette"
             )
+        if (entry.ladder or entry.path is not None) and not _may_have_ladder(entry):
+            raise CompressError(
+                f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this ladder"
+            )
         if (entry.scales > 0 or entry.scaled is not None) and not _may_be_scaled(entry):
             raise CompressError(f"{where}: tensor {entry.name!r} cannot have these factors")
-        for plane in entry.planes:
-            if plane.axis is not None and (plane.axis >= len(entry.shape) or plane.tables == 0):
-                raise CompressError(f"{where}: tensor {entry.name!r} has classes along an axis that it lacks")
-            slices = 1 if plane.axis is None else entry.shape[plane.axis]
-            if plane.tables > (slices if entry.elements else 0):
-                raise CompressError(f"{where}: tensor {entry.name!r} has more tables than slices")
-            tables += plane.tables
+        for part in entry.parts:
+            if part.plane.groups and not part.symbols:
+                raise CompressError(f"{where}: tensor {entry.name!r} has tables without symbols")
+            tables += part.tables
         total += entry.elements * entry.size
     if tables > MOST_TABLES:
         raise CompressError(f"{where}: it has {tables:,} tables; a file has at most {MOST_TABLES:,}")
@@ -252,8 +280,12 @@ def _may_have_palette(entry: Entry) -> bool:
     return entry.palettes <= entry.palette <= min(entry.elements, PALETTE * entry.palettes)
 
 
+def _may_have_ladder(entry: Entry) -> bool:
+    return entry.dtype == "float32" and entry.ladder > 0 and not entry.palette and entry.elements > 0
+
+
 def _may_be_scaled(entry: Entry) -> bool:
-    if entry.dtype != "float32" or not entry.palette or entry.rows or entry.scaled is None:
+    if entry.dtype != "float32" or not (entry.palette or entry.ladder) or entry.rows or entry.scaled is None:
         return False
     return entry.scaled < len(entry.shape) and 0 < entry.scales <= entry.shape[entry.scaled]
 

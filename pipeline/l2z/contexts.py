@@ -1,8 +1,9 @@
-"""Which table codes each symbol of a plane: one for all, or one for each class of rows, columns or kernel positions.
+"""Contexts of symbols: what the row and the column of a weight were like so far tells what it will be like.
 
 Weights of one tensor differ in size from output channel to output channel, and from input channel to input channel.
-The slices along one axis are sorted into classes, each with a table of its own, so that the plane takes the fewest
-bytes, tables and the list of classes counted.
+A symbol's size is its distance from CENTRE. Running averages of the sizes met so far in the symbol's row
+and column, their logarithms added, are its context; contexts next to each other form groups, each with a table.
+Nothing is told of rows and columns: a reader has seen what the writer had.
 """
 
 from __future__ import annotations
@@ -12,125 +13,211 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .rans import Bytes, Table
-from .tables import coded_bits, table_of, write_table
+from ...compiled import compiled
+from .tables import Bytes, Table, coded_bits, table_of, write_table
 
-CLASSES = (2, 4, 8, 16)
-ROUNDS = 4
+CENTRE = 128
+"""The symbol that planes are turned to have as their most frequent one, or as their zero."""
+START = 1 << 15
+"""Of an average, in which a size of 1 counts 2^16: half a step."""
+SLOWEST = 7
+"""An average that has seen n sizes moves by 2^-(1 + ⌊log2(n + 1)⌋) towards the next, and by 2^-7 at the least."""
+CONTEXTS = 2 * 2 * 24
+"""Averages are below 2^24: half-octaves of two of them."""
 ALIKE = 7.95
 """Bits a symbol from which on coding is not worth the while."""
-LEAST_GAIN = 0.004
-"""What slices must differ by to be sorted, as a share of the plane."""
-TABLE_BYTES = 1.3
-"""Of an entry of a table, about."""
-_MOST_SLICES = 1 << 16
+TABLE_BITS = 7.0
+"""What a symbol of a table takes, about."""
+MOST_TRIED = 6.5
+"""Bits a symbol from which on contexts are looked for in a part of a plane first."""
+PART = 1 << 15
+LEAST_GAIN = 0.003
 
-Counts = NDArray[np.float64]
-"""Of the 256 symbols, (slices, 256): whole numbers below 2^53, as floats, whose matrices multiply many times faster."""
+
+@compiled
+def half_octaves(average: np.uint32) -> np.uint32:
+    """⌊2 log2⌋ of a whole number from 1 to 2^24, but for √2 taken as 3/2: from the bits of a float32."""
+    return (np.float32(average).view(np.uint32) >> np.uint32(22)) - np.uint32(254)
+
+
+@compiled
+def context(of_row: np.uint32, of_column: np.uint32) -> np.uint32:
+    """From 0 to CONTEXTS - 1, of the averages of a symbol's row and column."""
+    return half_octaves(of_row) + half_octaves(of_column)
+
+
+@compiled
+def after(average: np.uint32, size: np.uint32, seen: int) -> np.uint32:
+    """An average that has seen so many sizes, when it has seen one more, of 0 to 128."""
+    shift = np.uint32(1) + (half_octaves(np.uint32(seen + 1)) >> np.uint32(1))
+    shift = min(shift, np.uint32(SLOWEST))
+    return np.uint32(average - (average >> shift) + (size << (np.uint32(16) - shift)))
+
+
+@compiled
+def size_of(symbol: np.uint8) -> np.uint32:
+    """From 0 to 128."""
+    return np.uint32(abs(np.int32(symbol) - CENTRE))
+
+
+@compiled
+def contexts(symbols: Bytes, columns: int) -> Bytes:
+    """The context of each symbol of a plane, (n,), in rows of `columns`."""
+    found = np.empty(len(symbols), np.uint8)
+    of_columns = np.full(columns, START, np.uint32)
+    of_row = np.uint32(START)
+    for i in range(len(symbols)):
+        row, column = divmod(i, columns)
+        found[i] = context(of_row, of_columns[column])
+        size = size_of(symbols[i])
+        of_row = after(of_row, size, column)
+        of_columns[column] = after(of_columns[column], size, row)
+    return found
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a plane is coded. axis: of whose slices `classes` tells the table, None where one table codes all."""
+    """How a plane is coded. groups: of each context, (CONTEXTS,); chosen: the table of each symbol; tables: one for
+    each group, or two where the plane is one of a trellis; size: bytes, by estimate."""
 
+    groups: Bytes
+    chosen: Bytes
     tables: list[Table]
-    axis: int | None
-    classes: Bytes
     size: float
-    """Bytes, by estimate."""
 
 
-def plan(symbols: Bytes, shape: tuple[int, ...]) -> Plan | None:
-    """The smallest plan that was found for a plane of a tensor of `shape`; None where all symbols are alike often."""
-    whole = np.bincount(symbols, minlength=256)[None].astype(np.float64)
-    if not len(symbols) or _entropy(whole)[0] > ALIKE:
+def plan(symbols: Bytes, columns: int, bits: Bytes | None = None) -> Plan | None:
+    """The smallest plan that was found for a plane in rows of `columns`; None where all symbols are alike often.
+
+    bits: 0 or 1 for each symbol, which doubles every group's tables.
+    """
+    whole = np.bincount(symbols, minlength=256)
+    own = _entropy(whole)
+    if not len(symbols) or own > ALIKE:
         return None
-    best, found = _plan(whole, None, np.zeros(1, np.int64)), None
-    estimate = best.size
-    for axis, length in enumerate(shape[:4]):
-        if 1 < length <= _MOST_SLICES and length < len(symbols):
-            counts = _counts(symbols, shape, axis)
-            own = _entropy(counts)
-            for classes in (c for c in CLASSES if c <= length) if _promising(counts, own) else ():
-                chosen = _classify(counts, own, classes)
-                size = _estimate(counts, chosen, classes)
-                if size < estimate:
-                    estimate, found = size, (counts, axis, chosen)
-    if found is not None:
-        sorted_out = _plan(*found)
-        best = sorted_out if sorted_out.size < best.size else best
-    return best
+    grid = np.zeros(1, np.uint8) if bits is None else bits
+    found = np.zeros(len(symbols), np.uint8)
+    groups = np.zeros(CONTEXTS, np.uint8)
+    if own < MOST_TRIED or _promising(symbols[:PART], columns):
+        found = contexts(symbols, columns)
+        groups = grouped(_counts(symbols, found, grid, CONTEXTS), TABLE_BITS)
+    tables_each = 1 if bits is None else 2
+    chosen = _chosen(found, groups, grid, tables_each)
+    counts = _counts(symbols, chosen, np.zeros(1, np.uint8), tables_each * (int(groups.max()) + 1))[:, 0]
+    tables = [table_of(each) for each in counts]
+    bits_in_all = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
+    size = bits_in_all / 8 + sum(len(write_table(table)) for table in tables)
+    return Plan(groups, chosen, tables, size)
 
 
-def choices(axis: int | None, classes: Bytes, shape: tuple[int, ...], first: int) -> NDArray[np.uint16]:
-    """For each symbol of a tensor of `shape` the number of its table, that of class 0 being `first`."""
-    count = int(np.prod(shape, dtype=np.int64))
-    if axis is None:
-        return np.full(count, first, np.uint16)
-    numbers = (classes.astype(np.uint16) + np.uint16(first)).reshape(
-        [-1 if a == axis else 1 for a in range(len(shape))]
-    )
-    return np.broadcast_to(numbers, shape).reshape(-1)
+def cuts_of(groups: Bytes) -> list[int]:
+    """The first context of each group but the first."""
+    return [int(place) + 1 for place in np.flatnonzero(np.diff(groups.astype(np.int64)))]
 
 
-def _counts(symbols: Bytes, shape: tuple[int, ...], axis: int) -> Counts:
-    """How often each symbol occurs in each slice."""
-    length = shape[axis]
-    inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
-    cells = symbols.reshape(-1, length, inner).astype(np.int64)
-    cells += np.arange(length)[None, :, None] * 256
-    return np.bincount(cells.reshape(-1), minlength=256 * length).reshape(length, 256).astype(np.float64)
+def groups_of(cuts: Bytes) -> Bytes:
+    """The inverse of `cuts_of`, for cuts that ascend."""
+    return np.searchsorted(cuts, np.arange(CONTEXTS), side="right").astype(np.uint8)
 
 
-def _promising(counts: Counts, entropies: NDArray[np.float64]) -> bool:
-    """Whether slices differ by more than chance: their own entropies, corrected for how few symbols each has (Miller
-    and Madow 1955), are together well below that of all."""
-    own = float((entropies * counts.sum(1)).sum())
-    own += (np.count_nonzero(counts) - len(counts)) / (2 * np.log(2))
-    together = counts.sum(0)
-    return bool(own < (1 - LEAST_GAIN) * _entropy(together[None])[0] * together.sum())
+def _promising(symbols: Bytes, columns: int) -> bool:
+    """Whether contexts help in the first part of a plane."""
+    found = contexts(symbols, min(columns, len(symbols)))
+    counts = _counts(symbols, found, np.zeros(1, np.uint8), CONTEXTS)
+    groups = grouped(counts, TABLE_BITS)
+    merged = _counts(symbols, groups[found], np.zeros(1, np.uint8), int(groups.max()) + 1)
+    own = sum(_entropy(each) * each.sum() for each in merged[:, 0])
+    together = merged.sum((0, 1))
+    return bool(own < (1 - LEAST_GAIN) * _entropy(together) * together.sum())
 
 
-def _classify(counts: Counts, entropies: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
-    """The class of each slice, by Lloyd's rounds: each slice goes to the table that codes it shortest."""
-    chosen = np.empty(len(counts), np.int64)
-    order = np.argsort(entropies, kind="stable")
-    chosen[order] = np.arange(len(counts)) * classes // len(counts)
-    for _ in range(ROUNDS):
-        sums = _sums(counts, chosen, classes)
-        smoothed = sums + sums.sum(0) / sums.sum() + 1e-9
-        lengths = -np.log2(smoothed / smoothed.sum(1, keepdims=True))
-        chosen = (counts @ lengths.T).argmin(1)
+@compiled
+def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
+    """The group of each context: neighbours are merged, the pair that gains most first, as long as one table less
+    saves more than it costs. counts: (contexts, tables of a group, 256)."""
+    number = len(counts)
+    sums = counts.astype(np.float64)
+    ends = np.arange(1, number + 1)  # of the group that begins with a context, 0 for none
+    costs = np.empty(number)
+    joined = np.full(number, np.inf)  # what merging a group with the next one costs
+    logs = np.zeros(2)
+    for at in range(number):
+        costs[at] = _cost(sums[at], sums[at], logs[:1], table_bits)
+    for at in range(number - 1):
+        joined[at] = _cost(sums[at], sums[at + 1], logs, table_bits) - costs[at] - costs[at + 1]
+    while True:
+        best = 0
+        for at in range(number):
+            if joined[at] < joined[best]:
+                best = at
+        if joined[best] > 0 or joined[best] == np.inf:
+            break
+        other = ends[best]
+        sums[best] += sums[other]
+        ends[best] = ends[other]
+        ends[other], joined[other] = 0, np.inf
+        costs[best] = _cost(sums[best], sums[best], logs[:1], table_bits)
+        before = best - 1
+        while before >= 0 and ends[before] == 0:
+            before -= 1
+        if before >= 0:
+            joined[before] = _cost(sums[before], sums[best], logs, table_bits) - costs[before] - costs[best]
+        after = ends[best]
+        joined[best] = np.inf
+        if after < number:
+            joined[best] = _cost(sums[best], sums[after], logs, table_bits) - costs[best] - costs[after]
+    groups = np.zeros(number, np.uint8)
+    group, end = -1, 0
+    for at in range(number):
+        if at == end:
+            group += 1
+            end = ends[at]
+        groups[at] = group
+    return groups
+
+
+@compiled
+def _cost(
+    one: NDArray[np.float64], other: NDArray[np.float64], logs: NDArray[np.float64], table_bits: float
+) -> float:
+    """Bits of two groups' symbols with one table, and of the table; of `one` alone where `logs` has one element."""
+    bits = 0.0
+    for table in range(one.shape[0]):
+        total = 0.0
+        for symbol in range(one.shape[1]):
+            count = one[table, symbol]
+            if len(logs) == 2:
+                count += other[table, symbol]
+            if count > 0:
+                total += count
+                bits += table_bits - count * np.log2(count)
+        if total > 0:
+            bits += total * np.log2(total) + 2 * table_bits
+    return bits
+
+
+@compiled
+def _chosen(found: Bytes, groups: Bytes, bits: Bytes, each: int) -> Bytes:
+    """The table of each symbol, of its context's group and its bit."""
+    chosen = np.empty(len(found), np.uint8)
+    for i in range(len(found)):
+        chosen[i] = each * groups[found[i]]
+        if each == 2:
+            chosen[i] += bits[i]
     return chosen
 
 
-def _estimate(counts: Counts, chosen: NDArray[np.int64], classes: int) -> float:
-    """About the bytes of a plan, without making its tables."""
-    sums = _sums(counts, chosen, classes)
-    bits = float((_entropy(sums) * sums.sum(1)).sum()) + len(counts) * np.log2(classes)
-    return float(bits / 8 + TABLE_BYTES * (sums > 0).sum())
+@compiled
+def _counts(symbols: Bytes, found: Bytes, bits: Bytes, number: int) -> NDArray[np.int64]:
+    """How often each symbol occurs in each context, (number, tables of a group, 256)."""
+    each = 2 if len(bits) == len(found) and len(bits) > 1 else 1
+    counts = np.zeros((number, each, 256), np.int64)
+    for i in range(len(symbols)):
+        counts[found[i], bits[i] if each == 2 else 0, symbols[i]] += 1
+    return counts
 
 
-def _plan(counts: Counts, axis: int | None, chosen: NDArray[np.int64]) -> Plan:
-    """The plan with one table for each class that has slices."""
-    used, chosen = np.unique(chosen, return_inverse=True)
-    sums = _sums(counts, chosen, len(used)).astype(np.int64)
-    tables = [table_of(each) for each in sums]
-    bits = sum(coded_bits(c, t) for c, t in zip(sums, tables, strict=True)) + len(chosen) * np.log2(len(used))
-    size = bits / 8 + sum(len(write_table(table)) for table in tables)
-    classes = np.zeros(0, np.int64) if axis is None else chosen
-    return Plan(tables, axis, classes.astype(np.uint8), size)
-
-
-def _sums(counts: Counts, chosen: NDArray[np.int64], classes: int) -> Counts:
-    """The counts of each class, (classes, 256)."""
-    members = chosen == np.arange(classes)[:, None]
-    sums: Counts = members.astype(np.float64) @ counts
-    return sums
-
-
-def _entropy(counts: Counts) -> NDArray[np.float64]:
-    """Bits a symbol of each row of counts, (rows,)."""
-    total = np.maximum(counts.sum(1), 1)
-    found: NDArray[np.float64] = np.log2(total) - (counts * np.log2(np.maximum(counts, 1))).sum(1) / total
-    return found
+def _entropy(counts: NDArray[np.int64]) -> float:
+    """Bits a symbol."""
+    present = counts[counts > 0].astype(np.float64)
+    return float(-(present * np.log2(present / present.sum())).sum() / max(1.0, present.sum()))

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...compiled import compiled
 from ...model import CodedTensor
-from .rans import Bytes
+from .tables import Bytes
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -28,6 +29,10 @@ DTYPES = {
 PALETTE = 256
 WORDS = (1, 2, 4, 8)
 """Sizes of elements that may have a palette."""
+LEAST_GAPS = 0.55
+"""Rows of bytes that use more of their span than that have no values of their own that are worth telling."""
+MOST_VALUES = 0.3
+"""Nor rows that have so many different ones for each element."""
 _SAMPLE = 4096
 _CHUNK = 1 << 18
 _ROTATED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -51,7 +56,7 @@ def tensor_of(content: Bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Ten
 class Palette:
     """The different values of each row of a tensor's elements, and each element's place among its row's.
 
-    values: one row's after another's, each ascending as integers, as bytes; counts: how many each row has, less one;
+    values: one row's after another's, each ascending, as bytes; counts: how many each row has, less one;
     indices: (elements,).
     """
 
@@ -60,26 +65,70 @@ class Palette:
     indices: Bytes
 
 
-def palette_of(content: Bytes, size: int, rows: int) -> Palette | None:
-    """The palettes of elements of `size` bytes in so many rows.
+def palette_of(content: Bytes, dtype: torch.dtype, rows: int) -> Palette | None:
+    """The palettes of the elements in so many rows.
 
-    None where a row has more than 256 different values, and for elements of one byte in one row or of more than eight.
+    None where a row has more than 256 different values, for elements of one byte in one row or of more than eight, and
+    for bytes of which rows have so many that nothing is gained.
     """
+    size = dtype.itemsize
     if size not in WORDS or (size == 1 and rows == 1):
         return None
-    words = content.view(f"<u{size}").reshape(rows, -1)
-    if len(np.unique(words[0, :: max(1, words.shape[1] // _SAMPLE)])) > PALETTE:
+    keys = _ordered(content.view(f"<u{size}"), dtype).reshape(rows, -1)
+    if size == 1:
+        return _palette_of_bytes(keys, dtype)
+    if len(np.unique(keys[0, :: max(1, keys.shape[1] // _SAMPLE)])) > PALETTE:
         return None
-    order = np.argsort(words, axis=1, kind="stable")
-    ascending = np.take_along_axis(words, order, 1)
-    new = np.ones(words.shape, bool)
+    order = np.argsort(keys, axis=1, kind="stable")
+    ascending = np.take_along_axis(keys, order, 1)
+    new = np.ones(keys.shape, bool)
     new[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
     places = np.cumsum(new, axis=1) - 1
     if places.max() >= PALETTE:
         return None
-    indices = np.empty(words.shape, np.uint8)
+    indices = np.empty(keys.shape, np.uint8)
     np.put_along_axis(indices, order, places.astype(np.uint8), 1)
-    return Palette(ascending[new].view(np.uint8), places[:, -1].astype(np.uint8), indices.reshape(-1))
+    values = _unordered(ascending[new], dtype).view(np.uint8)
+    return Palette(values, places[:, -1].astype(np.uint8), indices.reshape(-1))
+
+
+def _palette_of_bytes(keys: Bytes, dtype: torch.dtype) -> Palette | None:
+    """The same for elements of one byte, (rows, columns)."""
+    present = _present(keys)
+    told = int(present.sum())
+    spans = 256 - present.argmax(1) - present[:, ::-1].argmax(1)
+    if told > LEAST_GAPS * int(spans.sum()) or told > MOST_VALUES * keys.size:
+        return None
+    places = (np.cumsum(present, axis=1) - 1).astype(np.uint8)
+    indices = np.take_along_axis(places, keys.astype(np.intp), 1)
+    values = np.nonzero(present)[1].astype(np.uint8)
+    return Palette(_unordered(values, dtype), places[:, -1], indices.reshape(-1))
+
+
+@compiled
+def _present(keys: Bytes) -> NDArray[np.bool_]:
+    """Which bytes each row of a matrix holds, (rows, 256)."""
+    found = np.zeros((len(keys), 256), np.bool_)
+    for row in range(keys.shape[0]):
+        for column in range(keys.shape[1]):
+            found[row, keys[row, column]] = True
+    return found
+
+
+def _ordered(words: NDArray[np.unsignedinteger], dtype: torch.dtype) -> NDArray[np.unsignedinteger]:
+    """Unsigned integers in the order of the values whose bits `words` are."""
+    top = words.dtype.type(1 << 8 * words.itemsize - 1)
+    if dtype.is_floating_point:
+        return np.where(words & top, ~words, words | top)
+    return words ^ top if dtype.is_signed else words
+
+
+def _unordered(keys: NDArray[np.unsignedinteger], dtype: torch.dtype) -> NDArray[np.unsignedinteger]:
+    """The inverse of `_ordered`."""
+    top = keys.dtype.type(1 << 8 * keys.itemsize - 1)
+    if dtype.is_floating_point:
+        return np.where(keys & top, keys ^ top, ~keys)
+    return keys ^ top if dtype.is_signed else keys
 
 
 def from_palette(palette: Palette, size: int) -> Bytes:
@@ -109,22 +158,22 @@ class Scales:
     axis: int
 
 
-def palette_of_coded(coded: CodedTensor) -> tuple[Palette, Scales | None]:
-    """The one palette of a tensor that is known to have few values, and its factors.
-
-    Values that no element has are left out.
-    """
+def palette_of_coded(coded: CodedTensor) -> Palette:
+    """The one palette of a tensor that is known to have few values, without those that no element has."""
     values, indices = coded.values.numpy().astype("<f4"), coded.indices.numpy().reshape(-1)
     used = np.unique(indices)
-    order = used[np.argsort(values[used].view("<u4"), kind="stable")]
+    order = used[np.argsort(_ordered(values[used].view("<u4"), torch.float32), kind="stable")]
     place = np.zeros(PALETTE, np.uint8)
     place[order] = np.arange(len(order), dtype=np.uint8)
-    count = np.array([len(order) - 1], np.uint8)
-    palette = Palette(values[order].view(np.uint8), count, place[indices])
+    return Palette(values[order].view(np.uint8), np.array([len(order) - 1], np.uint8), place[indices])
+
+
+def scales_of(coded: CodedTensor) -> Scales | None:
+    """The factors of the slices of a tensor that is known to have few values."""
     if coded.scale is None or coded.axis is None:
-        return palette, None
+        return None
     factors, places = np.unique(coded.scale.numpy().astype("<f4"), return_inverse=True)
-    return palette, Scales(factors, places.astype(np.uint8), coded.axis)
+    return Scales(factors, places.astype(np.uint8), coded.axis)
 
 
 def multiplied(content: Bytes, shape: tuple[int, ...], scales: Scales) -> Bytes:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from .codec import unpack
-from .container import Entry, sides_of
+from .container import raw_of
 from .planes import bytes_of
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A tensor's part of a file. bytes: its coded symbols, its values and its share of what is told of slices, without
-    tables and header; zeros: share of its elements that are 0."""
+    """A tensor's part of a file. bytes: its coded symbols and its values, without tables and header; zeros: share of
+    its elements that are 0."""
 
     name: str
     dtype: str
@@ -36,27 +35,10 @@ class TensorSize:
 
 def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
     """One for each tensor, in the file's order; CompressError says what is wrong with the file `where`."""
-    opened = unpack(content, where)
-    coded, sides = opened.bits(), opened.sections.sides
-    deflated = len(zlib.compress(sides, 9)) / max(1, len(sides))
     found = []
-    for entry in opened.header.tensors:
-        symbols = sum(next(coded) for plane in entry.planes if plane.tables)
-        tensor = opened.tensors[entry.name]
-        zeros = 1 - np.count_nonzero(bytes_of(tensor != 0)) / max(1, entry.elements)
-        found.append(
-            TensorSize(
-                entry.name,
-                entry.dtype,
-                tuple(entry.shape),
-                symbols / 8 + _values(entry) + deflated * sides_of(entry),
-                float(zeros),
-            )
-        )
+    for each in unpack(content, where).tensors:
+        entry = each.entry
+        zeros = 1 - np.count_nonzero(bytes_of(each.tensor != 0)) / max(1, entry.elements)
+        size = each.bits / 8 + raw_of(entry)
+        found.append(TensorSize(entry.name, entry.dtype, tuple(entry.shape), size, float(zeros)))
     return found
-
-
-def _values(entry: Entry) -> int:
-    """Bytes of a tensor in *raw*: planes as they are, values, factors."""
-    plain = sum(plane.tables == 0 for plane in entry.planes) * entry.elements
-    return plain + (entry.palette + entry.scales) * entry.size

@@ -6,18 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CompressError
-from .rans import TOTAL, Table
+
+PRECISION = 14
+TOTAL = 1 << PRECISION
+"""What the frequencies of each table add up to."""
+
+MOST_TABLE = 2 + 256 * 3
+"""Bytes of the longest table."""
+
+Bytes = NDArray[np.uint8]
+Table = NDArray[np.int64]
+"""The frequencies of 256 symbols, which add up to TOTAL."""
 
 
 def table_of(counts: NDArray[np.int64]) -> Table:
-    """Frequencies in proportion to counts, (256,), at least 1 where a symbol occurs, TOTAL in all.
+    """Frequencies in proportion to counts, (256,), at least 1 where a symbol occurs, TOTAL in all: of symbol 0 alone
+    where none does.
 
     What rounding leaves over goes where a unit changes the coded length least or gains most.
     """
-    counts = counts.astype(np.int64)
     total = int(counts.sum())
+    if total == 0:
+        return np.where(np.arange(256) == 0, TOTAL, 0)
     present = counts > 0
-    table = np.where(present, np.maximum(counts * TOTAL // max(total, 1), 1), 0)
+    table = np.where(present, np.maximum(counts * TOTAL // total, 1), 0)
     while (rest := TOTAL - int(table.sum())) != 0:
         step = 1 if rest > 0 else -1
         movable = present & (table + step >= 1)
@@ -48,30 +60,46 @@ def write_table(table: Table) -> bytes:
     return bytes(parts)
 
 
-def read_tables(content: bytes, count: int) -> list[Table]:
-    """Exactly `count` tables; CompressError for anything else."""
-    place, tables = 0, []
-    for _ in range(count):
-        _require(place + 2 <= len(content))
-        low, high = content[place], content[place + 1]
-        place += 2
+class TableReader:
+    """The cuts and tables of one plane after another; CompressError for anything that is none."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.place = content, 0
+
+    def cuts(self, count: int) -> Bytes:
+        """So many bytes that ascend."""
+        found = np.array([self._byte() for _ in range(count)], np.uint8)
+        _require(bool((np.diff(found.astype(np.int64), prepend=0) > 0).all()))
+        return found
+
+    def tables(self, count: int) -> list[Table]:
+        """So many tables."""
+        return [self._table() for _ in range(count)]
+
+    def close(self) -> None:
+        """Nothing may be left over."""
+        _require(self.place == len(self.content))
+
+    def _table(self) -> Table:
+        low, high = self._byte(), self._byte()
         _require(low <= high)
         table = np.zeros(256, np.int64)
         for symbol in range(low, high + 1):
-            value, shift = 0, 0
-            while True:
-                _require(place < len(content) and shift <= 14)
-                byte = content[place]
-                place += 1
+            value, shift, more = 0, 0, True
+            while more:
+                _require(shift <= 14)
+                byte = self._byte()
                 value |= (byte & 127) << shift
                 shift += 7
-                if byte < 128:
-                    break
+                more = byte >= 128
             table[symbol] = value
         _require(int(table.sum()) == TOTAL and table[low] > 0 and table[high] > 0)
-        tables.append(table)
-    _require(place == len(content))
-    return tables
+        return table
+
+    def _byte(self) -> int:
+        _require(self.place < len(self.content))
+        self.place += 1
+        return self.content[self.place - 1]
 
 
 def _require(fits: bool) -> None:

@@ -8,112 +8,142 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 SIZES = {"float32": 4, "float16": 2, "int8": 1, "int64": 8}
 ROTATED = {"float32", "float16"}
+Table = dict[int, tuple[int, int]]
 
 
 def read(content: bytes) -> dict[str, bytes]:
     """The bytes of each tensor by name."""
     assert content[:8] == b"\x89L2Z\r\n\x1a\n"
     assert content[-32:] == hashlib.sha256(content[:-32]).digest()
-    version, *lengths = struct.unpack_from("<I6Q", content, 8)
-    assert version == 1 and 60 + sum(lengths) + 32 == len(content)
-    parts, place = [], 60
+    version, *lengths = struct.unpack_from("<I5Q", content, 8)
+    assert version == 1 and 52 + sum(lengths) + 32 == len(content)
+    parts, place = [], 52
     for length in lengths:
         parts.append(content[place : place + length])
         place += length
-    header, tables, sides = (zlib.decompress(part) if part else b"" for part in parts[:3])
-    entries = json.loads(header)["tensors"]
-    all_tables, side, raw = table_list(tables), iter(sides), iter(parts[3])
-    choices: list[list[dict[int, tuple[int, int]]]] = []
-    list_sizes = []
-    for entry in entries:
-        for plane in entry["planes"]:
-            if plane["tables"]:
-                own = [next(all_tables) for _ in range(plane["tables"])]
-                choices.append(table_of_each(entry["shape"], plane["axis"], own, side))
-        lists = (entry["shape"][0] if entry["rows"] else 1) if entry["palette"] else 0
-        sizes = [next(side) + 1 for _ in range(lists)]
-        slices = 0 if entry["scaled"] is None else entry["shape"][entry["scaled"]]
-        list_sizes.append((sizes, [next(side) for _ in range(slices)]))
-    symbols = iter(payload(parts[4], [table for plane in choices for table in plane]))
-    return {
-        entry["name"]: tensor(entry, *told, symbols, raw)
-        for entry, told in zip(entries, list_sizes, strict=True)
+    header, tables = (zlib.decompress(part) if part else b"" for part in parts[:2])
+    told, raw, coded = iter(tables), iter(parts[2]), Payload(parts[3])
+    found = {
+        entry["name"]: tensor(entry, planes_of(entry, told, raw, coded), raw)
+        for entry in json.loads(header)["tensors"]
     }
+    assert next(told, None) is None and next(raw, None) is None
+    coded.close()
+    return found
 
 
-def table_list(content: bytes) -> Iterator[dict[int, tuple[int, int]]]:
-    """Each table as {symbol: (start, frequency)}."""
-    numbers = iter(content)
-    for low in numbers:
-        table, start = {}, 0
-        for symbol in range(low, next(numbers) + 1):
-            frequency = shift = 0
-            while True:
-                byte = next(numbers)
-                frequency |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-            table[symbol] = (start, frequency)
-            start += frequency
-        assert start == 1 << 14
-        yield table
+def planes_of(entry: Any, told: Iterator[int], raw: Iterator[int], coded: Payload) -> list[list[int]]:
+    """Those that are not coded come first in raw, so all are read before any value."""
+    shape, count = entry["shape"], math.prod(entry["shape"])
+    columns = math.prod(shape[1:]) if len(shape) > 1 else count
+    found = []
+    for number, plane in enumerate(entry["planes"]):
+        factors = entry["scales"] > 0 and number == len(entry["planes"]) - 1
+        size = shape[entry["scaled"]] if factors else count
+        path = None if factors else entry["path"]
+        if plane["groups"] == 0:
+            found.append([next(raw) for _ in range(size)])
+            continue
+        cuts = [next(told) for _ in range(plane["groups"] - 1)]
+        tables = [table(told) for _ in range(plane["groups"] * (1 if path is None else 2))]
+        turned = plane_of(coded, size, size if factors else columns, cuts, tables, path)
+        found.append([(t + plane["centre"] - 128) % 256 for t in turned])
+    return found
 
 
-def table_of_each(
-    shape: list[int], axis: int | None, tables: list[dict[int, tuple[int, int]]], side: Iterator[int]
-) -> list[dict[int, tuple[int, int]]]:
-    count = math.prod(shape)
-    if axis is None:
-        return tables * count
-    classes = [next(side) for _ in range(shape[axis])]
-    inner = math.prod(shape[axis + 1 :])
-    return [tables[classes[i // inner % shape[axis]]] for i in range(count)]
+def table(numbers: Iterator[int]) -> Table:
+    """{symbol: (start, frequency)}"""
+    found, start, low = {}, 0, next(numbers)
+    for symbol in range(low, next(numbers) + 1):
+        frequency = shift = 0
+        while True:
+            byte = next(numbers)
+            frequency |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        found[symbol] = (start, frequency)
+        start += frequency
+    assert start == 1 << 14
+    return found
 
 
-def payload(content: bytes, tables: list[dict[int, tuple[int, int]]]) -> list[int]:
-    count = len(tables)
-    if not count:
-        return []
-    lanes = max(1, min(16384, count // 2048))
-    states = list(struct.unpack_from(f"<{lanes}I", content))
-    words = iter(struct.unpack_from(f"<{(len(content) - 4 * lanes) // 2}H", content, 4 * lanes))
-    symbols = []
+def plane_of(
+    coded: Payload, count: int, columns: int, cuts: list[int], tables: list[Table], path: int | None
+) -> list[int]:
+    averages, row_average, symbols = [2**15] * columns, 2**15, []
+    states: dict[int, int] = {}
     for i in range(count):
-        x = states[i % lanes]
-        slot = x % 2**14
-        symbol = next(s for s, (start, f) in tables[i].items() if start <= slot < start + f)
-        start, frequency = tables[i][symbol]
-        x = frequency * (x // 2**14) + slot - start
-        if x < 2**16:
-            x = 2**16 * x + next(words)
-        states[i % lanes] = x
+        row, column = divmod(i, columns)
+        context = half_octaves(row_average) + half_octaves(averages[column])
+        number = sum(cut <= context for cut in cuts)
+        if path is not None:
+            walk = column if path == 0 else row
+            state = states.get(walk, 0)
+            number = 2 * number + state % 2
+        symbol = coded.symbol(tables[number])
+        if path is not None:
+            states[walk] = following(state, symbol - 128)
+        size = abs(symbol - 128)
+        row_average = after(row_average, size, column)
+        averages[column] = after(averages[column], size, row)
         symbols.append(symbol)
-    assert next(words, None) is None and set(states) == {2**16}
     return symbols
 
 
-def tensor(entry, sizes, places, symbols, raw) -> bytes:  # type: ignore[no-untyped-def]
+def half_octaves(x: int) -> int:
+    whole = x.bit_length() - 1
+    return 2 * whole + (2 * x >= 3 * 2**whole)
+
+
+def after(x: int, size: int, seen: int) -> int:
+    h = min(7, 1 + (seen + 1).bit_length() - 1)
+    return x - x // 2**h + size * 2 ** (16 - h)
+
+
+def following(state: int, k: int) -> int:
+    return (state // 2) ^ (33 if state % 2 else 0) ^ (10 if k % 2 else 0)
+
+
+class Payload:
+    def __init__(self, content: bytes) -> None:
+        self.states = list(struct.unpack_from("<4I", content)) if content else [2**16] * 4
+        words = content[16:]
+        self.words = iter(struct.unpack(f"<{len(words) // 2}H", words))
+        self.count = 0
+
+    def symbol(self, table: Table) -> int:
+        x = self.states[self.count % 4]
+        slot = x % 2**14
+        symbol = next(t for t, (start, f) in table.items() if start <= slot < start + f)
+        start, frequency = table[symbol]
+        x = frequency * (x // 2**14) + slot - start
+        if x < 2**16:
+            x = 2**16 * x + next(self.words)
+        self.states[self.count % 4] = x
+        self.count += 1
+        return symbol
+
+    def close(self) -> None:
+        assert next(self.words, None) is None and set(self.states) == {2**16}
+
+
+def tensor(entry: Any, planes: list[list[int]], raw: Iterator[int]) -> bytes:
     count, size = math.prod(entry["shape"]), SIZES[entry["dtype"]]
-    planes = [[next(symbols if plane["tables"] else raw) for _ in range(count)] for plane in entry["planes"]]
-    if sizes:
-        lists = [[bytes(next(raw) for _ in range(size)) for _ in range(n)] for n in sizes]
+    if entry["palette"]:
+        lengths = [next(raw) + 1 for _ in range(entry["shape"][0] if entry["rows"] else 1)]
+        lists = [[bytes(next(raw) for _ in range(size)) for _ in range(n)] for n in lengths]
         row = count // len(lists)
         content = b"".join(lists[i // row][index] for i, index in enumerate(planes[0]))
-        if places:
-            factors = [
-                struct.unpack("<f", bytes(next(raw) for _ in range(4)))[0] for _ in range(entry["scales"])
-            ]
-            inner = math.prod(entry["shape"][entry["scaled"] + 1 :])
-            values = struct.unpack(f"<{count}f", content)
-            # Of two binary32 the product is exact in binary64; pack rounds it once.
-            content = struct.pack(
-                f"<{count}f",
-                *(v * factors[places[i // inner % len(places)]] for i, v in enumerate(values)),
-            )
+    elif entry["ladder"]:
+        rungs = [0.0, *(number(raw) for _ in range(entry["ladder"]))]
+        content = b"".join(
+            struct.pack("<f", value(rungs, p)) for p in multiples(planes[0], entry["shape"], entry["path"])
+        )
     else:
         content = bytes(byte for element in zip(*planes, strict=True) for byte in element)
         if entry["dtype"] in ROTATED:
@@ -121,5 +151,39 @@ def tensor(entry, sizes, places, symbols, raw) -> bytes:  # type: ignore[no-unty
             words = struct.unpack(f"<{count}{'I' if size == 4 else 'H'}", content)
             turned = [w >> 1 | (w & 1) << bits - 1 for w in words]
             content = struct.pack(f"<{count}{'I' if size == 4 else 'H'}", *turned)
+    if entry["scales"]:
+        factors = [number(raw) for _ in range(entry["scales"])]
+        inner = math.prod(entry["shape"][entry["scaled"] + 1 :])
+        values = struct.unpack(f"<{count}f", content)
+        # Of two binary32 the product is exact in binary64; pack rounds it once.
+        content = struct.pack(
+            f"<{count}f",
+            *(v * factors[planes[-1][i // inner % len(planes[-1])]] for i, v in enumerate(values)),
+        )
     assert zlib.crc32(content) == entry["crc32"]
     return content
+
+
+def number(raw: Iterator[int]) -> float:
+    found: float = struct.unpack("<f", bytes(next(raw) for _ in range(4)))[0]
+    return found
+
+
+def multiples(symbols: list[int], shape: list[int], path: int | None) -> Iterator[int]:
+    columns = math.prod(shape[1:]) if len(shape) > 1 else len(symbols)
+    states: dict[int, int] = {}
+    for i, symbol in enumerate(symbols):
+        k = symbol - 128
+        if path is None:
+            yield k
+            continue
+        walk = i % columns if path == 0 else i // columns
+        state = states.get(walk, 0)
+        yield 2 * k - (state % 2) * ((k > 0) - (k < 0))
+        states[walk] = following(state, k)
+
+
+def value(rungs: list[float], p: int) -> float:
+    told, size = len(rungs) - 1, abs(p)
+    found = rungs[size] if size <= told else rungs[told] + (size - told) * (rungs[told] - rungs[told - 1])
+    return -found if p < 0 else found

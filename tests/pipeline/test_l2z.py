@@ -24,10 +24,13 @@ from edgepress.model import CodedTensor
 from edgepress.pipeline.checkpoint import read_weights
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
+from edgepress.pipeline.l2z.contexts import CONTEXTS, contexts, cuts_of, grouped, groups_of, plan
+from edgepress.pipeline.l2z.ladder import rungs_for, value_of
 from edgepress.pipeline.l2z.pack import pack_file
 from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
-from edgepress.pipeline.l2z.rans import TOTAL, Stream, decode, encode
-from edgepress.pipeline.l2z.tables import read_tables, table_of, write_table
+from edgepress.pipeline.l2z.rans import Reader, Writer
+from edgepress.pipeline.l2z.tables import TOTAL, Table, TableReader, table_of, write_table
+from edgepress.trellis import positions
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -51,7 +54,19 @@ def coded(rows: int, columns: int, axis: int = 0) -> CodedTensor:
     draws = torch.Generator().manual_seed(5)
     indices = torch.randint(9, (rows, columns), generator=draws).to(torch.uint8)
     factors = torch.tensor([0.1, 0.3, 1.7])[torch.randint(3, (indices.shape[axis],), generator=draws)]
-    return CodedTensor(indices, torch.linspace(-1, 1, 9) ** 3, factors, axis)
+    return CodedTensor(indices, torch.linspace(-1, 1, 9) ** 3 + 0.01, factors, axis)
+
+
+def laddered(rows: int, columns: int, path: int | None = None) -> CodedTensor:
+    """Evenly spaced values about zero beyond the first, times factors; with a path those that a trellis allows."""
+    draws = torch.Generator().manual_seed(7)
+    steps = (torch.randn(rows, columns, generator=draws) * 3).round().short().numpy()
+    multiples = torch.from_numpy(steps if path is None else positions(steps, path))
+    most = int(multiples.abs().max())
+    above = value_of(np.array([0.11, 0.3], np.float32), np.arange(1, most + 1))
+    values = torch.from_numpy(np.concatenate([-above[::-1], [np.float32(0)], above]))
+    factors = torch.tensor([0.1, 0.3, 1.7])[torch.randint(3, (rows,), generator=draws)]
+    return CodedTensor((multiples + most).to(torch.uint8), values, factors, 0, path)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -72,40 +87,138 @@ class TestRans:
         assert np.flatnonzero(table).tolist() == [3, 7, 200]
         assert (table[7], table[200]) == (1, 1)
 
+    def test_a_table_of_nothing_is_a_table(self) -> None:
+        assert table_of(np.zeros(256, np.int64)).tolist() == [TOTAL] + 255 * [0]
+
     def test_a_table_as_bytes(self) -> None:
         table = np.zeros(256, np.int64)
         table[[5, 7]] = [TOTAL - 1, 1]
         # From symbol 5 to 7: 16383 = 127 + 127 · 128 in groups of seven bits, low ones first; then 0 and 1.
         assert write_table(table) == bytes([5, 7, 0xFF, 0x7F, 0, 1])
-        assert read_tables(bytes([5, 7, 0xFF, 0x7F, 0, 1]), 1)[0].tolist() == table.tolist()
+        reader = TableReader(bytes([5, 7, 0xFF, 0x7F, 0, 1]))
+        assert reader.tables(1)[0].tolist() == table.tolist()
+        reader.close()
 
     def test_one_symbol_by_hand(self) -> None:
         # With frequency TOTAL / 2 from 0, state 65536 becomes 2 · 65536: below 2^32, so no word is written.
         table = np.zeros(256, np.int64)
         table[:2] = TOTAL // 2
-        one = Stream(np.zeros(1, np.uint8), np.zeros(1, np.uint16))
-        assert encode(one, [table]) == struct.pack("<I", 131072)
+        assert written(np.zeros(1, np.uint8), [table]) == struct.pack("<4I", 131072, 65536, 65536, 65536)
 
-    @pytest.mark.parametrize("count", [1, 2, 2047, 2048, 4096, 50_000, 100_001])
+    @pytest.mark.parametrize("count", [1, 2, 3, 5, 2047, 50_000, 100_001])
     def test_coded_length_is_the_entropy(self, count: int) -> None:
         rng = np.random.default_rng(count)
         symbols = np.clip(rng.normal(128, 3, count), 0, 255).astype(np.uint8)
         counts = np.bincount(symbols, minlength=256)
-        choose = np.zeros(count, np.uint16)
-        coded = encode(Stream(symbols, choose), [table_of(counts)])
-        assert np.array_equal(decode(coded, choose, [table_of(counts)]), symbols)
+        coded = written(symbols, [table_of(counts)])
+        reader = Reader(coded)
+        found, bits = reader.read(count, count, np.zeros(CONTEXTS, np.uint8), None, [table_of(counts)])
+        reader.close()
+        assert np.array_equal(found, symbols)
         share = counts[counts > 0] / count
         entropy = -(share * np.log2(share)).sum() * count / 8
-        lanes = max(1, count // 2048)
-        assert len(coded) <= 1.002 * entropy + 4 * lanes + 2
+        assert len(coded) <= 1.002 * entropy + 16 + 2
+        assert bits / 8 == pytest.approx(entropy, rel=0.002)
 
-    def test_symbols_of_several_tables(self) -> None:
-        symbols = np.tile(np.array([1, 9], np.uint8), 5000)
-        choose = np.tile(np.array([0, 1], np.uint16), 5000)
-        tables = [table_of(np.eye(256, dtype=np.int64)[s]) for s in (1, 9)]
-        coded = encode(Stream(symbols, choose), tables)
-        assert len(coded) == 16  # four lanes' states: what is certain takes no bits
-        assert np.array_equal(decode(coded, choose, tables), symbols)
+    def test_what_is_certain_takes_no_bits(self) -> None:
+        symbols = np.full(5000, 9, np.uint8)
+        assert len(written(symbols, [table_of(np.bincount(symbols, minlength=256))])) == 16
+
+    @pytest.mark.parametrize(
+        "cut",
+        [
+            lambda p: p[:-2],
+            lambda p: p + b"xx",
+            lambda p: p[:-1],
+            lambda p: p[:12],
+            lambda p: bytes(4) + p[4:],
+        ],
+        ids=["word short", "word more", "half a word", "states short", "state too low"],
+    )
+    def test_damage_is_told(self, cut: Callable[[bytes], bytes]) -> None:
+        symbols = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
+        table = table_of(np.bincount(symbols, minlength=256))
+        with pytest.raises(CompressError, match="the coded symbols are damaged"):
+            reader = Reader(cut(written(symbols, [table])))
+            reader.read(1000, 10, np.zeros(CONTEXTS, np.uint8), None, [table])
+            reader.close()
+
+
+def written(symbols: np.ndarray[Any, Any], tables: list[Table]) -> bytes:
+    writer = Writer(len(symbols))
+    writer.write(symbols, np.zeros(len(symbols), np.uint8), tables)
+    return writer.payload()
+
+
+class TestContexts:
+    def test_averages_by_hand(self) -> None:
+        # c(2^15) = 30 for row and column. A size of 2: h = 1, so 2^15 - 2^14 + 2 · 2^15 = 81920, and c = 32, as it is
+        # below 98304. The second column is still at 30; after a size of 0 with h = 2 the row is at 61440: c = 31.
+        # In the second row the row's average goes on, 31 beside the first column's 32. Then the row has halved,
+        # h = 1, to 30720, 29, and the second column is at 16384, 28.
+        assert contexts(np.array([130, 128, 128, 128], np.uint8), 2).tolist() == [60, 62, 63, 57]
+
+    def test_rows_and_columns_of_other_sizes_are_told_apart(self) -> None:
+        sizes = np.exp2(np.arange(400) % 4)[:, None] * np.exp2(np.arange(400) % 3)[None]
+        symbols = (128 + np.random.default_rng(0).normal(0, sizes)).clip(0, 255).astype(np.uint8)
+        cells = [symbols[a::4, b::3] for a in range(4) for b in range(3)]
+        best = sum(order_0(cell) for cell in cells)
+        found = plan(symbols.reshape(-1), 400)
+        assert found is not None
+        assert found.size < 1.06 * best + sum(map(len, map(write_table, found.tables)))
+        assert found.size < 0.93 * order_0(symbols)
+
+    def test_nothing_is_gained_on_what_is_all_of_one_size(self) -> None:
+        symbols = (128 + np.random.default_rng(0).normal(0, 3, 50_000)).astype(np.uint8)
+        found = plan(symbols, 250)
+        assert found is not None and len(found.tables) <= 2
+
+    def test_groups_are_told_by_their_cuts(self) -> None:
+        groups = np.repeat([0, 1, 2], [10, 80, 6]).astype(np.uint8)
+        assert cuts_of(groups) == [10, 90]
+        assert np.array_equal(groups_of(np.array([10, 90], np.uint8)), groups)
+
+    def test_alike_contexts_are_merged_and_others_are_not(self) -> None:
+        counts = np.zeros((4, 1, 256), np.int64)
+        counts[0, 0, :2] = [500, 500]
+        counts[1, 0, :2] = [510, 490]
+        counts[3, 0, 8:10] = [500, 500]
+        assert grouped(counts, 7.0).tolist() in ([0, 0, 0, 1], [0, 0, 1, 1])
+
+    @pytest.mark.parametrize("cuts", [[0, 4], [4, 4], [5, 4]], ids=["zero", "equal", "descending"])
+    def test_cuts_that_do_not_ascend_are_damage(self, cuts: list[int]) -> None:
+        with pytest.raises(CompressError, match="the frequency tables are damaged"):
+            TableReader(bytes(cuts)).cuts(2)
+
+
+def order_0(symbols: np.ndarray[Any, Any]) -> float:
+    share = np.bincount(symbols.reshape(-1), minlength=256) / symbols.size
+    return float(-(share[share > 0] * np.log2(share[share > 0])).sum() * symbols.size / 8)
+
+
+class TestLadder:
+    def test_rungs_by_hand(self) -> None:
+        # 3 and 7 are told; from there on by their distance of 4.
+        assert value_of(np.array([3, 7], np.float32), np.array([-3, -1, 0, 1, 2, 4])).tolist() == [
+            -11, -3, 0, 3, 7, 15,
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            ([-4, -2, 0, 2, 4], [2]),
+            ([-11, -7, -3, 0, 3, 7, 11], [3, 7]),
+            ([-9, -4, -1, 0, 1, 4, 9], [1, 4, 9]),
+            ([-4, -2, 1, 2, 4], None),
+            ([-4, -2, 0, 2, 5], None),
+            ([-2, 0, 2, 4], None),
+            ([-0.0], None),
+        ],
+        ids=["even", "first apart", "squares", "no zero", "no mirror", "one side longer", "negative zero"],
+    )
+    def test_the_fewest_are_told(self, values: list[float], told: list[float] | None) -> None:
+        found = rungs_for(np.array(values, np.float32))
+        assert (None if found is None else found.tolist()) == told
 
 
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0, 2), (1,), (7,), (5, 3), (16, 8, 3, 3), (2, 3, 4, 5, 6)]
@@ -163,10 +276,6 @@ class TestSize:
         weight = (noise(64, 4000) * sizes).round().clamp(-127, 127).to(torch.int8)
         symbols = weight.numpy().view(np.uint8).reshape(64, -1)
 
-        def order_0(rows: np.ndarray[Any, Any]) -> float:
-            share = np.bincount(rows.reshape(-1), minlength=256) / rows.size
-            return float(-(share[share > 0] * np.log2(share[share > 0])).sum() * rows.size / 8)
-
         packed = len(pack_tensors({"w": weight}))
         assert packed < 0.95 * order_0(symbols)
         assert packed < 1.03 * sum(order_0(row) for row in symbols)
@@ -187,6 +296,28 @@ class TestCoded:
         known = CodedTensor(torch.zeros(4, 8, dtype=torch.uint8), torch.tensor([0.5, 9.0]))
         header, _ = container.read(pack_tensors({"w": known.tensor()}, coded={"w": known}), "m.l2z")
         assert header.tensors[0].palette == 1
+
+    @pytest.mark.parametrize("path", [None, 0, 1])
+    def test_a_ladder_tells_two_of_its_values(self, path: int | None) -> None:
+        known = laddered(40, 300, path)
+        tensors = {"w": known.tensor()}
+        packed = pack_tensors(tensors, coded={"w": known})
+        assert same(tensors, unpack_tensors(packed, "m.l2z")[0])
+        assert l2z_reader.read(packed)["w"] == bytes_of(known.tensor()).tobytes()
+        header, _ = container.read(packed, "m.l2z")
+        assert (header.tensors[0].ladder, header.tensors[0].path) == (2, path)
+
+    def test_no_walk_through_the_trellis_is_refused(self) -> None:
+        known = laddered(8, 8, 0)
+        wrong = CodedTensor(known.indices.flip(0), known.values, known.scale, 0, 0)
+        with pytest.raises(ValueError, match="no walk through the trellis"):
+            pack_tensors({"w": wrong.tensor()}, coded={"w": wrong})
+
+    def test_a_turned_walk_is_one_along_the_other_axis(self) -> None:
+        known = laddered(30, 50, 0)
+        turned = CodedTensor(known.indices.T.contiguous(), known.values, known.scale, 1, 1)
+        packed = pack_tensors({"w": turned.tensor()}, coded={"w": turned})
+        assert torch.equal(unpack_tensors(packed, "x")[0]["w"], known.tensor().T)
 
     def test_a_graph_finds_them_under_other_names_and_turned(self, tmp_path: Path) -> None:
         known = coded(64, 96)
@@ -214,8 +345,8 @@ def packed() -> bytes:
         "float": noise(20, 10),
         "steps": torch.tensor(7),
     }
-    known = coded(12, 30)
-    return pack_tensors({**tensors, "scaled": known.tensor()}, coded={"scaled": known})
+    known = {"scaled": coded(12, 30), "ladder": laddered(12, 30, 0)}
+    return pack_tensors({**tensors, **{n: each.tensor() for n, each in known.items()}}, coded=known)
 
 
 def sealed(content: bytes) -> bytes:
@@ -225,13 +356,13 @@ def sealed(content: bytes) -> bytes:
 
 def with_header(content: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """The file with another header, all else in order."""
-    lengths = list(struct.unpack_from("<6Q", content, 12))
-    start = 12 + 48
+    lengths = list(struct.unpack_from("<5Q", content, 12))
+    start = 12 + 40
     header = json.loads(zlib.decompress(content[start : start + lengths[0]]))
     change(header)
     text = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
     rest = content[start + lengths[0] : -32]
-    return sealed(content[:12] + struct.pack("<6Q", len(text), *lengths[1:]) + text + rest + bytes(32))
+    return sealed(content[:12] + struct.pack("<5Q", len(text), *lengths[1:]) + text + rest + bytes(32))
 
 
 def set_in(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
@@ -290,13 +421,33 @@ class TestDamage:
                 id="an empty tensor of an impossible size",
             ),
             pytest.param(
-                lambda c: with_header(c, set_in(["tensors", 0, "planes", 0, "tables"], 256)),
-                "has more tables than slices",
+                lambda c: with_header(c, set_in(["tensors", 0, "planes", 0, "groups"], 97)),
+                "malformed at tensors.0.planes.0.groups",
+                id="more groups than contexts",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "shape"], [0])),
+                "tensor 'conv' has tables without symbols",
                 id="tables without use",
             ),
             pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 0, "ladder"], 1)),
+                "tensor 'conv' of type int8 cannot have this ladder",
+                id="a ladder of integers",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 2, "path"], 0)),
+                "tensor 'float' of type float32 cannot have this ladder",
+                id="a path without a ladder",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 5, "ladder"], 3)),
+                "its sections have other lengths than its header says",
+                id="more rungs than are told",
+            ),
+            pytest.param(
                 lambda c: with_header(c, set_in(["tensors", 1, "scales"], 1)),
-                "tensor 'few' cannot have these factors",
+                "tensor 'few' has 1 planes",
                 id="factors without their slices",
             ),
             pytest.param(
@@ -322,11 +473,11 @@ class TestDamage:
 
     def test_a_header_that_unpacks_without_end(self, packed: bytes) -> None:
         bomb = zlib.compress(bytes(container.MOST_HEADER + 1), 9)
-        lengths = struct.unpack_from("<6Q", packed, 12)
-        rest = packed[60 + lengths[0] : -32]
+        lengths = struct.unpack_from("<5Q", packed, 12)
+        rest = packed[52 + lengths[0] : -32]
         with pytest.raises(CompressError, match="longer than its header says"):
             unpack_tensors(
-                sealed(packed[:12] + struct.pack("<6Q", len(bomb), *lengths[1:]) + bomb + rest + bytes(32)),
+                sealed(packed[:12] + struct.pack("<5Q", len(bomb), *lengths[1:]) + bomb + rest + bytes(32)),
                 "x",
             )
 
@@ -336,9 +487,10 @@ class TestDamage:
         Ten thousand of them; `make fuzz` sets MUTATIONS to a million.
         """
         conv = (noise(4, 6, 3, 3) * 2).round().to(torch.int8)
-        known = coded(3, 5)
-        tensors = {"conv": conv, "few": few_values(2, 60, 2), "float": noise(5), "scaled": known.tensor()}
-        packed = pack_tensors(tensors, coded={"scaled": known})
+        known = {"scaled": coded(3, 5), "ladder": laddered(6, 5, 0)}
+        tensors = {"conv": conv, "few": few_values(2, 60, 2), "float": noise(5)}
+        tensors |= {name: each.tensor() for name, each in known.items()}
+        packed = pack_tensors(tensors, coded=known)
         mutations = int(os.environ.get("MUTATIONS", "10000"))
         original, _ = unpack_tensors(packed, "x")
         rng = random.Random(0)
@@ -361,13 +513,13 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
         return with_header(content, lambda header: change_somewhere(header, rng))
     changed = bytearray(content)
     if kind == 1:  # the head
-        place = rng.randrange(8, 60)
+        place = rng.randrange(8, 52)
         changed[place] = rng.randrange(256)
     elif kind == 2:
         for _ in range(rng.randrange(1, 4)):
-            changed[rng.randrange(60, len(changed) - 32)] ^= 1 << rng.randrange(8)
+            changed[rng.randrange(52, len(changed) - 32)] ^= 1 << rng.randrange(8)
     else:
-        start = rng.randrange(60, len(changed) - 32)
+        start = rng.randrange(52, len(changed) - 32)
         del changed[start : start + rng.randrange(1, 9)]
     return sealed(bytes(changed))
 

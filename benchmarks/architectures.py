@@ -1,7 +1,7 @@
 """Structure coverage: what INT8 quantization makes of many architectures, without their weights.
 
 \b
-    python benchmarks/coverage.py [--only ResNet-18] [--timeout 600]
+    python benchmarks/architectures.py [--only ResNet-18] [--timeout 600]
 
 For each: quantize, export, the same numbers in torch, onnxruntime and OpenVINO, the share of
 multiply-accumulates that they say they execute in INT8, what stays in float, a TensorRT engine for SM86, and

@@ -1,0 +1,103 @@
+"""Dependent quantization: weights rounded along the trellis so that error and bits together cost least.
+
+Two grids of twice the step, interleaved, lie finer than one, and which of them a weight is on costs nothing: it follows
+from the weights before. At the same error that saves about 0.2 bit a weight (Marcellin and Fischer 1990, IEEE Trans.
+Commun. 38(1), table III: 1.28 dB of 1.53 with 64 states). The best walk is found by Viterbi's algorithm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...compiled import compiled
+from ...trellis import STATES, Bits, Steps, following, grids, positions
+
+FARTHEST = 63
+"""The largest k: the multiples of a trellis then have values for one-byte indices."""
+ROUNDS = 2
+"""How often the lengths of codes are taken anew from the walk found before."""
+_NEVER = 1e30
+
+Lengths = NDArray[np.float64]
+"""Bits of each k from -FARTHEST to FARTHEST on each of the two grids, (2, 2 · FARTHEST + 1)."""
+
+
+def walked(weights: Tensor, strength: float) -> Tensor:
+    """The multiples of the step, whole numbers, along whose columns weights are walked, (rows, columns), in steps.
+
+    strength: squared steps that a bit is worth.
+    """
+    matrix = np.ascontiguousarray(weights.detach().double().numpy())
+    lengths = _lengths_of(np.round(matrix / 2).astype(np.int16), None)
+    for _ in range(ROUNDS):
+        steps = best_walk(matrix, strength * lengths)
+        lengths = _lengths_of(steps, grids(steps, 0))
+    return torch.from_numpy(positions(steps, 0))
+
+
+def _lengths_of(steps: Steps, bits: Bits | None) -> Lengths:
+    """By how often each k occurs on each grid; on both alike without knowing which."""
+    width = 2 * FARTHEST + 1
+    places = np.clip(steps, -FARTHEST, FARTHEST).astype(np.int64) + FARTHEST
+    chosen = [np.ones(steps.shape, bool)] * 2 if bits is None else [bits == 0, bits == 1]
+    counts = np.stack([np.bincount(places[each], minlength=width) for each in chosen]) + 0.02
+    found: Lengths = -np.log2(counts / counts.sum(1, keepdims=True))
+    return found
+
+
+@compiled
+def best_walk(weights: NDArray[np.float64], costs: Lengths) -> Steps:
+    """The k of the walks down the columns of a matrix, in steps, of the least squared error and cost of each k."""
+    rows, columns = weights.shape
+    before, odd_before = np.empty((STATES, 2), np.int64), np.empty((STATES, 2), np.int64)
+    known = np.zeros(STATES, np.int64)
+    for state in range(STATES):
+        for odd in range(2):
+            after = following(state, odd)
+            before[after, known[after]], odd_before[after, known[after]] = state, odd
+            known[after] += 1
+    found = np.empty((rows, columns), np.int16)
+    came = np.empty((rows, STATES), np.uint8)
+    best_k = np.empty((rows, 4), np.int16)
+    best = np.empty(4)
+    total, fresh = np.empty(STATES), np.empty(STATES)
+    for column in range(columns):
+        total[:] = _NEVER
+        total[0] = 0.0
+        for row in range(rows):
+            _candidates(weights[row, column], costs, best, best_k[row])
+            for state in range(STATES):
+                one, other = before[state, 0], before[state, 1]
+                first = total[one] + best[2 * (one & 1) + odd_before[state, 0]]
+                second = total[other] + best[2 * (other & 1) + odd_before[state, 1]]
+                came[row, state] = second < first
+                fresh[state] = min(first, second)
+            total, fresh = fresh, total
+        state = int(np.argmin(total))
+        for row in range(rows - 1, -1, -1):
+            chosen = came[row, state]
+            earlier = before[state, chosen]
+            found[row, column] = best_k[row, 2 * (earlier & 1) + odd_before[state, chosen]]
+            state = earlier
+    return found
+
+
+@compiled
+def _candidates(weight: float, costs: Lengths, best: NDArray[np.float64], best_k: Steps) -> None:
+    """The cheapest k, and its cost, for each grid and parity: even and odd k on the first, then on the second one."""
+    best[:] = _NEVER
+    size, sign = abs(weight), 1 if weight >= 0 else -1
+    for grid in range(2):
+        near = int((size + grid) / 2)
+        for number in range(-1, 3):
+            k = 0 if number == 2 else near + number  # zero is cheap, and may pay from afar
+            if k < 0 or k > FARTHEST:
+                continue
+            multiple = 2 * k - (grid if k else 0)
+            cost = (size - multiple) ** 2 + costs[grid, FARTHEST + sign * k]
+            place = 2 * grid + (k & 1)
+            if cost < best[place]:
+                best[place], best_k[place] = cost, sign * k

@@ -1,0 +1,99 @@
+"""The form in which a tensor takes the fewest bytes: planes of its bytes, palettes, or a ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ...model import CodedTensor
+from .contexts import CENTRE, Plan, plan
+from .ladder import MIDDLE, Rungs, rungs_for, symbols_of
+from .planes import Palette, Scales, palette_of, palette_of_coded, scales_of, split
+from .tables import Bytes
+
+WORTHWHILE = 0.995
+"""A plane is coded where it takes less than this share of its bytes, and stored as it is elsewhere."""
+
+
+@dataclass(frozen=True)
+class PlannedPlane:
+    """The symbols of a plane, (n,), how they are coded, None for as they are, and which one is the middle."""
+
+    symbols: Bytes
+    plan: Plan | None
+    centre: int = 0
+
+    @property
+    def size(self) -> float:
+        """Bytes by estimate."""
+        return len(self.symbols) if self.plan is None else self.plan.size
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor is stored: its planes, and the values and factors that these are about."""
+
+    planes: list[PlannedPlane]
+    palette: Palette | None = None
+    rows: bool = False
+    rungs: Rungs | None = None
+    path: int | None = None
+    scales: Scales | None = None
+
+    @property
+    def size(self) -> float:
+        """Bytes by estimate."""
+        values = 0 if self.palette is None else len(self.palette.values) + len(self.palette.counts)
+        return sum(plane.size for plane in self.planes) + values
+
+
+def smallest_form(content: Bytes, tensor: Tensor) -> Form:
+    """The smallest form for a tensor and its bytes: planes, a palette, or a palette for each row."""
+    return min(_forms(content, tensor), key=lambda form: form.size)
+
+
+def _forms(content: Bytes, tensor: Tensor) -> Iterator[Form]:
+    columns = columns_of(tuple(tensor.shape))
+    yield Form([planned(plane, columns) for plane in split(content, tensor.dtype)])
+    for by_rows in (False, True):
+        rows = tensor.shape[0] if by_rows and tensor.dim() > 1 else 1
+        if not len(content) or (by_rows and rows == 1):
+            continue
+        found = palette_of(content, tensor.dtype, rows)
+        if found is not None and len(found.values) < len(content):
+            yield Form([planned(found.indices, columns)], found, by_rows)
+
+
+def coded_form(known: CodedTensor) -> Form:
+    """The form of a tensor of which it is known that it has few values."""
+    scales = scales_of(known)
+    factors = [] if scales is None else [planned(scales.places, len(scales.places))]
+    columns = columns_of(tuple(known.indices.shape))
+    rungs = rungs_for(known.values.numpy())
+    if rungs is None:
+        palette = palette_of_coded(known)
+        return Form([planned(palette.indices, columns), *factors], palette, scales=scales)
+    symbols, bits = symbols_of(known)
+    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, bits), symbols), MIDDLE)
+    return Form([plane, *factors], rungs=rungs, path=known.path, scales=scales)
+
+
+def planned(symbols: Bytes, columns: int) -> PlannedPlane:
+    """A plane in rows of `columns`, about its most frequent symbol."""
+    if not len(symbols):
+        return PlannedPlane(symbols, None)
+    centre = int(np.bincount(symbols, minlength=256).argmax())
+    turned = symbols - np.uint8(centre) + np.uint8(CENTRE)
+    return PlannedPlane(symbols, _worthwhile(plan(turned, columns), symbols), centre)
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Of the matrix as which a tensor is seen: its rows are the slices along the first axis."""
+    return max(1, int(np.prod(shape[1:] if len(shape) > 1 else shape, dtype=np.int64)))
+
+
+def _worthwhile(found: Plan | None, symbols: Bytes) -> Plan | None:
+    return found if found is not None and found.size < WORTHWHILE * len(symbols) else None
