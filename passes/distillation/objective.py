@@ -21,7 +21,7 @@ from ..quantization.quantizers import (
 from ..training.draws import Draws
 from ..training.job import Forward, Group
 from .losses import feature_loss, label_loss, mixed_teachers, regression_loss, soft_target_loss
-from .taps import Tapped
+from .taps import Tapped, move
 from .task import Task
 
 Learns = Literal["weights", "points"]
@@ -82,7 +82,7 @@ class Distillation:
     def to(self, device: torch.device) -> None:
         """Move student and teachers."""
         for module in (self.network, *(teacher.network for teacher in self.teachers)):
-            module.to(device)
+            move(module, device)
 
     def training(self, on: bool) -> None:
         """BatchNorm and dropout of an ordinary network; a captured graph has neither, and rounds to nearest."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from ...errors import CompressError
@@ -83,3 +84,21 @@ def places_in(graph: fx.Graph) -> dict[str, fx.Node]:
             if name and node.op == "call_function":
                 places[name] = node
     return places
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Move a network, captured graphs in it with the devices that their nodes name: of what they make themselves."""
+    module.to(device)
+    for graph in (m for m in module.modules() if isinstance(m, fx.GraphModule)):
+        if sum(_renamed(node, device) for node in graph.graph.nodes):
+            graph.recompile()
+
+
+def _renamed(node: fx.Node, device: torch.device) -> bool:
+    named = any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values()))
+    if named:
+        node.args = tuple(device if isinstance(value, torch.device) else value for value in node.args)
+        node.kwargs = {
+            key: device if isinstance(value, torch.device) else value for key, value in node.kwargs.items()
+        }
+    return named

@@ -14,7 +14,7 @@ from ..distillation.taps import Tapped
 from ..training.draws import Draws
 from ..training.job import Forward, Group
 from .coded import Codes
-from .counter import entropy_bits, rate
+from .counter import alike, entropy_bits, rate
 from .names import KernelName
 
 Learns = Literal["transforms", "weights"]
@@ -86,7 +86,16 @@ class UnderRate:
         parts = self.distillation.loss(forward, inputs, labels, draws)
         budget = self.budget
         codes = [each.codes() for each in self.narrow]
-        within = sum(entropy_bits(torch.round(each.detach())) for each in codes) <= budget.bits
-        weight = budget.weight * (BELOW_TARGET[self.learns] if within else 1.0) / self.count
-        bits = sum((rate(each, budget.width, budget.kernel) for each in codes), torch.zeros(()))
+        symbols = [torch.round(each.detach()) for each in codes]
+        groups = [alike(each) for each in symbols]
+        taken = sum(entropy_bits(each, group) for each, group in zip(symbols, groups, strict=True))
+        weight = budget.weight * (BELOW_TARGET[self.learns] if taken <= budget.bits else 1.0) / self.count
+        nothing = torch.zeros((), device=inputs[0].device)  # codes may all be wide
+        bits = sum(
+            (
+                rate(each, budget.width, budget.kernel, group)
+                for each, group in zip(codes, groups, strict=True)
+            ),
+            nothing,
+        )
         return {**parts, "rate": weight * bits}

@@ -25,12 +25,11 @@ from ..training.job import Job
 from ..training.loop import train
 from ..training.parallel import require_static_batch
 from .compensation import compensable, second_moments
-from .counter import entropy_bits
 from .importance import codable, expected_divergence, information
 from .objective import Budget, Learns, UnderRate
 from .search import smallest
 from .start import Coding, File, Start, bits_of
-from .stored import flat, rebuilt, wide_in
+from .stored import bits_taken, flat, rebuilt, symbols_of, wide_in
 
 if TYPE_CHECKING:
     from ..l2 import L2
@@ -219,15 +218,13 @@ class Phases:
     def _details(self, stored: Mapping[str, CodedTensor]) -> dict[str, Any]:
         rows = []
         for name, each in stored.items():
-            bits = entropy_bits(each.indices)
-            zero = (each.values == 0).nonzero()
-            zeros = float((each.indices == int(zero[0])).float().mean()) if len(zero) else 0.0
+            bits, symbols = bits_taken(each), symbols_of(each)
             rows.append(
                 {
                     "tensor": name,
                     "weights": each.indices.numel(),
                     "bits_per_weight": bits / each.indices.numel(),
-                    "zeros": zeros,
+                    "zeros": float((symbols == 0).float().mean()),
                     "values": int(torch.bincount(each.indices.reshape(-1)).count_nonzero()),
                 }
             )

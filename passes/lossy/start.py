@@ -13,11 +13,11 @@ from ...model import CodedTensor, Model
 from ...progress import Progress
 from .coded import Codes, codes_for, insert_codes
 from .compensation import compensate
-from .counter import entropy_bits
+from .counter import alike, entropy_bits
 from .importance import units
 from .names import TransformName
 from .rounding import rounded
-from .stored import rebuilt, wide_in
+from .stored import bits_taken, rebuilt, wide_in
 from .transforms import largest_weight
 
 STEP_RANGE = (2.0**-40, 2.0**20)
@@ -55,7 +55,7 @@ class Coding:
 
 
 class File:
-    """What the packed file takes: exactly, or by the entropy of its codes and what else it took the last time."""
+    """What the packed file takes: exactly, or by the count of its codes and what else it took the last time."""
 
     def __init__(self, model: Model, packed_bytes: Callable[[Model], int]) -> None:
         self.model, self.packed_bytes = model, packed_bytes
@@ -68,7 +68,7 @@ class File:
         return size
 
     def estimate(self, bits: float) -> float:
-        """With codes of so many bits at their entropy."""
+        """With codes that the counter finds to take so many bits."""
         return bits / 8 + self.rest
 
 
@@ -100,7 +100,8 @@ class Start:
         return codes_for(self.graph, made, self.transform)
 
     def _bits(self, step: float) -> float:
-        return sum(entropy_bits(each.symbols()) for each in self._codes(step).values())
+        symbols = [each.symbols() for each in self._codes(step).values()]
+        return sum(entropy_bits(each, alike(each)) for each in symbols)
 
     def compensated(self, coding: Coding, target: float) -> Coding:
         """The same transforms at another step, errors compensated, that meet a target of bytes.
@@ -172,5 +173,5 @@ def _next_place(
 
 
 def bits_of(stored: Mapping[str, CodedTensor]) -> float:
-    """Of all coded tensors at their entropy."""
-    return sum(entropy_bits(each.indices) for each in stored.values())
+    """Of all coded tensors, by the counter."""
+    return sum(bits_taken(each) for each in stored.values())

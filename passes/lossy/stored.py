@@ -11,6 +11,7 @@ from ..base import PassPlan
 from ..quantization.capture import capture
 from ..quantization.operators import set_tensor
 from .coded import Codes
+from .counter import alike, entropy_bits
 
 CODES, VALUES, SCALE = "codes/", "values/", "scale/"
 
@@ -52,3 +53,14 @@ def flat(stored: Mapping[str, CodedTensor]) -> dict[str, Tensor]:
 def wide_in(codes: Mapping[str, Codes]) -> dict[str, Tensor]:
     """The tensors whose codes a file holds as floats."""
     return {name: each().detach().clone() for name, each in codes.items() if each.wide}
+
+
+def symbols_of(coded: CodedTensor) -> Tensor:
+    """The codes of a tensor, whole numbers about zero."""
+    return coded.indices.float() - len(coded.values) // 2
+
+
+def bits_taken(coded: CodedTensor) -> float:
+    """Of a tensor's codes, by the counter."""
+    symbols = symbols_of(coded)
+    return entropy_bits(symbols, alike(symbols))

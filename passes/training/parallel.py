@@ -9,6 +9,7 @@ processes, but for BatchNorm in training, whose statistics are those of a share,
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,10 @@ def joined() -> Iterator[bool]:
     yield rank() == 0  # after an error nobody is released: the launcher ends the others
     if rank() == 0:
         share(None)
+    # Networks in reference cycles hold on to the group; and a process that leaves while another is still connected to
+    # it was seen to be aborted.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 

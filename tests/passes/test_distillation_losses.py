@@ -17,11 +17,11 @@ from edgepress.passes.distillation.losses import (
     same_map,
     soft_target_loss,
 )
-from edgepress.passes.distillation.taps import Tapped
+from edgepress.passes.distillation.taps import Tapped, frozen, move
 from edgepress.passes.distillation.task import read_task
 from edgepress.passes.quantization.capture import capture
 from quantization_nets import model_of
-from torch import nn
+from torch import Tensor, nn
 
 
 def test_soft_targets_are_the_temperature_squared_times_the_divergence() -> None:
@@ -169,3 +169,20 @@ class TestPairs:
         model = model_of(nn.Sequential(nn.Linear(4, 3)), 4)
         with pytest.raises(CompressError, match="auto found no blocks"):
             pair(model.module, model.module, model.example_inputs, None)
+
+
+class MakesItsOwn(nn.Module):
+    """Adds a tensor that it makes on the device of its input, and converts another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float32) + torch.full((x.shape[1],), 2.0, device=x.device)
+
+
+def test_a_captured_graph_moves_with_the_devices_that_its_nodes_name() -> None:
+    graph = capture(model_of(MakesItsOwn(), 5))
+    moved = frozen(graph, [])
+    move(moved, torch.device("meta"))  # as real as a GPU to the dispatcher: it refuses tensors of two devices
+    outputs, _ = moved(torch.empty(3, 5, device="meta"))
+    assert outputs[0].device.type == "meta"
+    outputs, _ = frozen(graph, [])(torch.zeros(3, 5))
+    assert torch.equal(outputs[0], torch.full((3, 5), 2.0))
