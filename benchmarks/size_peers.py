@@ -5,8 +5,8 @@
     pip install --no-deps nncodec                   # compiles for some minutes; only its coder is used
     python benchmarks/size_peers.py [--quick]
 
-(a) bytes of the same INT8 integers without loss; (b) bytes of weights at the same squared error; (c) bytes of the whole
-network at the same test accuracy, ours from the rows of l2_curve.py; (d) integers a second, coded and decoded in turns.
+(a) bytes of the same INT8 integers without loss; (b) bytes of weights at the same squared error, both by dependent
+quantization; (c) bytes of the whole network at the same test accuracy, ours from the rows of l2_curve.py; (d) integers a second, coded and decoded in turns.
 nncodec's files are counted without their headers. Exit code 1 when a limit is broken.
 """
 
@@ -166,7 +166,7 @@ def at_error(weights: Arrays, nmse: float) -> dict[str, float]:
     (low, more), (high, less) = points[-2:]
     share = np.log(nmse / low) / np.log(high / low)
     theirs = more + share * (less - more)  # bytes are close to linear in the error's logarithm
-    first, last = -20.0, 6.0
+    first, last = -12.0, 0.0
     while last - first > 0.004:
         middle = (first + last) / 2
         error, ours = _ours_at(weights, 2.0**middle)
@@ -175,16 +175,21 @@ def at_error(weights: Arrays, nmse: float) -> dict[str, float]:
 
 
 def _ours_at(weights: Arrays, step: float) -> tuple[float, int]:
-    """Squared error and bytes at one step for all weights, rounded for the rate."""
+    """Squared error and bytes with the same finer step for all weights, rounded along the trellis."""
     import torch
-    from edgepress.passes.lossy.coded import Codes, Unit
-    from edgepress.passes.lossy.rounding import rounded
+    from edgepress.model import CodedTensor
+    from edgepress.passes.lossy.coded import about_zero, evenly
+    from edgepress.passes.lossy.dependent import LARGEST, walked
     from edgepress.pipeline.l2z.codec import pack_tensors
 
     coded = {}
-    for name, tensor in _tensors(weights).items():
-        codes = Codes(tensor, Unit(torch.maximum(torch.tensor(step), tensor.abs().max() / 127)), "scale")
-        coded[name] = codes.coded(rounded(codes, 1.0))
+    for name, weight in weights.items():
+        own = max(step, float(np.abs(weight).max()) / LARGEST)
+        multiples = walked(weight.reshape(len(weight), -1).astype(np.float64) / own)
+        most = int(np.abs(multiples).max())
+        values = about_zero(evenly(torch.arange(1, most + 1) * torch.tensor(own)))
+        indices = torch.from_numpy((multiples + most).astype(np.uint8)).reshape(weight.shape)
+        coded[name] = CodedTensor(indices, values, path=0)
     decoded = {name: each.tensor() for name, each in coded.items()}
     error = sum(float(((weights[n] - d.numpy()) ** 2).sum()) for n, d in decoded.items())
     return error, len(pack_tensors(decoded, coded=coded))
