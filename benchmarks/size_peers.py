@@ -6,8 +6,9 @@
     python benchmarks/size_peers.py [--quick]
 
 (a) bytes of the same INT8 integers without loss; (b) bytes of weights at the same squared error, both by dependent
-quantization; (c) bytes of the whole network at the same test accuracy, ours from the rows of l2_curve.py; (d) integers a second, coded and decoded in turns.
-nncodec's files are counted without their headers. Exit code 1 when a limit is broken.
+quantization; (c) bytes of the whole network at the same test accuracy, ours from the rows of l2_curve.py; (d) integers
+a second, coded and decoded in turns. nncodec's files are counted without their headers. Exit code
+1 when a limit is broken.
 """
 
 from __future__ import annotations
