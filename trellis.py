@@ -28,6 +28,10 @@ def following(state: int, odd: int) -> int:
     return (state >> 1) ^ (FEEDBACK * (state & 1)) ^ (INPUT * odd)
 
 
+FOLLOWING: Bits = np.array([[following(state, odd) for odd in range(2)] for state in range(STATES)], np.uint8)
+"""The same as a table, (STATES, 2), for compiled loops of other files."""
+
+
 @compiled
 def positions(steps: Steps, path: int) -> Positions:
     """The multiples p of the k of a matrix, both (rows, columns). path: 0 where each column is walked from the first

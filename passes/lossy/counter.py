@@ -64,7 +64,7 @@ def alike(symbols: Tensor) -> Tensor:
     number = min(MOST_GROUPS, symbols.numel() // SYMBOLS_A_GROUP)
     if number < 2 or symbols.dim() < 2:
         return torch.zeros_like(symbols, dtype=torch.int64)
-    sizes = symbols.abs().reshape(symbols.shape[0], -1)
+    sizes = symbols.abs().float().reshape(symbols.shape[0], -1)
     in_row, in_column = ((sizes.sum(axis, keepdim=True) - sizes + 0.5) / sizes.shape[axis] for axis in (1, 0))
     products = (in_row * in_column).reshape(-1)
     some = products[:: max(1, products.numel() // 65_536)]

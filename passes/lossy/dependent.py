@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
-from ...trellis import STATES, Bits, Positions, Steps, following, grids, positions
+from ...trellis import FOLLOWING, Bits, Positions, Steps, grids, positions
 
 FARTHEST = 63
 """The largest k: one-byte indices then reach all multiples, which end at LARGEST."""
 LARGEST = 2.0 * FARTHEST - 1
 ROUNDS = 2
 """How often the lengths of codes are taken anew from the walk found before."""
-_NEVER = 1e30
+_NEVER = np.inf
 
 Costs = NDArray[np.float64]
 """Of each k from -FARTHEST to FARTHEST on each of the two grids, (2, 2 · FARTHEST + 1)."""
@@ -56,28 +56,35 @@ def _costs_of(steps: Steps, bits: Bits | None) -> Costs:
     return found
 
 
-@compiled
 def best_walk(weights: NDArray[np.float64], costs: Costs) -> Steps:
     """The k of the walks down the columns of a matrix, in steps, of the least squared error and cost of each k."""
+    if not np.isfinite(weights).all():
+        raise ValueError("weights that are NaN or infinite lie on no grid")
+    return _best_walk(weights, costs, FOLLOWING)
+
+
+@compiled
+def _best_walk(weights: NDArray[np.float64], costs: Costs, following: Bits) -> Steps:
     rows, columns = weights.shape
-    before, odd_before = np.empty((STATES, 2), np.int64), np.empty((STATES, 2), np.int64)
-    known = np.zeros(STATES, np.int64)
-    for state in range(STATES):
+    states = len(following)
+    before, odd_before = np.empty((states, 2), np.int64), np.empty((states, 2), np.int64)
+    known = np.zeros(states, np.int64)
+    for state in range(states):
         for odd in range(2):
-            after = following(state, odd)
+            after = following[state, odd]
             before[after, known[after]], odd_before[after, known[after]] = state, odd
             known[after] += 1
     found = np.empty((rows, columns), np.int16)
-    came = np.empty((rows, STATES), np.uint8)
+    came = np.empty((rows, states), np.uint8)
     best_k = np.empty((rows, 4), np.int16)
     best = np.empty(4)
-    total, fresh = np.empty(STATES), np.empty(STATES)
+    total, fresh = np.empty(states), np.empty(states)
     for column in range(columns):
         total[:] = _NEVER
         total[0] = 0.0
         for row in range(rows):
             _candidates(weights[row, column], costs, best, best_k[row])
-            for state in range(STATES):
+            for state in range(states):
                 one, other = before[state, 0], before[state, 1]
                 first = total[one] + best[2 * (one & 1) + odd_before[state, 0]]
                 second = total[other] + best[2 * (other & 1) + odd_before[state, 1]]

@@ -15,12 +15,13 @@ from torch import Tensor
 from ...errors import CompressError
 from ...model import CodedTensor
 from .container import MOST_TABLES, Entry, Header, Part, Plane, Sections, believable, read, write
-from .contexts import CENTRE, Plan, cuts_of, groups_of
+from .contexts import Plan, cuts_of, groups_of
 from .forms import Form, coded_form, smallest_form
+from .kernels import CENTRE, Bytes
 from .ladder import from_ladder
 from .planes import DTYPES, Palette, Scales, bytes_of, from_palette, join, multiplied, tensor_of
 from .rans import Reader, Writer
-from .tables import Bytes, TableReader, write_table
+from .tables import TableReader, write_table
 
 
 def pack_tensors(
@@ -101,7 +102,7 @@ class _Packing:
                 f"pack: tensor {name!r} must be on the CPU and have a name that is plain text"
             )
         content = bytes_of(tensor)
-        form = smallest_form(content, tensor) if known is None else coded_form(known)
+        form = (None if known is None else coded_form(known)) or smallest_form(content, tensor)
         planes = [self._plane(each.symbols, each.centre, each.plan) for each in form.planes]
         self._values(form)
         self.entries.append(
@@ -162,6 +163,8 @@ class _Unpacking:
             content = self._from_palette(entry, planes[0])
         elif entry.ladder:
             rungs = self._raw(4 * entry.ladder).view("<f4")
+            if not bool(np.isfinite(rungs).all()):
+                raise CompressError(f"tensor {entry.name!r} has a ladder that is not of numbers")
             content = from_ladder(planes[0], rungs, entry.columns, entry.path)
         else:
             content = join(planes, dtype)

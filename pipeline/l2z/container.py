@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CompressError
-from .contexts import CONTEXTS
+from .kernels import CENTRE, CONTEXTS
 from .ladder import MOST_RUNGS
 from .planes import DTYPES, PALETTE, WORDS
 from .tables import MOST_TABLE
@@ -263,7 +263,13 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
             )
         if (entry.scales > 0 or entry.scaled is not None) and not _may_be_scaled(entry):
             raise CompressError(f"{where}: tensor {entry.name!r} cannot have these factors")
+        if entry.rows and not entry.palette:
+            raise CompressError(f"{where}: tensor {entry.name!r} has rows without a palette")
         for part in entry.parts:
+            if part.path is not None and part.plane.groups and part.plane.centre != CENTRE:
+                raise CompressError(
+                    f"{where}: tensor {entry.name!r} has a trellis that is not about {CENTRE}"
+                )
             if part.plane.groups and not part.symbols:
                 raise CompressError(f"{where}: tensor {entry.name!r} has tables without symbols")
             tables += part.tables

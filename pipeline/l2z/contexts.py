@@ -14,16 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
-from .tables import Bytes, Table, coded_bits, table_of, write_table
+from .kernels import CONTEXTS, Bytes, contexts
+from .tables import Table, coded_bits, table_of, write_table
 
-CENTRE = 128
-"""The symbol that planes are turned to have as their most frequent one, or as their zero."""
-START = 1 << 15
-"""Of an average, in which a size of 1 counts 2^16: half a step."""
-SLOWEST = 7
-"""An average that has seen n sizes moves by 2^-(1 + ⌊log2(n + 1)⌋) towards the next, and by 2^-7 at the least."""
-CONTEXTS = 2 * 2 * 24
-"""Averages are below 2^24: half-octaves of two of them."""
 ALIKE = 7.95
 """Bits a symbol from which on coding is not worth the while."""
 TABLE_BITS = 7.0
@@ -32,47 +25,6 @@ MOST_TRIED = 6.5
 """Bits a symbol from which on contexts are looked for in a part of a plane first."""
 PART = 1 << 15
 LEAST_GAIN = 0.003
-
-
-@compiled
-def half_octaves(average: np.uint32) -> np.uint32:
-    """⌊2 log2⌋ of a whole number from 1 to 2^24, but for √2 taken as 3/2: from the bits of a float32."""
-    return (np.float32(average).view(np.uint32) >> np.uint32(22)) - np.uint32(254)
-
-
-@compiled
-def context(of_row: np.uint32, of_column: np.uint32) -> np.uint32:
-    """From 0 to CONTEXTS - 1, of the averages of a symbol's row and column."""
-    return half_octaves(of_row) + half_octaves(of_column)
-
-
-@compiled
-def after(average: np.uint32, size: np.uint32, seen: int) -> np.uint32:
-    """An average that has seen so many sizes, when it has seen one more, of 0 to 128."""
-    shift = np.uint32(1) + (half_octaves(np.uint32(seen + 1)) >> np.uint32(1))
-    shift = min(shift, np.uint32(SLOWEST))
-    return np.uint32(average - (average >> shift) + (size << (np.uint32(16) - shift)))
-
-
-@compiled
-def size_of(symbol: np.uint8) -> np.uint32:
-    """From 0 to 128."""
-    return np.uint32(abs(np.int32(symbol) - CENTRE))
-
-
-@compiled
-def contexts(symbols: Bytes, columns: int) -> Bytes:
-    """The context of each symbol of a plane, (n,), in rows of `columns`."""
-    found = np.empty(len(symbols), np.uint8)
-    of_columns = np.full(columns, START, np.uint32)
-    of_row = np.uint32(START)
-    for i in range(len(symbols)):
-        row, column = divmod(i, columns)
-        found[i] = context(of_row, of_columns[column])
-        size = size_of(symbols[i])
-        of_row = after(of_row, size, column)
-        of_columns[column] = after(of_columns[column], size, row)
-    return found
 
 
 @dataclass(frozen=True)
@@ -95,15 +47,16 @@ def plan(symbols: Bytes, columns: int, bits: Bytes | None = None) -> Plan | None
     own = _entropy(whole)
     if not len(symbols) or own > ALIKE:
         return None
-    grid = np.zeros(1, np.uint8) if bits is None else bits
+    each = 1 if bits is None else 2
+    grid = np.zeros(len(symbols), np.uint8) if bits is None else bits
     found = np.zeros(len(symbols), np.uint8)
     groups = np.zeros(CONTEXTS, np.uint8)
     if own < MOST_TRIED or _promising(symbols[:PART], columns):
         found = contexts(symbols, columns)
-        groups = grouped(_counts(symbols, found, grid, CONTEXTS), TABLE_BITS)
-    tables_each = 1 if bits is None else 2
-    chosen = _chosen(found, groups, grid, tables_each)
-    counts = _counts(symbols, chosen, np.zeros(1, np.uint8), tables_each * (int(groups.max()) + 1))[:, 0]
+        groups = grouped(_counts(symbols, found, grid, CONTEXTS, each), TABLE_BITS)
+    chosen = _chosen(found, groups, grid, each)
+    number = each * (int(groups.max()) + 1)
+    counts = _counts(symbols, chosen, grid, number, 1)[:, 0]
     tables = [table_of(each) for each in counts]
     bits_in_all = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
     size = bits_in_all / 8 + sum(len(write_table(table)) for table in tables)
@@ -123,9 +76,8 @@ def groups_of(cuts: Bytes) -> Bytes:
 def _promising(symbols: Bytes, columns: int) -> bool:
     """Whether contexts help in the first part of a plane."""
     found = contexts(symbols, min(columns, len(symbols)))
-    counts = _counts(symbols, found, np.zeros(1, np.uint8), CONTEXTS)
-    groups = grouped(counts, TABLE_BITS)
-    merged = _counts(symbols, groups[found], np.zeros(1, np.uint8), int(groups.max()) + 1)
+    groups = grouped(_counts(symbols, found, found, CONTEXTS, 1), TABLE_BITS)
+    merged = _counts(symbols, groups[found], found, int(groups.max()) + 1, 1)
     own = sum(_entropy(each) * each.sum() for each in merged[:, 0])
     together = merged.sum((0, 1))
     return bool(own < (1 - LEAST_GAIN) * _entropy(together) * together.sum())
@@ -137,14 +89,14 @@ def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
     saves more than it costs. counts: (contexts, tables of a group, 256)."""
     number = len(counts)
     sums = counts.astype(np.float64)
+    none = np.zeros(sums.shape[1:])
     ends = np.arange(1, number + 1)  # of the group that begins with a context, 0 for none
     costs = np.empty(number)
     joined = np.full(number, np.inf)  # what merging a group with the next one costs
-    logs = np.zeros(2)
     for at in range(number):
-        costs[at] = _cost(sums[at], sums[at], logs[:1], table_bits)
+        costs[at] = _cost(sums[at], none, table_bits)
     for at in range(number - 1):
-        joined[at] = _cost(sums[at], sums[at + 1], logs, table_bits) - costs[at] - costs[at + 1]
+        joined[at] = _cost(sums[at], sums[at + 1], table_bits) - costs[at] - costs[at + 1]
     while True:
         best = 0
         for at in range(number):
@@ -156,16 +108,16 @@ def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
         sums[best] += sums[other]
         ends[best] = ends[other]
         ends[other], joined[other] = 0, np.inf
-        costs[best] = _cost(sums[best], sums[best], logs[:1], table_bits)
+        costs[best] = _cost(sums[best], none, table_bits)
         before = best - 1
         while before >= 0 and ends[before] == 0:
             before -= 1
         if before >= 0:
-            joined[before] = _cost(sums[before], sums[best], logs, table_bits) - costs[before] - costs[best]
+            joined[before] = _cost(sums[before], sums[best], table_bits) - costs[before] - costs[best]
         after = ends[best]
         joined[best] = np.inf
         if after < number:
-            joined[best] = _cost(sums[best], sums[after], logs, table_bits) - costs[best] - costs[after]
+            joined[best] = _cost(sums[best], sums[after], table_bits) - costs[best] - costs[after]
     groups = np.zeros(number, np.uint8)
     group, end = -1, 0
     for at in range(number):
@@ -177,17 +129,13 @@ def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
 
 
 @compiled
-def _cost(
-    one: NDArray[np.float64], other: NDArray[np.float64], logs: NDArray[np.float64], table_bits: float
-) -> float:
-    """Bits of two groups' symbols with one table, and of the table; of `one` alone where `logs` has one element."""
+def _cost(one: NDArray[np.float64], other: NDArray[np.float64], table_bits: float) -> float:
+    """Bits of two groups' symbols with one table, and of the table; both (tables of a group, 256)."""
     bits = 0.0
     for table in range(one.shape[0]):
         total = 0.0
         for symbol in range(one.shape[1]):
-            count = one[table, symbol]
-            if len(logs) == 2:
-                count += other[table, symbol]
+            count = one[table, symbol] + other[table, symbol]
             if count > 0:
                 total += count
                 bits += table_bits - count * np.log2(count)
@@ -208,9 +156,8 @@ def _chosen(found: Bytes, groups: Bytes, bits: Bytes, each: int) -> Bytes:
 
 
 @compiled
-def _counts(symbols: Bytes, found: Bytes, bits: Bytes, number: int) -> NDArray[np.int64]:
-    """How often each symbol occurs in each context, (number, tables of a group, 256)."""
-    each = 2 if len(bits) == len(found) and len(bits) > 1 else 1
+def _counts(symbols: Bytes, found: Bytes, bits: Bytes, number: int, each: int) -> NDArray[np.int64]:
+    """How often each symbol occurs in each context, (number, each, 256); bits: with two tables each, which one."""
     counts = np.zeros((number, each, 256), np.int64)
     for i in range(len(symbols)):
         counts[found[i], bits[i] if each == 2 else 0, symbols[i]] += 1

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...model import CodedTensor
-from .contexts import CENTRE, Plan, plan
+from .contexts import Plan, plan
+from .kernels import CENTRE, Bytes
 from .ladder import MIDDLE, Rungs, rungs_for, symbols_of
-from .planes import Palette, Scales, palette_of, palette_of_coded, scales_of, split
-from .tables import Bytes
+from .planes import PALETTE, Palette, Scales, columns_of, palette_of, palette_of_coded, scales_of, split
 
 WORTHWHILE = 0.995
 """A plane is coded where it takes less than this share of its bytes, and stored as it is elsewhere."""
@@ -67,9 +68,13 @@ def _forms(content: Bytes, tensor: Tensor) -> Iterator[Form]:
             yield Form([planned(found.indices, columns)], found, by_rows)
 
 
-def coded_form(known: CodedTensor) -> Form:
-    """The form of a tensor of which it is known that it has few values."""
+def coded_form(known: CodedTensor) -> Form | None:
+    """The form of a tensor of which it is known that it has few values, None where a file cannot hold it so."""
+    if not _storable(known):
+        return None
     scales = scales_of(known)
+    if scales is not None and len(scales.values) > PALETTE:
+        return None
     factors = [] if scales is None else [planned(scales.places, len(scales.places))]
     columns = columns_of(tuple(known.indices.shape))
     rungs = rungs_for(known.values.numpy())
@@ -90,9 +95,16 @@ def planned(symbols: Bytes, columns: int) -> PlannedPlane:
     return PlannedPlane(symbols, _worthwhile(plan(turned, columns), symbols), centre)
 
 
-def columns_of(shape: tuple[int, ...]) -> int:
-    """Of the matrix as which a tensor is seen: its rows are the slices along the first axis."""
-    return max(1, int(np.prod(shape[1:] if len(shape) > 1 else shape, dtype=np.int64)))
+def _storable(known: CodedTensor) -> bool:
+    floats = [known.values, *([] if known.scale is None else [known.scale])]
+    axis = known.axis is None or 0 <= known.axis < known.indices.dim()
+    return (
+        all(each.dtype == torch.float32 for each in floats)
+        and 0 < len(known.values) <= PALETTE
+        and known.indices.numel() > 0
+        and axis
+        and known.path in (None, 0, 1)
+    )
 
 
 def _worthwhile(found: Plan | None, symbols: Bytes) -> Plan | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import CompressError
 from ...model import CodedTensor
 from ...trellis import grids, positions, steps_of
-from .tables import Bytes
+from .kernels import Bytes
+from .planes import columns_of
 
 MIDDLE = 128
 MOST_RUNGS = 255
@@ -40,21 +42,26 @@ def value_of(rungs: Rungs, multiples: NDArray[np.integer]) -> Rungs:
     told = len(rungs)
     with np.errstate(over="ignore", invalid="ignore"):
         beyond = np.arange(1, 2 * MOST_RUNGS + 2 - told) * (heights[told] - heights[told - 1])
-        ladder = np.concatenate([heights, heights[told] + beyond]).astype("<f4")
+        ladder = np.concatenate([heights, heights[told] + beyond]).astype(
+            "<f4"
+        )  # infinite where out of range
     table = np.concatenate([-ladder[:0:-1], ladder])
     found: Rungs = table[multiples.astype(np.int64) + len(ladder) - 1]
     return found
 
 
 def symbols_of(coded: CodedTensor) -> tuple[Bytes, Bytes | None]:
-    """The symbols of a tensor whose values are a ladder, (n,), and of a trellis the bit of each symbol's grid."""
+    """The symbols of a tensor whose values are a ladder, (n,), and of a trellis the bit of each symbol's grid.
+
+    Raises CompressError where the indices are no walk through it.
+    """
     multiples = coded.indices.numpy().astype(np.int16) - np.int16(len(coded.values) // 2)
     if coded.path is None:
         return (multiples + MIDDLE).astype(np.uint8).reshape(-1), None
-    matrix = multiples.reshape(multiples.shape[0], -1)
+    matrix = multiples.reshape(-1, columns_of(multiples.shape))
     steps, possible = steps_of(matrix, coded.path)
     if not possible:
-        raise ValueError("the indices are no walk through the trellis")
+        raise CompressError("pack: the indices of a coded tensor are no walk through the trellis")
     return (steps + MIDDLE).astype(np.uint8).reshape(-1), grids(steps, coded.path).reshape(-1)
 
 

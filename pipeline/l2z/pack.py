@@ -136,7 +136,8 @@ def _found_in(tensors: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -
 
 def _transposed(coded: CodedTensor) -> CodedTensor:
     axis = None if coded.axis is None else 1 - coded.axis
-    return CodedTensor(coded.indices.T.contiguous(), coded.values, coded.scale, axis)
+    path = None if coded.path is None else 1 - coded.path
+    return CodedTensor(coded.indices.T.contiguous(), coded.values, coded.scale, axis, path)
 
 
 def _fingerprint(tensor: Tensor) -> bytes:

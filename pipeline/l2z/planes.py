@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...compiled import compiled
 from ...model import CodedTensor
-from .tables import Bytes
+from .kernels import Bytes
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -50,6 +50,11 @@ def tensor_of(content: Bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Ten
     if not len(content):
         return torch.zeros(shape, dtype=dtype)
     return torch.from_numpy(content).view(dtype).reshape(shape)
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Of the matrix as which a tensor is seen: its rows are the slices along the first axis."""
+    return max(1, int(np.prod(shape[1:] if len(shape) > 1 else shape, dtype=np.int64)))
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,8 @@ def scales_of(coded: CodedTensor) -> Scales | None:
     """The factors of the slices of a tensor that is known to have few values."""
     if coded.scale is None or coded.axis is None:
         return None
-    factors, places = np.unique(coded.scale.numpy().astype("<f4"), return_inverse=True)
-    return Scales(factors, places.astype(np.uint8), coded.axis)
+    bits, places = np.unique(coded.scale.numpy().view("<u4"), return_inverse=True)
+    return Scales(bits.view("<f4"), places.astype(np.uint8), coded.axis)
 
 
 def multiplied(content: Bytes, shape: tuple[int, ...], scales: Scales) -> Bytes:

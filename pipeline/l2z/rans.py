@@ -12,15 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compiled import compiled
 from ...errors import CompressError
-from ...trellis import following
-from .contexts import START, after, context, size_of
-from .tables import PRECISION, TOTAL, Bytes, Table
-
-LOW = 1 << 16
-"""A state between symbols lies in [LOW, 2^32)."""
-LANES = 4
+from ...trellis import FOLLOWING
+from .kernels import LANES, LOW, PRECISION, Bytes, decode, encode
+from .tables import Table
 
 
 class Writer:
@@ -37,7 +32,7 @@ class Writer:
         """Code a plane, (n,); chosen: the number of the table of each symbol, (n,)."""
         self.left -= len(symbols)
         frequencies, starts = _frequencies(tables)
-        self.place = _encode(
+        self.place = encode(
             symbols, chosen, self.left, frequencies, starts, self.states, self.words, self.place
         )
 
@@ -52,6 +47,7 @@ class Reader:
     """Decodes the planes that a Writer coded, the first one first; CompressError unless all fits exactly."""
 
     def __init__(self, payload: bytes) -> None:
+        self.empty = not payload
         self.states, self.words = np.full(LANES, LOW, np.uint64), np.zeros(0, np.uint16)
         self.read_symbols = self.place = 0
         if payload:
@@ -67,16 +63,18 @@ class Reader:
 
         groups: the group of each context; path: that of a trellis, with which a group has two tables.
         """
+        _require(not self.empty)
         frequencies, starts = _frequencies(tables)
         slots = np.concatenate([np.repeat(np.arange(256, dtype=np.uint8), table) for table in tables])
         symbols, met = np.empty(count, np.uint8), np.zeros(frequencies.shape, np.int64)
-        self.place = _decode(
+        self.place = decode(
             symbols,
             met,
             self.read_symbols,
             columns,
             groups,
             -1 if path is None else path,
+            FOLLOWING,
             frequencies,
             starts,
             slots,
@@ -92,80 +90,7 @@ class Reader:
     def close(self) -> None:
         """Nothing may be left over."""
         _require(self.place == len(self.words) and bool((self.states == LOW).all()))
-
-
-@compiled
-def _encode(
-    symbols: Bytes,
-    chosen: Bytes,
-    first: int,
-    frequencies: NDArray[np.uint32],
-    starts: NDArray[np.uint32],
-    states: NDArray[np.uint64],
-    words: NDArray[np.uint16],
-    place: int,
-) -> int:
-    """The place of the last word written; words are written from the end of their array."""
-    for i in range(len(symbols) - 1, -1, -1):
-        lane = (first + i) % LANES
-        state = np.uint32(states[lane])
-        frequency = frequencies[chosen[i], symbols[i]]
-        if state >> np.uint32(32 - PRECISION) >= frequency:
-            place -= 1
-            words[place] = state & np.uint32(0xFFFF)
-            state >>= np.uint32(16)
-        quotient = state // frequency
-        rest = state - quotient * frequency
-        states[lane] = (quotient << np.uint32(PRECISION)) + rest + starts[chosen[i], symbols[i]]
-    return place
-
-
-@compiled
-def _decode(
-    symbols: Bytes,
-    met: NDArray[np.int64],
-    first: int,
-    columns: int,
-    groups: Bytes,
-    path: int,
-    frequencies: NDArray[np.uint32],
-    starts: NDArray[np.uint32],
-    slots: Bytes,
-    states: NDArray[np.uint64],
-    words: NDArray[np.uint16],
-    place: int,
-) -> int:
-    """The place of the next word, -1 where words are missing. met: counts how often each table codes each symbol."""
-    of_columns = np.full(columns, START, np.uint32)
-    of_row = np.uint32(START)
-    walks = np.zeros(columns if path == 0 else 1, np.uint8)
-    for i in range(len(symbols)):
-        row, column = divmod(i, columns)
-        table = int(groups[context(of_row, of_columns[column])])
-        walk = column if path == 0 else 0
-        if path == 1 and column == 0:
-            walks[0] = 0
-        if path >= 0:
-            table = 2 * table + (walks[walk] & 1)
-        lane = (first + i) % LANES
-        state = np.uint32(states[lane])
-        low = state & np.uint32(TOTAL - 1)
-        symbol = slots[(table << PRECISION) | low]
-        state = (state >> np.uint32(PRECISION)) * frequencies[table, symbol] + low - starts[table, symbol]
-        if state < LOW:
-            if place >= len(words):
-                return -1
-            state = (state << np.uint32(16)) | np.uint32(words[place])
-            place += 1
-        states[lane] = state
-        symbols[i] = symbol
-        met[table, symbol] += 1
-        if path >= 0:
-            walks[walk] = following(walks[walk], symbol & 1)
-        size = size_of(symbol)
-        of_row = after(of_row, size, column)
-        of_columns[column] = after(of_columns[column], size, row)
-    return place
+        _require(self.empty == (self.read_symbols == 0))
 
 
 def _frequencies(tables: Sequence[Table]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:

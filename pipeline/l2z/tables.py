@@ -6,15 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CompressError
-
-PRECISION = 14
-TOTAL = 1 << PRECISION
-"""What the frequencies of each table add up to."""
+from .kernels import CONTEXTS, TOTAL, Bytes
 
 MOST_TABLE = 2 + 256 * 3
 """Bytes of the longest table."""
 
-Bytes = NDArray[np.uint8]
 Table = NDArray[np.int64]
 """The frequencies of 256 symbols, which add up to TOTAL."""
 
@@ -67,9 +63,9 @@ class TableReader:
         self.content, self.place = content, 0
 
     def cuts(self, count: int) -> Bytes:
-        """So many bytes that ascend."""
+        """So many contexts that ascend."""
         found = np.array([self._byte() for _ in range(count)], np.uint8)
-        _require(bool((np.diff(found.astype(np.int64), prepend=0) > 0).all()))
+        _require(bool((np.diff(found.astype(np.int64), prepend=0) > 0).all() and (found < CONTEXTS).all()))
         return found
 
     def tables(self, count: int) -> list[Table]:

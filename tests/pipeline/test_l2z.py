@@ -24,12 +24,13 @@ from edgepress.model import CodedTensor
 from edgepress.pipeline.checkpoint import read_weights
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
-from edgepress.pipeline.l2z.contexts import CONTEXTS, contexts, cuts_of, grouped, groups_of, plan
+from edgepress.pipeline.l2z.contexts import cuts_of, grouped, groups_of, plan
+from edgepress.pipeline.l2z.kernels import CONTEXTS, TOTAL, contexts
 from edgepress.pipeline.l2z.ladder import rungs_for, value_of
 from edgepress.pipeline.l2z.pack import pack_file
 from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
 from edgepress.pipeline.l2z.rans import Reader, Writer
-from edgepress.pipeline.l2z.tables import TOTAL, Table, TableReader, table_of, write_table
+from edgepress.pipeline.l2z.tables import Table, TableReader, table_of, write_table
 from edgepress.trellis import positions
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
@@ -185,7 +186,9 @@ class TestContexts:
         counts[3, 0, 8:10] = [500, 500]
         assert grouped(counts, 7.0).tolist() in ([0, 0, 0, 1], [0, 0, 1, 1])
 
-    @pytest.mark.parametrize("cuts", [[0, 4], [4, 4], [5, 4]], ids=["zero", "equal", "descending"])
+    @pytest.mark.parametrize(
+        "cuts", [[0, 4], [4, 4], [5, 4], [5, 96]], ids=["zero", "equal", "descending", "none such"]
+    )
     def test_cuts_that_do_not_ascend_are_damage(self, cuts: list[int]) -> None:
         with pytest.raises(CompressError, match="the frequency tables are damaged"):
             TableReader(bytes(cuts)).cuts(2)
@@ -310,8 +313,37 @@ class TestCoded:
     def test_no_walk_through_the_trellis_is_refused(self) -> None:
         known = laddered(8, 8, 0)
         wrong = CodedTensor(known.indices.flip(0), known.values, known.scale, 0, 0)
-        with pytest.raises(ValueError, match="no walk through the trellis"):
+        with pytest.raises(CompressError, match="no walk through the trellis"):
             pack_tensors({"w": wrong.tensor()}, coded={"w": wrong})
+
+    @pytest.mark.parametrize(
+        "known",
+        [
+            pytest.param(CodedTensor(torch.zeros(0, 3).to(torch.uint8), torch.tensor([0.5])), id="empty"),
+            pytest.param(
+                CodedTensor(
+                    torch.ones(2, 3).to(torch.uint8), torch.tensor([0.5, 2]), torch.tensor([0.0, -0.0]), 0
+                ),
+                id="two zeros as factors",
+            ),
+            pytest.param(
+                CodedTensor(
+                    torch.ones(300, 2).to(torch.uint8), torch.tensor([0.5, 2]), torch.arange(300.0), 0
+                ),
+                id="more factors than a byte tells",
+            ),
+            pytest.param(
+                CodedTensor(torch.ones(2, 3).to(torch.uint8), torch.tensor([0.5, 2.0]).double()), id="float64"
+            ),
+            pytest.param(
+                CodedTensor(torch.tensor([4, 2, 0]).to(torch.uint8), torch.arange(-2.0, 3), None, None, 0),
+                id="a walk of one row",
+            ),
+        ],
+    )
+    def test_what_is_known_is_used_where_a_file_can_hold_it(self, known: CodedTensor) -> None:
+        tensors = {"w": known.tensor()}
+        assert same(tensors, unpack_tensors(pack_tensors(tensors, coded={"w": known}), "x")[0])
 
     def test_a_turned_walk_is_one_along_the_other_axis(self) -> None:
         known = laddered(30, 50, 0)
@@ -439,6 +471,16 @@ class TestDamage:
                 lambda c: with_header(c, set_in(["tensors", 2, "path"], 0)),
                 "tensor 'float' of type float32 cannot have this ladder",
                 id="a path without a ladder",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 5, "planes", 0, "centre"], 127)),
+                "tensor 'ladder' has a trellis that is not about 128",
+                id="a trellis about another symbol",
+            ),
+            pytest.param(
+                lambda c: with_header(c, set_in(["tensors", 5, "rows"], True)),
+                "tensor 'ladder' cannot have these factors|tensor 'ladder' has rows without a palette",
+                id="rows of a ladder",
             ),
             pytest.param(
                 lambda c: with_header(c, set_in(["tensors", 5, "ladder"], 3)),

@@ -1,0 +1,146 @@
+"""The loops over symbols, compiled: contexts, coding and decoding, and the numbers that they are made with.
+
+All in one file: what the compiler keeps on disk is made anew when the file changes in which a loop stands, and only
+then, so that a loop must not take functions or numbers from another one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...compiled import compiled
+
+PRECISION = 14
+TOTAL = 1 << PRECISION
+"""What the frequencies of each table add up to."""
+LOW = 1 << 16
+"""A state between symbols lies in [LOW, 2^32)."""
+LANES = 4
+CENTRE = 128
+"""The symbol that planes are turned to have as their most frequent one, or as their zero."""
+START = 1 << 15
+"""Of an average, in which a size of 1 counts 2^16: half a step."""
+SLOWEST = 7
+"""An average that has seen n sizes moves by 2^-(1 + ⌊log2(n + 1)⌋) towards the next, and by 2^-7 at the least."""
+CONTEXTS = 2 * 2 * 24
+"""Averages are below 2^24: half-octaves of two of them."""
+
+Bytes = NDArray[np.uint8]
+
+
+@compiled
+def half_octaves(average: np.uint32) -> np.uint32:
+    """⌊2 log2⌋ of a whole number from 1 to 2^24, but for √2 taken as 3/2: from the bits of a float32."""
+    return (np.float32(average).view(np.uint32) >> np.uint32(22)) - np.uint32(254)
+
+
+@compiled
+def context(of_row: np.uint32, of_column: np.uint32) -> np.uint32:
+    """From 0 to CONTEXTS - 1, of the averages of a symbol's row and column."""
+    return half_octaves(of_row) + half_octaves(of_column)
+
+
+@compiled
+def after(average: np.uint32, size: np.uint32, seen: int) -> np.uint32:
+    """An average that has seen so many sizes, when it has seen one more, of 0 to 128."""
+    shift = np.uint32(1) + (half_octaves(np.uint32(seen + 1)) >> np.uint32(1))
+    shift = min(shift, np.uint32(SLOWEST))
+    return np.uint32(average - (average >> shift) + (size << (np.uint32(16) - shift)))
+
+
+@compiled
+def size_of(symbol: np.uint8) -> np.uint32:
+    """From 0 to 128."""
+    return np.uint32(abs(np.int32(symbol) - CENTRE))
+
+
+@compiled
+def contexts(symbols: Bytes, columns: int) -> Bytes:
+    """The context of each symbol of a plane, (n,), in rows of `columns`."""
+    found = np.empty(len(symbols), np.uint8)
+    of_columns = np.full(columns, START, np.uint32)
+    of_row = np.uint32(START)
+    for i in range(len(symbols)):
+        row, column = divmod(i, columns)
+        found[i] = context(of_row, of_columns[column])
+        size = size_of(symbols[i])
+        of_row = after(of_row, size, column)
+        of_columns[column] = after(of_columns[column], size, row)
+    return found
+
+
+@compiled
+def encode(
+    symbols: Bytes,
+    chosen: Bytes,
+    first: int,
+    frequencies: NDArray[np.uint32],
+    starts: NDArray[np.uint32],
+    states: NDArray[np.uint64],
+    words: NDArray[np.uint16],
+    place: int,
+) -> int:
+    """The place of the last word written; words are written from the end of their array."""
+    for i in range(len(symbols) - 1, -1, -1):
+        lane = (first + i) % LANES
+        state = np.uint32(states[lane])
+        frequency = frequencies[chosen[i], symbols[i]]
+        if state >> np.uint32(32 - PRECISION) >= frequency:
+            place -= 1
+            words[place] = state & np.uint32(0xFFFF)
+            state >>= np.uint32(16)
+        quotient = state // frequency
+        rest = state - quotient * frequency
+        states[lane] = (quotient << np.uint32(PRECISION)) + rest + starts[chosen[i], symbols[i]]
+    return place
+
+
+@compiled
+def decode(
+    symbols: Bytes,
+    met: NDArray[np.int64],
+    first: int,
+    columns: int,
+    groups: Bytes,
+    path: int,
+    following: Bytes,
+    frequencies: NDArray[np.uint32],
+    starts: NDArray[np.uint32],
+    slots: Bytes,
+    states: NDArray[np.uint64],
+    words: NDArray[np.uint16],
+    place: int,
+) -> int:
+    """The place of the next word, -1 where words are missing. met: counts how often each table codes each symbol;
+    following: the state of the trellis after each one, and an even or odd symbol, (states, 2)."""
+    of_columns = np.full(columns, START, np.uint32)
+    of_row = np.uint32(START)
+    walks = np.zeros(columns if path == 0 else 1, np.uint8)
+    for i in range(len(symbols)):
+        row, column = divmod(i, columns)
+        table = int(groups[context(of_row, of_columns[column])])
+        walk = column if path == 0 else 0
+        if path == 1 and column == 0:
+            walks[0] = 0
+        if path >= 0:
+            table = 2 * table + (walks[walk] & 1)
+        lane = (first + i) % LANES
+        state = np.uint32(states[lane])
+        low = state & np.uint32(TOTAL - 1)
+        symbol = slots[(table << PRECISION) | low]
+        state = (state >> np.uint32(PRECISION)) * frequencies[table, symbol] + low - starts[table, symbol]
+        if state < LOW:
+            if place >= len(words):
+                return -1
+            state = (state << np.uint32(16)) | np.uint32(words[place])
+            place += 1
+        states[lane] = state
+        symbols[i] = symbol
+        met[table, symbol] += 1
+        if path >= 0:
+            walks[walk] = following[walks[walk], symbol & 1]
+        size = size_of(symbol)
+        of_row = after(of_row, size, column)
+        of_columns[column] = after(of_columns[column], size, row)
+    return place
