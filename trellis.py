@@ -32,20 +32,10 @@ FOLLOWING: Bits = np.array([[following(state, odd) for odd in range(2)] for stat
 """The same as a table, (STATES, 2), for compiled loops of other files."""
 
 
-@compiled
 def positions(steps: Steps, path: int) -> Positions:
     """The multiples p of the k of a matrix, both (rows, columns). path: 0 where each column is walked from the first
     row on, 1 where each row is from its first column; a walk begins in state 0."""
-    rows, columns = steps.shape
-    found = np.empty((rows, columns), np.int16)
-    states = np.zeros(columns if path == 0 else rows, np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            place = column if path == 0 else row
-            k, state = steps[row, column], states[place]
-            found[row, column] = 2 * k - (state & 1) * np.sign(k)
-            states[place] = following(state, k & 1)
-    return found
+    return 2 * steps - grids(steps, path).astype(np.int16) * np.sign(steps)
 
 
 @compiled

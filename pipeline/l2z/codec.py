@@ -21,7 +21,7 @@ from .kernels import CENTRE, Bytes
 from .ladder import from_ladder
 from .planes import DTYPES, Palette, Scales, bytes_of, from_palette, join, multiplied, tensor_of
 from .rans import Reader, Writer
-from .tables import TableReader, write_table
+from .tables import TableReader
 
 
 def pack_tensors(
@@ -128,7 +128,7 @@ class _Packing:
         self.count += len(chosen.tables)
         self.coded.append((symbols - np.uint8(centre) + np.uint8(CENTRE), chosen))
         cuts = cuts_of(chosen.groups)
-        self.tables.append(bytes(cuts) + b"".join(write_table(table) for table in chosen.tables))
+        self.tables.append(bytes(cuts) + chosen.written)
         return Plane(groups=1 + len(cuts), centre=centre)
 
     def _values(self, form: Form) -> None:

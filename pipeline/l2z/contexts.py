@@ -30,11 +30,12 @@ LEAST_GAIN = 0.003
 @dataclass(frozen=True)
 class Plan:
     """How a plane is coded. groups: of each context, (CONTEXTS,); chosen: the table of each symbol; tables: one for
-    each group, or two where the plane is one of a trellis; size: bytes, by estimate."""
+    each group, or two where the plane is one of a trellis; written: these as bytes; size: bytes in all, by estimate."""
 
     groups: Bytes
     chosen: Bytes
     tables: list[Table]
+    written: bytes
     size: float
 
 
@@ -59,8 +60,8 @@ def plan(symbols: Bytes, columns: int, bits: Bytes | None = None) -> Plan | None
     counts = _counts(symbols, chosen, grid, number, 1)[:, 0]
     tables = [table_of(each) for each in counts]
     bits_in_all = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
-    size = bits_in_all / 8 + sum(len(write_table(table)) for table in tables)
-    return Plan(groups, chosen, tables, size)
+    written = b"".join(write_table(table) for table in tables)
+    return Plan(groups, chosen, tables, written, bits_in_all / 8 + len(written))
 
 
 def cuts_of(groups: Bytes) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...model import CodedTensor
 from .contexts import Plan, plan
 from .kernels import CENTRE, Bytes
-from .ladder import MIDDLE, Rungs, rungs_for, symbols_of
+from .ladder import Rungs, rungs_for, symbols_of
 from .planes import PALETTE, Palette, Scales, columns_of, palette_of, palette_of_coded, scales_of, split
 
 WORTHWHILE = 0.995
@@ -82,7 +82,7 @@ def coded_form(known: CodedTensor) -> Form | None:
         palette = palette_of_coded(known)
         return Form([planned(palette.indices, columns), *factors], palette, scales=scales)
     symbols, bits = symbols_of(known)
-    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, bits), symbols), MIDDLE)
+    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, bits), symbols), CENTRE)
     return Form([plane, *factors], rungs=rungs, path=known.path, scales=scales)
 
 

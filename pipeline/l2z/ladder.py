@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from ...errors import CompressError
 from ...model import CodedTensor
 from ...trellis import grids, positions, steps_of
-from .kernels import Bytes
+from .kernels import CENTRE, Bytes
 from .planes import columns_of
 
-MIDDLE = 128
 MOST_RUNGS = 255
 """As far as a trellis of one-byte k reaches."""
 
@@ -37,14 +36,13 @@ def rungs_for(values: Rungs) -> Rungs | None:
 
 
 def value_of(rungs: Rungs, multiples: NDArray[np.integer]) -> Rungs:
-    """The value of each multiple p, same shape, as float32: computed in binary64 and rounded once."""
+    """The value of each multiple p, same shape, as float32: computed in binary64 and rounded once,
+    to infinity where it is out of range."""
     heights = np.concatenate([[0.0], rungs.astype(np.float64)])
     told = len(rungs)
     with np.errstate(over="ignore", invalid="ignore"):
         beyond = np.arange(1, 2 * MOST_RUNGS + 2 - told) * (heights[told] - heights[told - 1])
-        ladder = np.concatenate([heights, heights[told] + beyond]).astype(
-            "<f4"
-        )  # infinite where out of range
+        ladder = np.concatenate([heights, heights[told] + beyond]).astype("<f4")
     table = np.concatenate([-ladder[:0:-1], ladder])
     found: Rungs = table[multiples.astype(np.int64) + len(ladder) - 1]
     return found
@@ -57,17 +55,17 @@ def symbols_of(coded: CodedTensor) -> tuple[Bytes, Bytes | None]:
     """
     multiples = coded.indices.numpy().astype(np.int16) - np.int16(len(coded.values) // 2)
     if coded.path is None:
-        return (multiples + MIDDLE).astype(np.uint8).reshape(-1), None
+        return (multiples + CENTRE).astype(np.uint8).reshape(-1), None
     matrix = multiples.reshape(-1, columns_of(multiples.shape))
     steps, possible = steps_of(matrix, coded.path)
     if not possible:
         raise CompressError("pack: the indices of a coded tensor are no walk through the trellis")
-    return (steps + MIDDLE).astype(np.uint8).reshape(-1), grids(steps, coded.path).reshape(-1)
+    return (steps + CENTRE).astype(np.uint8).reshape(-1), grids(steps, coded.path).reshape(-1)
 
 
 def from_ladder(symbols: Bytes, rungs: Rungs, columns: int, path: int | None) -> Bytes:
     """The bytes of the float32 values of symbols, (n,), in rows of `columns`."""
-    multiples = symbols.astype(np.int16) - np.int16(MIDDLE)
+    multiples = symbols.astype(np.int16) - np.int16(CENTRE)
     if path is not None:
         multiples = positions(multiples.reshape(-1, columns), path).reshape(-1)
     return value_of(rungs, multiples).view(np.uint8)
