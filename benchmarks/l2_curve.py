@@ -49,7 +49,7 @@ NETWORKS = {
         EXAMPLES / "solar" / "vit.yaml",
         {12: 0.3, 20: 1.0},
         (12, 20),
-        {"epochs": 2, "batch": 16, "lr": 3e-4, "augment": ["flip_horizontal", "flip_vertical"]},
+        {"epochs": 4, "batch": 16, "lr": 3e-4, "augment": ["flip_horizontal", "flip_vertical"]},
         {"transform_epochs": 0},
     ),
     "digits-cnn": Network(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -163,8 +163,10 @@ def padded(forward: Forward, batch: int) -> Forward:
     return run
 
 
-def mcnemar(a_scores: Scores, b_scores: Scores) -> float:
-    """Exact two-sided McNemar test (binomial on the discordant pairs): p-value that both err alike.
+def mcnemar(
+    a_scores: Scores, b_scores: Scores, alternative: Literal["two-sided", "greater"] = "two-sided"
+) -> float:
+    """Exact McNemar test (binomial on the discordant pairs): p-value that both err alike, or that a is not better.
 
     a_scores, b_scores: 0 or 1 of the same samples in one order, shape (n,). p is 1 if none is discordant.
     """
@@ -174,7 +176,9 @@ def mcnemar(a_scores: Scores, b_scores: Scores) -> float:
     if a.shape != b.shape or not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
         raise ValueError("McNemar's test needs 0/1 scores of the same samples for both networks")
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return (
+        float(binomtest(only_a, only_a + only_b, alternative=alternative).pvalue) if only_a + only_b else 1.0
+    )
 
 
 def _run(

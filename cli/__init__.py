@@ -9,6 +9,8 @@ import click
 
 from .. import __version__
 from ..errors import CompressError, ExitCode
+from .devices import devices
+from .gate import gate
 from .inspect import inspect, lint
 from .listing import doctor, passes, targets
 from .output import debug_option, debugging
@@ -85,7 +87,9 @@ def cli() -> None:
     """
 
 
-for _command in (init, run, demo, inspect, profile, lint, pack, unpack, report, doctor, passes, targets):
+for _command in (
+    init, run, demo, inspect, profile, gate, devices, report, lint, pack, unpack, doctor, passes, targets,
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -79,8 +79,9 @@ def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
       compress lint model.onnx --target tensorrt
       compress lint model.onnx --json
     """
+    from ..pipeline.device_file import runtime_and_device
     from ..pipeline.l2z.pack import as_onnx
-    from ..pipeline.profile import read_graph, runtime_and_device
+    from ..pipeline.onnx_file import read_graph
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)

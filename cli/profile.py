@@ -1,31 +1,33 @@
-"""`compress profile`: the latency of any ONNX file, device by device."""
+"""`compress profile`: latency, precision, memory and layers of ONNX files, device by device, side by side."""
 
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ExitCode
+from .devices import devices_option
 from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
-    from ..pipeline.profile import DeviceProfile, Profile
+    from ..pipeline.profile_record import DeviceProfile, Profile, Profiles
     from ..pipeline.result import LatencyRecord, LayerRecord
-    from ..targets.base import FloatPrecision
+    from ..targets.base import FloatPrecision, Mode
 
 SLOWEST = 10
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(path_type=Path))
 @click.option(
-    "-t", "--target", "labels", multiple=True, required=True, metavar="RUNTIME[:DEVICE]",
-    help="Where to run, as openvino:CPU; may be given several times.",
+    "-d", "--device", "-t", "--target", "names", multiple=True, required=True, metavar="NAME",
+    help="Where to run: RUNTIME[:DEVICE], as openvino:CPU, or a name of devices.yaml; several times.",
 )  # fmt: skip
+@devices_option
 @click.option(
     "--pairs", type=click.IntRange(2, 50), default=6, show_default=True, help="Launches of each engine."
 )
@@ -33,68 +35,122 @@ SLOWEST = 10
     "--iterations", type=click.IntRange(11), default=60, show_default=True, help="Timed inferences a launch."
 )
 @click.option(
-    "--float-precision", type=click.Choice(["default", "f32"]), default="default", show_default=True,
+    "--mode", type=click.Choice(["latency", "throughput"]),
+    help="One inference at a time, or as many at once as the device likes; default: the devices file's, or latency.",
+)  # fmt: skip
+@click.option(
+    "--sustained", "sustain_s", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS",
+    help="Then load each engine so long without a pause, and find when it gets slower.",
+)  # fmt: skip
+@click.option(
+    "--float-precision", type=click.Choice(["default", "f32"]),
     help="What float layers run in: the runtime's choice (BF16 on some CPUs), or always f32.",
 )  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
-@click.option(
-    "--threads", type=click.IntRange(0, 1024), default=0, help="CPU threads; 0 is the runtime's own choice."
-)
+@click.option("--threads", type=click.IntRange(0, 1024), help="CPU threads; 0 is the runtime's own choice.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides inputs and order."
 )
 @click.option(
-    "-o", "--out", "folder", type=click.Path(path_type=Path), help="Keep engines and profile.json here."
-)
+    "-o", "--out", "folder", type=click.Path(path_type=Path),
+    help="Keep engines and profile.json here; of several models, a folder for each.",
+)  # fmt: skip
 @common_options
 def profile(
-    model: Path,
-    labels: tuple[str, ...],
+    models: tuple[Path, ...],
+    names: tuple[str, ...],
+    devices_file: Path | None,
     pairs: int,
     iterations: int,
-    float_precision: FloatPrecision,
+    mode: Mode | None,
+    sustain_s: float,
+    float_precision: FloatPrecision | None,
     batch: int | None,
-    threads: int,
+    threads: int | None,
     seed: int,
     folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Time MODEL on each target, and show its layers and their executed precision.
+    """Time ONNX or .l2z models on each device, all interleaved in processes of their own, and compare them.
 
-    MODEL is an ONNX file, or an .l2z file with one inside.
-
-    Exit code 2 when a runtime refused the model, 5 when a device is not here; the others are timed.
+    Several models are compared with the first one: paired ratios with their intervals, and the layers that differ
+    most. Exit code 2 when a runtime refused a model, 5 when a device is not here; the others are timed.
 
     \b
     Example:
-      compress profile model.onnx --target openvino:CPU --target onnxruntime
-      compress profile model.onnx -t openvino:CPU --float-precision f32 --json
-      compress profile model.l2z -t openvino:CPU
+      compress profile model.onnx --device openvino:CPU --device onnxruntime
+      compress profile float.onnx int8.onnx -d openvino:CPU --float-precision f32
+      compress profile model.l2z -d kiosk --mode throughput --sustained 120 -o profiles/model
     """
+    from ..pipeline.device_file import changed, find_devices
     from ..pipeline.l2z.pack import as_onnx
     from ..pipeline.profile import ProfilePlan
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream
 
-    plan = ProfilePlan(pairs, iterations, float_precision, batch or 0, threads, seed)
-    with (
-        quiet_stdout() if as_json else nullcontext(),
-        tempfile.TemporaryDirectory() as temporary,
-        as_onnx(model) as graph,
-    ):
-        found = measure(graph, labels, folder or Path(temporary), plan, for_stream())
+    settings = {"mode": mode, "float_precision": float_precision, "threads": threads}
+    sections = {
+        name: changed(section, **settings) for name, section in find_devices(names, devices_file).items()
+    }
+    plan = ProfilePlan(pairs, iterations, batch or 0, seed, sustain_s=sustain_s)
+    with ExitStack() as held:
+        held.enter_context(quiet_stdout() if as_json else nullcontext())
+        place = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        graphs = [held.enter_context(as_onnx(model)) for model in models]
+        found = measure(graphs, sections, place, plan, for_stream())
     if folder is not None:
         found.write(folder)
     if as_json:
-        print_json(found)
+        print_json(found.profiles[0] if len(models) == 1 else found)
     else:
-        _print(found)
-    statuses = {device.status for device in found.devices}
+        _print_all(found)
+    statuses = {device.status for one in found.profiles for device in one.devices}
     if "failed" in statuses:
         return ExitCode.USAGE_ERROR
     return ExitCode.PASS if statuses == {"run"} else ExitCode.DEVICE_UNAVAILABLE
+
+
+def _print_all(found: Profiles) -> None:
+    for index, one in enumerate(found.profiles):
+        if index:
+            say("")
+        _print(one)
+    if found.ratios:
+        say("")
+        _print_ratios(found)
+
+
+def _print_ratios(found: Profiles) -> None:
+    """Each model against the first, and the layers that make the difference."""
+    from ..pipeline.report_layers import match_layers
+    from ..pipeline.report_text import bare_ms, ratio, ratio_interval, short, signed
+
+    rows = [
+        (r.device, r.other, f"{ratio(r.ratio)} ({ratio_interval(r.ci95)})", f"{r.pairs} pairs")
+        for r in found.ratios
+    ]
+    say(f"faster than {found.ratios[0].first} by (95 % interval, paired):")
+    console().print(table(("device", "model", "ratio", ""), rows))
+    for r in found.ratios:
+        before, after = (found.engine(name, r.device) for name in (r.first, r.other))
+        changes = []
+        for row in match_layers(before.layers, after.layers):
+            sides = [side.ms if side is not None else 0.0 for side in (row.before, row.after)]
+            if None not in sides:
+                first, other = (side or 0.0 for side in sides)
+                precisions = " → ".join(
+                    side.precision if side else "none" for side in (row.before, row.after)
+                )
+                changes.append((abs(other - first), row.name, precisions, first, other))
+        changes.sort(reverse=True)
+        cells = [
+            (short(n, 60), p, bare_ms(a), bare_ms(b), signed(b - a, 3)) for _, n, p, a, b in changes[:SLOWEST]
+        ]
+        if cells:
+            say(f"\nlayers that differ most on {r.device}, {r.first} → {r.other}:")
+            console().print(table(("layer", "precision", "ms", "ms", "change"), cells, numeric=(2, 3, 4)))
 
 
 def _print(found: Profile) -> None:
@@ -109,12 +165,15 @@ def _print(found: Profile) -> None:
 def _print_device(device: DeviceProfile) -> None:
     from ..pipeline.report_text import byte_size, percent
 
-    label = f"{device.runtime}:{device.device}" if device.device else device.runtime
-    say(f"{label}  {device.version or ''}  {device.status}" + (f": {device.reason}" if device.reason else ""))
+    say(
+        f"{device.label}  {device.version or ''}  {device.status}"
+        + (f": {device.reason}" if device.reason else "")
+    )
     engine = device.engine
     if engine is None:
         return
     rows = _latency_rows(engine.latency_ms) if engine.latency_ms is not None else []
+    rows += _resource_rows(device)
     rows.append(("engine size", byte_size(engine.engine_bytes)))
     shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in engine.precision.items())
     rows.append(("MACs executed in", shares or "not known"))
@@ -123,6 +182,27 @@ def _print_device(device: DeviceProfile) -> None:
     console().print(table(("", ""), rows))
     if engine.layers:
         _print_layers(engine.layers)
+
+
+def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
+    """Throughput, memory, energy and sustained load, each with what this machine cannot tell."""
+    from ..pipeline.report_text import byte_size, ms
+
+    found, rows = device.resources, []
+    if found is not None:
+        rows.append(
+            ("throughput", f"{found.throughput_per_s:,.1f} samples a second ({device.options['mode']} mode)")
+        )
+        rows.append(("memory, peak", byte_size(found.peak_memory_bytes)))
+        rows.append(("of it for the engine", byte_size(found.engine_memory_bytes)))
+        energy = "not measured: no counter here" if found.joules is None else f"{1000 * found.joules:.3g} mJ"
+        rows.append(("energy of one inference", energy))
+    if (long := device.sustained) is not None:
+        knee = "no thermal knee" if long.knee_s is None else f"slower from {long.knee_s:.0f} s on"
+        rows.append(
+            ("sustained", f"{ms(long.first_ms)} → {ms(long.last_ms)} in {long.seconds:.0f} s, {knee}")
+        )
+    return rows
 
 
 def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:

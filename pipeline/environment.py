@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..targets.machine import cpu_model, machine_state
+
 _PACKAGES = (
     "torch",
     "onnx",
@@ -36,24 +38,15 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Versions, processor, threads and the state of the machine now."""
+    state = machine_state()
     return {
         **versions(),
         "os": f"{platform.system()} {platform.release()}",
         "cpu": cpu_model(),
         "logical cores": os.cpu_count() or 0,
-        "load average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "cpu governor": _governor(),
+        "load average": state.load_average,
+        "cpu governor": state.governor or "not told by this system",
     }
-
-
-def cpu_model() -> str:
-    """The processor's name as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def code_digest(function: object = None) -> str:
@@ -72,11 +65,6 @@ def code_digest(function: object = None) -> str:
     if source is not None:
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()
-
-
-def _governor() -> str:
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return path.read_text().strip() if path.is_file() else "not told by this system"
 
 
 def _own_version() -> str:

@@ -52,6 +52,24 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Any ONNX graph, external weights left where they are; whether it is valid, each runtime says itself.
+
+    CompressError when the file is none; UnsafeInputError when its weights lie outside its own folder.
+    """
+    import onnx
+
+    require_file(path, "model")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors, and those of the file system, share no base class
+        raise CompressError(f"{path}: cannot be read as an ONNX model ({error}); export it again") from error
+    if not model.graph.node:
+        raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
+    check_external_data(model, path)
+    return model
+
+
 def check_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Every external tensor must lie in a plain file inside the model's own folder, and wholly in it."""
     folder = path.parent.resolve()

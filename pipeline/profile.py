@@ -1,201 +1,233 @@
-"""Profile: the latency, the executed precision and the layers of any ONNX file on each device."""
+"""Profile: latency, executed precision, memory, energy and layers of ONNX files on each device, interleaved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, TypeVar
 
 from ..errors import CompressError, DeviceUnavailableError
 from ..progress import Progress, Silent
-from ..targets import TARGETS
-from ..targets.attribution import precision_shares
-from ..targets.base import BuiltOnly, TargetOptions
-from ..targets.latency import Contender, measure_interleaved, of, summarize
-from .checkpoint import require_file
+from ..targets.device import BuiltOnlyError, Device, Frozen
+from ..targets.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
+from ..targets.launch import LaunchResult
+from ..targets.sustained import sustained
+from .device_file import DeviceSection, opened
 from .environment import environment
-from .files import sha256_file, write_atomically
-from .onnx_file import check_external_data
-from .random_inputs import NOTE, Feeds, batch_of, random_feeds
-from .recipe_problems import unknown
-from .result import EngineRecord, LatencyRecord, LayerRecord, Record
+from .files import sha256_file
+from .onnx_file import read_graph
+from .profile_record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
+from .random_inputs import Feeds, batch_of, random_feeds
+from .result import EngineRecord, LatencyRecord, LayerRecord
 
-if TYPE_CHECKING:
-    import onnx
-
-    from ..targets.base import Artefact, FloatPrecision
-
-LAYER_ITERATIONS = 30
-
-
-class DeviceProfile(Record):
-    """One device. `engine` is null when nothing was built or run; `reason` says why it was not timed."""
-
-    device: str
-    runtime: str
-    version: str | None
-    status: Literal["run", "built", "unavailable", "failed"]
-    reason: str = ""
-    engine: EngineRecord | None = None
-
-
-class Profile(Record):
-    """What `compress profile` measured. inputs: shape of each input as it was fed, batch included."""
-
-    source: str
-    sha256: str
-    inputs: dict[str, list[int]]
-    note: str = NOTE
-    batch: int
-    pairs: int
-    iterations: int
-    float_precision: str
-    seed: int
-    environment: dict[str, Any]
-    devices: list[DeviceProfile]
-
-    def write(self, folder: Path) -> Path:
-        """Write profile.json into `folder`, complete or not at all."""
-        path = folder / "profile.json"
-        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
-        return path
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
 class ProfilePlan:
-    """How to measure. batch 0: the model's own fixed batch, or 1; threads 0: the runtime's own choice."""
+    """How to measure. batch 0: the model's own fixed batch, or 1; sustain_s: of one long launch more, 0 for none."""
 
     pairs: int = 6
     iterations: int = 60
-    float_precision: FloatPrecision = "default"
     batch: int = 0
-    threads: int = 0
     seed: int = 0
     warmup_s: float = 5.0
+    sustain_s: float = 0.0
 
 
-def runtime_and_device(label: str) -> tuple[str, str]:
-    """`openvino:CPU` as ("openvino", "CPU"); CompressError for a runtime that there is not."""
-    runtime, colon, device = label.partition(":")
-    if runtime not in TARGETS:
-        raise CompressError(unknown("target", runtime, TARGETS))
-    if colon and not device:
-        raise CompressError(f"target {label!r}: expected a device after the colon, as in openvino:CPU")
-    return runtime, device
+@dataclass
+class _Cell:
+    """A model on a device."""
+
+    row: DeviceProfile
+    device: Device
+    batch: int
+    frozen: Frozen | None = None
+    launches: list[LaunchSamples] = field(default_factory=list)
 
 
-def read_graph(path: Path) -> onnx.ModelProto:
-    """Any ONNX graph, external weights left where they are; whether it is valid, each runtime says itself.
+@dataclass(frozen=True)
+class _Model:
+    """A model with what it is fed. name: of its rows, unlike every other one's."""
 
-    CompressError when the file is none; UnsafeInputError when its weights lie outside its own folder.
-    """
-    import onnx
-
-    require_file(path, "model")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors, and those of the file system, share no base class
-        raise CompressError(f"{path}: cannot be read as an ONNX model ({error}); export it again") from error
-    if not model.graph.node:
-        raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
-    check_external_data(model, path)
-    return model
+    name: str
+    path: Path
+    feeds: Feeds
+    batch: int
+    varies: bool
 
 
 def profile(
-    onnx_path: Path,
-    labels: Sequence[str],
+    onnx_paths: Sequence[Path],
+    sections: Mapping[str, DeviceSection],
     folder: Path,
     plan: ProfilePlan = ProfilePlan(),
     progress: Progress = Silent(),
-) -> Profile:
-    """Build `onnx_path` for every device of `labels` in `folder`, and time the engines interleaved.
+) -> Profiles:
+    """Build every model for every device in `folder`, and time all engines interleaved.
 
-    A device that is not here, or a runtime that refuses the model, is a row with its reason. CompressError
-    when the file is no ONNX model, has an axis besides the batch without a size, or a label is unknown.
+    A device that is not here, or a runtime that refuses a model, is a row with its reason. CompressError when a
+    file is no ONNX model, or has an axis besides the batch without a size.
     """
-    named = {label: runtime_and_device(label) for label in labels}
-    model = read_graph(onnx_path)
-    batch, varies = batch_of(model, plan.batch)
-    feeds = random_feeds(model, batch, plan.seed)
-    options = {
-        label: TargetOptions(device, plan.float_precision, plan.threads, batch=batch if varies else 0)
-        for label, (_, device) in named.items()
-    }
-    rows: dict[str, DeviceProfile] = {}
-    contenders: list[Contender] = []
-    for label, (runtime, _) in named.items():
-        progress.say(f"{label}: building")
-        rows[label], path = _built(label, runtime, onnx_path, options[label], feeds, folder)
-        if path is not None:
-            contenders.append(Contender(label, runtime, path, options[label]))
-    if contenders:
-        progress.say(
-            f"timing {', '.join(c.label for c in contenders)}: {plan.pairs} launches each, interleaved"
-        )
-        _time(rows, contenders, feeds, plan, progress)
-    return Profile(
-        source=onnx_path.name,
-        sha256=sha256_file(onnx_path),
-        inputs={name: list(array.shape) for name, array in feeds.items()},
-        batch=batch,
-        pairs=plan.pairs,
-        iterations=plan.iterations,
-        float_precision=plan.float_precision,
-        seed=plan.seed,
-        environment=environment(),
-        devices=list(rows.values()),
+    models = _models(onnx_paths, plan)
+    batch = models[0].batch if any(model.varies for model in models) else 0
+    cells: dict[tuple[str, str], _Cell] = {}
+    with opened(sections, batch, folder) as devices:
+        for model in models:
+            for label, device in devices.items():
+                progress.say(f"{label}: building {model.path.name}")
+                inner = (model.name,) if len(models) > 1 else ()
+                place = folder.joinpath(*inner, label.replace(":", "-"))
+                cells[model.name, label] = _built(device, model, place)
+        _time(cells, {model.name: model for model in models}, plan, progress)
+    return Profiles(
+        names=[model.name for model in models],
+        profiles=[_profile(model, cells, plan) for model in models],
+        ratios=_ratios(cells),
     )
 
 
-def _built(
-    label: str, runtime: str, onnx_path: Path, options: TargetOptions, feeds: Feeds, folder: Path
-) -> tuple[DeviceProfile, Path | None]:
-    """The row of one device so far, and its engine file when there is something to time."""
-    target = TARGETS[runtime]
-    row = DeviceProfile(device=options.device, runtime=runtime, version=target.version(), status="run")
+def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
+    models: list[_Model] = []
+    for path in paths:
+        graph = read_graph(path)
+        batch, varies = batch_of(graph, plan.batch)
+        taken = {model.name for model in models}
+        own = (path.stem, f"{path.resolve().parent.name}-{path.stem}")
+        names = chain(own, (f"{path.stem}-{number}" for number in count(2)))
+        name = next(name for name in names if name not in taken)
+        models.append(_Model(name, path, random_feeds(graph, batch, plan.seed), batch, varies))
+    if len({model.batch for model in models}) > 1:
+        told = ", ".join(f"{m.name} {m.batch}" for m in models)
+        raise CompressError(
+            f"the models take other batches ({told}); export them with one batch, or a dynamic one"
+        )
+    return models
+
+
+def _built(device: Device, model: _Model, place: Path) -> _Cell:
+    """The row of a model on a device so far, and its engine when there is something to time."""
+    facts = device.facts()
+    row = DeviceProfile(
+        device=facts.device, runtime=facts.runtime, version=facts.version, status="run", label=device.label,
+        machine=facts.machine, options=device.options.declared(),
+    )  # fmt: skip
     try:
-        engine = target.build(onnx_path, options, folder / label.replace(":", "-"))
-        if isinstance(engine, BuiltOnly):
-            record = _record(label, engine.settings, engine.artefacts)
-            return row.model_copy(update={"status": "built", "reason": engine.reason, "engine": record}), None
-        layers = engine.layers(feeds, LAYER_ITERATIONS)
-        record = _record(label, engine.settings, engine.artefacts).model_copy(
-            update={
-                "precision": precision_shares(layers),
-                "layers": [LayerRecord.model_validate(asdict(layer)) for layer in layers],
-            }
-        )
-        return row.model_copy(update={"engine": record}), engine.artefacts[0].path
+        frozen = device.build(model.path, place, model.feeds)
+    except BuiltOnlyError as error:
+        size = sum(artefact.path.stat().st_size for artefact in error.built.artefacts)
+        engine = EngineRecord(label=device.label, settings=_plain(error.built.settings), engine_bytes=size)
+        update = {"status": "built", "reason": error.built.reason, "engine": engine}
+        return _Cell(row.model_copy(update=update), device, model.batch)
     except DeviceUnavailableError as error:
-        return row.model_copy(update={"status": "unavailable", "reason": str(error)}), None
+        return _Cell(
+            row.model_copy(update={"status": "unavailable", "reason": str(error)}), device, model.batch
+        )
     except CompressError as error:
-        return row.model_copy(update={"status": "failed", "reason": str(error)}), None
-
-
-def _record(label: str, settings: Mapping[str, Any], artefacts: Iterable[Artefact]) -> EngineRecord:
-    return EngineRecord(
-        label=label,
-        settings={k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()},
-        engine_bytes=sum(artefact.path.stat().st_size for artefact in artefacts),
+        return _Cell(row.model_copy(update={"status": "failed", "reason": str(error)}), device, model.batch)
+    row.engine = EngineRecord(
+        label=device.label,
+        settings=_plain(frozen.settings),
+        engine_bytes=frozen.bytes,
+        precision=frozen.precision,
+        layers=[LayerRecord.model_validate(asdict(layer)) for layer in frozen.layers],
     )
+    row.engine_sha256 = frozen.sha256
+    return _Cell(row, device, model.batch, frozen)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
 
 
 def _time(
-    rows: dict[str, DeviceProfile],
-    contenders: Sequence[Contender],
-    feeds: Feeds,
+    cells: Mapping[tuple[str, str], _Cell],
+    models: Mapping[str, _Model],
     plan: ProfilePlan,
     progress: Progress,
 ) -> None:
-    """Add the latency, and the settings of the launches that were timed, to the rows of the contenders."""
-    launches = measure_interleaved(
-        contenders, feeds, plan.pairs, plan.iterations, plan.seed, progress, warmup_s=plan.warmup_s
+    """Add to each cell that has an engine what its launches measured."""
+    ready = {key: cell for key, cell in cells.items() if cell.frozen is not None}
+    if not ready:
+        return
+
+    def launcher(key: tuple[str, str], iterations: int, seconds: float) -> LaunchResult:
+        frozen, model = ready[key].frozen, models[key[0]]
+        assert frozen is not None
+        return ready[key].device.launch(frozen, model.feeds, iterations, plan.warmup_s, seconds)
+
+    names = {" on ".join(key): key for key in ready}
+    progress.say(f"timing {', '.join(names)}: {plan.pairs} launches each, interleaved")
+    launchers = {name: partial(launcher, key, plan.iterations, 0) for name, key in names.items()}
+    launches = launch_interleaved(launchers, plan.pairs, plan.seed, progress)
+    for name, key in names.items():
+        _summarize(ready[key], of(launches, name))
+    if plan.sustain_s:
+        for name, key in progress.track(names.items(), "sustained load", len(names)):
+            progress.say(f"{name}: {plan.sustain_s:g} s of sustained load")
+            long = launcher(key, plan.iterations, plan.sustain_s)
+            found = sustained(long.samples_ns, long.calls_per_sample)
+            ready[key].row.sustained = SustainedRecord.model_validate(asdict(found))
+
+
+def _summarize(cell: _Cell, launches: list[LaunchSamples]) -> None:
+    engine, results = cell.row.engine, [x.result for x in launches]
+    assert engine is not None
+    cell.launches = launches
+    engine.latency_ms = LatencyRecord.model_validate(asdict(summarize(launches)))
+    engine.settings = results[0].settings
+    cell.row.resources = ResourceRecord(
+        throughput_per_s=1000 / engine.latency_ms.p50 * cell.batch,
+        peak_memory_bytes=_median(r.peak_bytes for r in results),
+        engine_memory_bytes=_median(r.engine_memory_bytes for r in results),
+        joules=_median(r.joules for r in results),
     )
-    for contender in contenders:
-        own = of(launches, contender.label)
-        engine = rows[contender.label].engine
-        assert engine is not None
-        engine.latency_ms = LatencyRecord.model_validate(asdict(summarize(own)))
-        engine.settings = own[0].result.settings
+    cell.row.states = [asdict(results[0].before), asdict(results[-1].after)]
+
+
+def _median(values: Iterable[N | None]) -> N | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def _profile(model: _Model, cells: Mapping[tuple[str, str], _Cell], plan: ProfilePlan) -> Profile:
+    rows = [cell.row for (name, _), cell in cells.items() if name == model.name]
+    return Profile(
+        source=model.path.name,
+        sha256=sha256_file(model.path),
+        inputs={name: list(array.shape) for name, array in model.feeds.items()},
+        batch=model.batch,
+        pairs=plan.pairs,
+        iterations=plan.iterations,
+        float_precision=", ".join(dict.fromkeys(row.options["float_precision"] for row in rows)),
+        seed=plan.seed,
+        environment=environment(),
+        devices=rows,
+    )
+
+
+def _ratios(cells: Mapping[tuple[str, str], _Cell]) -> list[Ratio]:
+    """Each model against the first one that was timed on the same device."""
+    first: dict[str, tuple[str, _Cell]] = {}
+    ratios = []
+    for (name, label), cell in cells.items():
+        if not cell.launches:
+            continue
+        if label not in first:
+            first[label] = (name, cell)
+            continue
+        found = speedup(first[label][1].launches, cell.launches)
+        ratios.append(
+            Ratio(
+                device=label,
+                first=first[label][0],
+                other=name,
+                ratio=found.ratio,
+                ci95=found.ci95,
+                pairs=found.pairs,
+            )
+        )
+    return ratios

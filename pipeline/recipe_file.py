@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from ..passes.base import Pass
 from .recipe import Recipe, TargetSection
 from .recipe_paths import is_callable_name, locate
-from .recipe_problems import Location, RecipeError, describe, explain, schema_at, unknown
+from .recipe_problems import Location, RecipeError, describe, unknown
+from .recipe_validation import validated
 from .recipe_yaml import Document, parse, recipe_text_of
 
 __all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
-
-M = TypeVar("M", bound=BaseModel)
 
 _NULL_MEANS_DEFAULT = ("passes", "export", "measure", "budgets")  # all their options may be commented out
 TARGET_OPTIONS = [name for name in TargetSection.model_fields if name not in ("runtime", "device")]
@@ -41,41 +37,12 @@ def read_recipe(path: Path) -> Recipe:
     targets = _read_targets(document, data)
     _check_budget_names(document)
     _resolve_files(document, data, path.parent)
-    recipe = _validated(document, Recipe, data, ())
+    recipe = validated(document, Recipe, data, ())
     if document.problems or recipe is None:
         raise RecipeError(path, document.problems)
     return recipe.model_copy(
         update={"passes": tuple(passes), "targets": tuple(targets), "name": recipe.name or path.stem}
     )
-
-
-def _validated(document: Document, kind: type[M], data: Any, base: Location) -> M | None:
-    """`data`, which stands at `base`, as a `kind`; None when it is wrong, with the problems in `document`.
-
-    Through JSON and strictly: "4" is not a number and true is not 1, while a list still makes a tuple.
-    """
-    try:
-        return kind.model_validate_json(json.dumps(data), strict=True)
-    except ValidationError as error:
-        schema = kind.model_json_schema()
-        for item in error.errors(include_url=False):
-            _refuse_item(document, dict(item), schema, base)
-        return None
-
-
-def _refuse_item(document: Document, item: dict[str, Any], schema: dict[str, Any], base: Location) -> None:
-    """Record one pydantic error, unless something at its place was complained about before."""
-    at_key = item["loc"][-1:] == ("[key]",)  # how pydantic marks a mapping's key as the wrong part
-    inner: Location = item["loc"][:-1] if at_key else item["loc"]
-    location = (*base, *inner)
-    if document.is_bad(location):
-        return
-    if not at_key and item["type"] != "extra_forbidden":
-        document.refuse(location, explain(item, schema_at(schema, inner)))
-        return
-    parent = schema_at(schema, inner[:-1])
-    known = parent.get("properties") or parent.get("propertyNames", {}).get("enum", ())
-    document.refuse(location, unknown("key", str(inner[-1]), known), at_key=True)
 
 
 def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list[Pass]:
@@ -87,7 +54,7 @@ def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list
         if name not in PASSES:
             document.refuse(location, unknown("pass", name, PASSES), at_key=True)
             continue
-        read = _validated(document, PASSES[name], _with_files(document, options, location, folder), location)
+        read = validated(document, PASSES[name], _with_files(document, options, location, folder), location)
         reason = order_problem(read, passes) if read else None
         if reason:
             document.refuse(location, reason, at_key=True)
@@ -144,7 +111,7 @@ def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSectio
             message = f"only tensorrt builds ahead of time, {runtime} does not: remove this key"
             document.refuse((*location, "compute_capabilities"), message)
         known = {key: options[key] for key in TARGET_OPTIONS if key in options}
-        read = _validated(document, TargetSection, {"runtime": runtime, "device": device, **known}, location)
+        read = validated(document, TargetSection, {"runtime": runtime, "device": device, **known}, location)
         if read:
             targets.append(read)
     return targets

@@ -18,6 +18,18 @@ MAX_NODES = 10_000  # with its aliases written out: what a YAML bomb multiplies
 MAX_DEPTH = 32
 
 
+@dataclass(frozen=True)
+class FileKind:
+    """What a YAML file is expected to be, for messages. keys: some of its own; hint: where to get one."""
+
+    name: str
+    keys: str
+    hint: str
+
+
+RECIPE = FileKind("recipe", "keys such as model: and data:", "`compress init` writes a recipe to start from")
+
+
 @dataclass
 class Document:
     """A recipe as plain data, the places of its keys and values, and what was wrong already at this level.
@@ -52,32 +64,32 @@ class Document:
         return any(location[:end] in self.bad for end in range(len(location) + 1))
 
 
-def recipe_text_of(path: Path) -> str:
-    """The recipe's text as it stands in the file, for the record of the run.
+def recipe_text_of(path: Path, kind: FileKind = RECIPE) -> str:
+    """The file's text as it stands, for the record of a run.
 
     Raises RecipeError for a file that is missing, unreadable, over 1 MB or not UTF-8.
     """
     if not path.is_file():
-        what = "is a folder, not a recipe file" if path.is_dir() else "no such file"
-        raise RecipeError(path, [Problem(None, f"{what}; `compress init` writes a recipe to start from")])
+        what = f"is a folder, not a {kind.name} file" if path.is_dir() else "no such file"
+        raise RecipeError(path, [Problem(None, f"{what}; {kind.hint}")])
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(path, [Problem(None, f"cannot be read: {error.strerror}")]) from None
     if len(content) > MAX_BYTES:
-        raise RecipeError(path, [Problem(None, "larger than 1 MB: this is not a recipe")])
+        raise RecipeError(path, [Problem(None, f"larger than 1 MB: this is not a {kind.name}")])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8-sig", errors="replace")
-        message = f"byte 0x{content[error.start]:02x} is not UTF-8: save the recipe as UTF-8 text"
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8: save the {kind.name} as UTF-8 text"
         raise RecipeError(path, [Problem(_place_after(before), message)]) from None
 
 
-def parse(path: Path) -> Document:
-    """Read a recipe file into plain data. Raises RecipeError for what makes the rest meaningless."""
-    text = recipe_text_of(path)
+def parse(path: Path, kind: FileKind = RECIPE) -> Document:
+    """Read a YAML file into plain data. Raises RecipeError for what makes the rest meaningless."""
+    text = recipe_text_of(path, kind)
     try:
         root = yaml.compose(text, Loader=_BoundedLoader)
     except yaml.MarkedYAMLError as error:
@@ -88,7 +100,7 @@ def parse(path: Path) -> Document:
         message = f"the character {chr(error.character)!r} is not allowed in YAML"
         raise RecipeError(path, [Problem(_place_after(text[: error.position]), message)]) from None
     if root is None:
-        message = "the file is empty; `compress init` writes a recipe to start from"
+        message = f"the file is empty; {kind.hint}"
         raise RecipeError(path, [Problem(Place(1, 1), message)])
     document = Document()
     try:
@@ -97,7 +109,7 @@ def parse(path: Path) -> Document:
         raise RecipeError(path, [Problem(_place_of(error.node), error.problem)]) from None
     if not isinstance(data, dict):
         if not document.is_bad(()):
-            document.refuse((), f"expected a recipe (keys such as model: and data:), got {describe(data)}")
+            document.refuse((), f"expected a {kind.name} ({kind.keys}), got {describe(data)}")
         raise RecipeError(path, document.problems)
     document.data = data
     return document

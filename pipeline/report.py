@@ -95,10 +95,15 @@ def junit_xml(record: RunRecord) -> str:
             _outcome(case, "failure", target.reason or "failed")
         elif target.status != "run":
             _outcome(case, "skipped", f"{target.status}, not run: {target.reason}".rstrip(": "))
+    return junit_document(suite, record.seconds)
+
+
+def junit_document(suite: ElementTree.Element, seconds: float) -> str:
+    """A suite, whose counts are filled in, as the whole text of a JUnit file."""
     for outcome, attribute in (("failure", "failures"), ("skipped", "skipped")):
         suite.set(attribute, str(len(suite.findall(f"testcase/{outcome}"))))
     suite.set("tests", str(len(suite)))
-    suite.set("time", f"{record.seconds:.1f}")
+    suite.set("time", f"{seconds:.1f}")
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -124,4 +129,4 @@ def render_terminal(record: RunRecord) -> RenderableType:
     return summary(record)
 
 
-__all__ = ["all_proofs", "junit_xml", "load_run", "render_terminal", "write_reports"]
+__all__ = ["all_proofs", "junit_document", "junit_xml", "load_run", "render_terminal", "write_reports"]

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from .report_text import ms, percent, short
+from .svg import add, markup, svg
 
 GRID = 1000  # horizontal positions that a dot can take: finer ones cannot be told apart
 DOTS = 2000  # most dots of one engine; evenly thinned beyond, the medians are of all samples
@@ -42,17 +43,17 @@ def latency_strips(strips: Sequence[Strip]) -> Markup:
     end = _axis_end(strips)
     height = len(strips) * (TITLE_HEIGHT + LANES_HEIGHT + ROW_GAP) + AXIS_HEIGHT
     names = ", ".join(f"{s.title}: median {ms(s.p50)}" for s in strips)
-    svg = _svg(height, f"Latency distributions. {names}")
+    image = svg(height, f"Latency distributions. {names}")
     bottom = height - AXIS_HEIGHT
     for tick in _ticks(end):
         x = _x(tick, end)
-        _add(svg, "line", "grid", x1=x, x2=x, y1="0", y2=str(bottom))
+        add(image, "line", "grid", x1=x, x2=x, y1="0", y2=str(bottom))
         anchor = "start" if tick == 0 else "end" if tick > 0.97 * end else "middle"
         label = f"{tick:g}" + (" ms" if tick == 0 else "")
-        _add(svg, "text", "tick", label, x=x, y=str(bottom + 16), **{"text-anchor": anchor})
+        add(image, "text", "tick", label, x=x, y=str(bottom + 16), **{"text-anchor": anchor})
     for index, strip in enumerate(strips):
-        _draw_strip(svg, strip, end, top=index * (TITLE_HEIGHT + LANES_HEIGHT + ROW_GAP))
-    return _markup(svg)
+        _draw_strip(image, strip, end, top=index * (TITLE_HEIGHT + LANES_HEIGHT + ROW_GAP))
+    return markup(image)
 
 
 def _axis_end(strips: Sequence[Strip]) -> float:
@@ -64,20 +65,20 @@ def _axis_end(strips: Sequence[Strip]) -> float:
     return HEADROOM * max(ends, default=1.0) or 1.0
 
 
-def _draw_strip(svg: ElementTree.Element, strip: Strip, end: float, top: float) -> None:
+def _draw_strip(image: ElementTree.Element, strip: Strip, end: float, top: float) -> None:
     launches = [samples for samples in map(_finite, strip.launches) if samples]
     beyond = [sample for samples in launches for sample in samples if sample > end]
     end_anchor = {"text-anchor": "end"}
-    title = _add(svg, "text", "row-title", short(strip.title, 60), x="0", y=f"{top + 15}")
+    title = add(image, "text", "row-title", short(strip.title, 60), x="0", y=f"{top + 15}")
     if beyond:
-        _add(title, "tspan", "tick", f"{len(beyond):,} beyond the axis, up to {ms(max(beyond))}", dx="10")
-    _add(svg, "text", "row-value", ms(strip.p50), x="100%", y=f"{top + 15}", **end_anchor)
+        add(title, "tspan", "tick", f"{len(beyond):,} beyond the axis, up to {ms(max(beyond))}", dx="10")
+    add(image, "text", "row-value", ms(strip.p50), x="100%", y=f"{top + 15}", **end_anchor)
     lanes_top = top + TITLE_HEIGHT
-    _add(svg, "rect", "lane", x="0", width="100%", y=f"{lanes_top}", height=f"{LANES_HEIGHT}", rx="3")
+    add(image, "rect", "lane", x="0", width="100%", y=f"{lanes_top}", height=f"{LANES_HEIGHT}", rx="3")
     x = _x(strip.p50, end)
-    _add(svg, "rect", f"reach {strip.css}", x="0", width=x, y=f"{lanes_top}", height=f"{LANES_HEIGHT}")
-    dots = _add(
-        svg, "svg", "", x="0", y=f"{lanes_top}", width="100%", height=f"{LANES_HEIGHT}",
+    add(image, "rect", f"reach {strip.css}", x="0", width=x, y=f"{lanes_top}", height=f"{LANES_HEIGHT}")
+    dots = add(
+        image, "svg", "", x="0", y=f"{lanes_top}", width="100%", height=f"{LANES_HEIGHT}",
         viewBox=f"0 0 {GRID} {LANES_HEIGHT}", preserveAspectRatio="none",
     )  # fmt: skip
     lane = LANES_HEIGHT / max(len(launches), 1)
@@ -89,24 +90,24 @@ def _draw_strip(svg: ElementTree.Element, strip: Strip, end: float, top: float) 
         path += [f"M{place} {y:g}h0" for place in thinned]
         at = GRID * min(median(samples) / end, 1)
         medians.append(f"M{at:.1f} {y - 0.42 * lane:.1f}V{y + 0.42 * lane:.1f}")
-    _add(dots, "path", f"dots {strip.css}", d="".join(path))
-    _add(dots, "path", f"medians {strip.css}", d="".join(medians))
+    add(dots, "path", f"dots {strip.css}", d="".join(path))
+    add(dots, "path", f"medians {strip.css}", d="".join(medians))
     bottom = lanes_top + LANES_HEIGHT
-    _add(svg, "line", f"p50 {strip.css}", x1=x, x2=x, y1=f"{lanes_top - 3}", y2=f"{bottom + 3}")
+    add(image, "line", f"p50 {strip.css}", x1=x, x2=x, y1=f"{lanes_top - 3}", y2=f"{bottom + 3}")
 
 
 def interval(value: float, ci95: tuple[float, float], reference: float, span: tuple[float, float]) -> Markup:
     """A metric as a dot with its 95 % interval, the float model's as a dashed line, on the axis `span`."""
-    svg = _svg(22, f"{percent(value)}, 95 % interval {percent(ci95[0])} to {percent(ci95[1])}")
+    image = svg(22, f"{percent(value)}, 95 % interval {percent(ci95[0])} to {percent(ci95[1])}")
     low, high = span
 
     def place(v: float) -> str:
         return f"{4 + 92 * (min(max(v, low), high) - low) / ((high - low) or 1):.2f}%"
 
-    _add(svg, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
-    _add(svg, "line", "whisker", x1=place(ci95[0]), x2=place(ci95[1]), y1="11", y2="11")
-    _add(svg, "circle", "point", cx=place(value), cy="11", r="4")
-    return _markup(svg)
+    add(image, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
+    add(image, "line", "whisker", x1=place(ci95[0]), x2=place(ci95[1]), y1="11", y2="11")
+    add(image, "circle", "point", cx=place(value), cy="11", r="4")
+    return markup(image)
 
 
 def curve(values: Sequence[float | None], kept: int | None, label: str) -> Markup:
@@ -118,15 +119,15 @@ def curve(values: Sequence[float | None], kept: int | None, label: str) -> Marku
         return Markup("")
     low, high = min(v for _, v in known), max(v for _, v in known)
     last = max(len(values) - 1, 1)
-    svg = _svg(
+    image = svg(
         CURVE_HEIGHT + AXIS_HEIGHT, f"{label}, epoch by epoch: {', '.join(f'{v:.4g}' for _, v in known)}"
     )
-    _add(svg, "rect", "lane", x="0", width="100%", y="0", height=f"{CURVE_HEIGHT}", rx="3")
+    add(image, "rect", "lane", x="0", width="100%", y="0", height=f"{CURVE_HEIGHT}", rx="3")
     if kept is not None:
         x = _x(kept, last)
-        _add(svg, "line", "reference", x1=x, x2=x, y1="0", y2=f"{CURVE_HEIGHT}")
-    line = _add(
-        svg, "svg", "", x="0", y="0", width="100%", height=f"{CURVE_HEIGHT}",
+        add(image, "line", "reference", x1=x, x2=x, y1="0", y2=f"{CURVE_HEIGHT}")
+    line = add(
+        image, "svg", "", x="0", y="0", width="100%", height=f"{CURVE_HEIGHT}",
         viewBox=f"0 0 {GRID} {CURVE_HEIGHT}", preserveAspectRatio="none",
     )  # fmt: skip
     inside = CURVE_HEIGHT - 2 * CURVE_MARGIN
@@ -134,12 +135,12 @@ def curve(values: Sequence[float | None], kept: int | None, label: str) -> Marku
         f"{GRID * epoch / last:.1f} {CURVE_MARGIN + inside * (high - value) / ((high - low) or 1):.1f}"
         for epoch, value in known
     ]
-    _add(line, "path", "curve", d="M" + "L".join(places))
+    add(line, "path", "curve", d="M" + "L".join(places))
     told = f"{label}: {known[0][1]:.4g} to {known[-1][1]:.4g}, from {low:.4g} to {high:.4g}"
-    _add(svg, "text", "tick", f"epoch {known[0][0]}", x="0", y=f"{CURVE_HEIGHT + 16}")
-    _add(svg, "text", "tick", told, x="50%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "middle"})
-    _add(svg, "text", "tick", f"{last}", x="100%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "end"})
-    return _markup(svg)
+    add(image, "text", "tick", f"epoch {known[0][0]}", x="0", y=f"{CURVE_HEIGHT + 16}")
+    add(image, "text", "tick", told, x="50%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "middle"})
+    add(image, "text", "tick", f"{last}", x="100%", y=f"{CURVE_HEIGHT + 16}", **{"text-anchor": "end"})
+    return markup(image)
 
 
 def _finite(samples: Sequence[float]) -> list[float]:
@@ -156,21 +157,3 @@ def _ticks(end: float) -> list[float]:
 
 def _x(value: float, end: float) -> str:
     return f"{100 * min(value / end, 1):.2f}%"
-
-
-def _svg(height: float, label: str) -> ElementTree.Element:
-    svg = ElementTree.Element("svg", {"class": "chart", "role": "img", "aria-label": short(label, 400)})
-    svg.attrib |= {"width": "100%", "height": f"{height:g}"}
-    return svg
-
-
-def _add(
-    parent: ElementTree.Element, tag: str, css: str, text: str = "", **attributes: str
-) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, tag, {"class": css, **attributes} if css else attributes)
-    child.text = text or None
-    return child
-
-
-def _markup(svg: ElementTree.Element) -> Markup:
-    return Markup(ElementTree.tostring(svg, encoding="unicode"))

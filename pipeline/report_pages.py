@@ -29,7 +29,7 @@ TEMPLATES = Path(__file__).parent / "report_templates"
 
 def html_page(record: RunRecord) -> str:
     """The whole report as one page that needs nothing else."""
-    environment = _environment(escape=True, finalize=_clean)
+    environment = page_environment(escape=True, finalize=clean)
     devices = device_views(record)
     return environment.get_template("report.html").render(
         record=record,
@@ -43,14 +43,15 @@ def html_page(record: RunRecord) -> str:
 
 def markdown_page(record: RunRecord) -> str:
     """The same facts, compactly, for a comment on a pull request."""
-    environment = _environment(escape=False, finalize=_clean_markdown)
+    environment = page_environment(escape=False, finalize=clean_markdown)
     page = environment.get_template("report.md").render(
         record=record, proofs=all_proofs(record), devices=device_views(record)
     )
     return re.sub(r"\n{3,}", "\n\n", page)
 
 
-def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
+def page_environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
+    """The templates with the filters that every page shares; `finalize` goes over each value first."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=escape,
@@ -89,16 +90,16 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
     return environment
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """What every value of a page goes through before it is escaped."""
     if value is None:
         return text.NOT_MEASURED
     return text.tidy(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _clean_markdown(value: Any) -> Any:
+def clean_markdown(value: Any) -> Any:
     """A value inside a table cell: no markup, no new row, and nobody is notified by it."""
-    cleaned = _clean(value)
+    cleaned = clean(value)
     if not isinstance(cleaned, str):
         return cleaned
     line = re.sub(r"\s+", " ", cleaned).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -23,9 +23,10 @@ from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
+from ..targets.machine import cpu_model
 from ..targets.onnxruntime import load as load_onnxruntime
 from .devices import Candidate, Measured, forward_of, layer_times, measure_target
-from .environment import code_digest, cpu_model, environment, versions
+from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
 from .ingest import ingest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,7 @@ from ..errors import CompressError
 
 Feeds = Mapping[str, "np.ndarray[Any, Any]"]
 FloatPrecision = Literal["default", "f32"]
+Mode = Literal["latency", "throughput"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class TargetOptions:
     threads: 0 means the runtime's own choice.
     compute_capabilities: TensorRT only: the GPUs to build for ahead of time, as "SM86".
     batch: fix a varying batch to this size when the model is compiled, which is faster; 0 leaves it varying.
+    mode: what is timed: one inference at a time, or as many at once as the device likes.
+    streams: inferences at once in throughput mode; 0 means the runtime's own choice.
     """
 
     device: str = ""
@@ -33,6 +36,12 @@ class TargetOptions:
     threads: int = 0
     compute_capabilities: tuple[str, ...] = ()
     batch: int = 0
+    mode: Mode = "latency"
+    streams: int = 0
+
+    def declared(self) -> dict[str, Any]:
+        """As records keep it: what must be the same before two times are compared."""
+        return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,9 @@ class Engine(Protocol):
     def run(self, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """One synchronous inference; arrays in and out by value, in the model's output order."""
 
+    def run_many(self, feeds: Feeds, count: int) -> None:
+        """`count` inferences, as many at once as the options say, and back when all are done."""
+
     def layers(self, feeds: Feeds, iterations: int) -> list[Layer]:
         """Every executed layer with its executed precision and mean time over `iterations`."""
 
@@ -100,6 +112,9 @@ class Target(Protocol):
 
     def unavailable(self, device: str) -> str | None:
         """Why nothing can *run* on `device` here, in words; None when it can."""
+
+    def facts(self, device: str) -> dict[str, str]:
+        """What the runtime says of `device`: its full name, what it can compute in; empty when it is not here."""
 
     def can_build(self) -> str | None:
         """Why nothing can even be *built* here, in words; None when it can (also without a GPU)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from pathlib import Path
@@ -88,20 +88,31 @@ def measure_interleaved(
 
     Returns the launches in the order they ran. CompressError when a launch fails or `pairs` is below 2.
     """
-    if pairs < 2:
-        raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
     labels = [c.label for c in contenders]
     if len(set(labels)) < len(labels):
         raise CompressError(f"labels of engines to time must differ, got {labels}")
-    draw = random.Random(seed)
-    schedule = [(i, c) for i in range(pairs) for c in draw.sample(list(contenders), len(contenders))]
-    launches = []
     with tempfile.TemporaryDirectory() as folder:
         saved = save_feeds(feeds, Path(folder))
-        for order, (index, c) in enumerate(progress.track(schedule, "timing launches", len(schedule))):
+
+        def launcher(c: Contender) -> Callable[[], LaunchResult]:
             spec = LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s)
-            launches.append(LaunchSamples(c.label, index, order, launch(spec)))
-    return launches
+            return lambda: launch(spec)
+
+        return launch_interleaved({c.label: launcher(c) for c in contenders}, pairs, seed, progress)
+
+
+def launch_interleaved(
+    launchers: Mapping[str, Callable[[], LaunchResult]], pairs: int, seed: int, progress: Progress = Silent()
+) -> list[LaunchSamples]:
+    """Call every launcher once a round, `pairs` rounds, in an order drawn anew each round; in the order they ran."""
+    if pairs < 2:
+        raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
+    draw = random.Random(seed)
+    schedule = [(i, label) for i in range(pairs) for label in draw.sample(list(launchers), len(launchers))]
+    return [
+        LaunchSamples(label, index, order, launchers[label]())
+        for order, (index, label) in enumerate(progress.track(schedule, "timing launches", len(schedule)))
+    ]
 
 
 def measure_side_by_side(

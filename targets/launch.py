@@ -1,41 +1,35 @@
-"""One launch of one engine in its own process: `python -m edgepress.targets.launch`.
+"""One launch of one engine in a process of its own (`worker`): what it is asked, and what it measured.
 
-Spec on stdin, result on stdout, both JSON. The process launch, not the iteration, is the unit of
-replication when two engines are compared.
+The process launch, not the iteration, is the unit of replication when two engines are compared.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
 from ..errors import CompressError
 from .base import Feeds, TargetOptions
+from .machine import MachineState
 
-WINDOW = 10
-WINDOWS = 3
-AGREEMENT = 0.01
-SHORT_NS = 50_000
-GROUP_NS = 200_000
-"""Inferences below SHORT_NS are timed in groups of about GROUP_NS, or the clock would weigh in."""
+NOTHING_KNOWN = MachineState()
 
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What a worker is asked to do. path: the file that the target's `load` opens; feeds: an .npz file."""
+    """What a worker is asked to do. path: the file that the target's `load` opens; feeds: an .npz file.
+
+    seconds: go on beyond `iterations` samples until so long was timed, to see a device get warm.
+    """
 
     target: str
     path: Path
@@ -43,14 +37,20 @@ class LaunchSpec:
     feeds: Path
     iterations: int
     warmup_s: float = 5.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class LaunchResult:
-    """What one launch measured. The timed region is one synchronous inference, copies in and out included.
+    """What one launch measured. The timed region is inference, copies in and out included.
 
-    samples_ns: times of one inference in order, each the mean of `calls_per_sample` calls.
-    load_average: the machine's 1-minute load before and after.
+    samples_ns: times of one inference in order, each the mean of `calls_per_sample` calls: one after the other in
+        latency mode, at once in throughput mode.
+    before, after: the machine around the timed part.
+    engine_sha256: of all files of the engine, as this process opened them; outputs_sha256: of the first inference's
+        outputs.
+    peak_bytes: most memory that the process held; engine_memory_bytes: of it, what came after the runtime's library
+        was loaded. joules: of one inference, by the machine's own counters. None: this machine cannot tell.
     """
 
     load_ms: float
@@ -62,7 +62,13 @@ class LaunchResult:
     samples_ns: tuple[int, ...]
     settings: dict[str, Any]
     started_at: str
-    load_average: tuple[float, float]
+    before: MachineState = NOTHING_KNOWN
+    after: MachineState = NOTHING_KNOWN
+    engine_sha256: str = ""
+    outputs_sha256: str = ""
+    peak_bytes: int | None = None
+    engine_memory_bytes: int | None = None
+    joules: float | None = None
 
     @property
     def median_ns(self) -> float:
@@ -77,7 +83,7 @@ def launch(spec: LaunchSpec, timeout_s: float = 600.0) -> LaunchResult:
     try:
         done = subprocess.run(
             # -P: a module in the current folder must not stand in for a runtime of the same name
-            [sys.executable, "-P", "-m", "edgepress.targets.launch"],
+            [sys.executable, "-P", "-m", "edgepress.targets.worker"],
             input=json.dumps(told),
             capture_output=True,
             text=True,
@@ -90,10 +96,20 @@ def launch(spec: LaunchSpec, timeout_s: float = 600.0) -> LaunchResult:
     if done.returncode:
         tail = "\n".join(done.stderr.strip().splitlines()[-8:]) or "it wrote no error output"
         raise CompressError(f"{what}: the worker process ended with {_ending(done.returncode)}:\n{tail}")
-    result = json.loads(done.stdout)
-    result["samples_ns"] = tuple(result["samples_ns"])
-    result["load_average"] = tuple(result["load_average"])
-    return LaunchResult(**result)
+    return result_of(json.loads(done.stdout))
+
+
+def result_of(told: dict[str, Any]) -> LaunchResult:
+    """A result that came as JSON."""
+    states = {key: MachineState(**told[key]) for key in ("before", "after")}
+    return LaunchResult(**{**told, **states, "samples_ns": tuple(told["samples_ns"])})
+
+
+def spec_of(told: dict[str, Any]) -> LaunchSpec:
+    """A request that came as JSON."""
+    options = {**told["options"], "compute_capabilities": tuple(told["options"]["compute_capabilities"])}
+    paths = {key: Path(told[key]) for key in ("path", "feeds")}
+    return LaunchSpec(**{**told, **paths, "options": TargetOptions(**options)})
 
 
 def _ending(code: int) -> str:
@@ -114,97 +130,3 @@ def read_feeds(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """What `save_feeds` wrote."""
     with np.load(path, allow_pickle=False) as file:
         return {str(name): file[f"array_{i}"] for i, name in enumerate(file["names"])}
-
-
-def measure(spec: LaunchSpec) -> LaunchResult:
-    """Load, first inference, warm-up and timed iterations, in this process."""
-    from . import TARGETS
-
-    if spec.target not in TARGETS:
-        raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")
-    feeds = read_feeds(spec.feeds)
-    started, load = datetime.now(UTC).isoformat(timespec="seconds"), _load_average()
-    target = TARGETS[spec.target]
-    target.version()  # imports the library, which is no part of loading an engine
-    begin = perf_counter_ns()
-    engine = target.load(spec.path, spec.options)
-    load_ms = (perf_counter_ns() - begin) / 1e6
-
-    def infer() -> None:
-        engine.run(feeds)
-
-    first_ms = _timed(infer, 1) / 1e6
-    begin = perf_counter_ns()
-    warmup, warmed_up = _warm_up(infer, spec.warmup_s)
-    warmup_s = (perf_counter_ns() - begin) / 1e9
-    typical = median(warmup[-WINDOW:])
-    calls = math.ceil(GROUP_NS / max(typical, 1)) if typical < SHORT_NS else 1
-    samples = tuple(round(_timed(infer, calls)) for _ in range(spec.iterations))
-    return LaunchResult(
-        load_ms=load_ms,
-        first_inference_ms=first_ms,
-        warmup_iterations=len(warmup),
-        warmup_s=warmup_s,
-        warmed_up=warmed_up,
-        calls_per_sample=calls,
-        samples_ns=samples,
-        settings={str(key): str(value) for key, value in engine.settings.items()},
-        started_at=started,
-        load_average=(load, _load_average()),
-    )
-
-
-def _timed(infer: Callable[[], None], calls: int) -> float:
-    """Nanoseconds of one call, the mean of `calls`."""
-    begin = perf_counter_ns()
-    for _ in range(calls):
-        infer()
-    return (perf_counter_ns() - begin) / calls
-
-
-def _warm_up(infer: Callable[[], None], limit_s: float) -> tuple[list[float], bool]:
-    """Run until the last three windows' medians agree within 1 %, or `limit_s` is over."""
-    times: list[float] = []
-    end = perf_counter_ns() + limit_s * 1e9
-    while len(times) < WINDOW or perf_counter_ns() < end:
-        times.append(_timed(infer, 1))
-        if steady(times):
-            return times, True
-    return times, False
-
-
-def steady(times: list[float]) -> bool:
-    """Whether the medians of the last three full windows lie within 1 % of each other."""
-    if len(times) < WINDOW * WINDOWS or len(times) % WINDOW:
-        return False
-    last = times[-WINDOW * WINDOWS :]
-    medians = [median(last[i : i + WINDOW]) for i in range(0, len(last), WINDOW)]
-    return max(medians) <= min(medians) * (1 + AGREEMENT)
-
-
-def _load_average() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-
-
-def _main() -> int:
-    result_stream = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a vendor library prints must not get into the result
-    told = json.load(sys.stdin)
-    options = TargetOptions(
-        **{**told["options"], "compute_capabilities": tuple(told["options"]["compute_capabilities"])}
-    )
-    spec = LaunchSpec(
-        **{**told, "path": Path(told["path"]), "feeds": Path(told["feeds"]), "options": options}
-    )
-    try:
-        result = measure(spec)
-    except CompressError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
-    with result_stream:
-        json.dump(asdict(result), result_stream)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -66,6 +66,17 @@ def unavailable(device: str) -> str | None:
     return None
 
 
+def facts(device: str) -> dict[str, str]:
+    """The device's full name and what it is fast in, by OpenVINO's own word."""
+    if unavailable(device) or device == "AUTO":
+        return {}
+    import openvino
+
+    core = openvino.Core()
+    asked = {"name": "FULL_DEVICE_NAME", "capabilities": "OPTIMIZATION_CAPABILITIES"}
+    return {key: _text(core.get_property(device or "CPU", name)) for key, name in asked.items()}
+
+
 def can_build() -> str | None:
     """Why no IR can be made, None when it can."""
     return None if version() else "openvino is not installed (pip install openvino)"
@@ -141,11 +152,13 @@ def _refusal(error: Exception) -> str:
 def _compile(path: Path, options: TargetOptions, profiling: bool) -> Any:
     import openvino
 
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {"PERFORMANCE_HINT": options.mode.upper()}
     if options.float_precision == "f32":
         config["INFERENCE_PRECISION_HINT"] = "f32"
     if options.threads:
         config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.streams:
+        config["NUM_STREAMS"] = options.streams
     if profiling:
         config["PERF_COUNT"] = True
     core = openvino.Core()
@@ -178,6 +191,7 @@ class OpenvinoEngine:
         self._onnx_path = onnx_path
         self._compiled = _compile(path, options, profiling=False)
         self._request = self._compiled.create_infer_request()
+        self._queue: Any = None
         self._inputs = [_input_name(port) for port in self._compiled.inputs]
         files = [Artefact(path, "onnx" if path.suffix == ".onnx" else "openvino-ir")]
         if path.suffix == ".xml":
@@ -196,6 +210,17 @@ class OpenvinoEngine:
             reason = " ".join(str(error).split())[:600]
             raise CompressError(f"{self._path}: OpenVINO cannot run it on these inputs: {reason}") from error
         return [results[port] for port in compiled.outputs]
+
+    def run_many(self, feeds: Feeds, count: int) -> None:
+        """`count` inferences in a queue of as many requests as OpenVINO finds best."""
+        import openvino
+
+        ready = require_feeds(feeds, self._inputs)
+        if self._queue is None:
+            self._queue = openvino.AsyncInferQueue(self._compiled)
+        for _ in range(count):
+            self._queue.start_async(dict(ready), share_inputs=False)
+        self._queue.wait_all()
 
     def layers(self, feeds: Feeds, iterations: int) -> list[Layer]:
         """Every executed layer, from a compilation of its own with performance counters on."""

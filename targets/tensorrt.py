@@ -57,6 +57,16 @@ def unavailable(device: str) -> str | None:
     return None
 
 
+def facts(device: str) -> dict[str, str]:
+    """The GPU's name and its compute capability."""
+    if unavailable(device):
+        return {}
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device or "cuda:0")
+    return {"name": torch.cuda.get_device_name(device or "cuda:0"), "capabilities": f"SM{major}{minor}"}
+
+
 def can_build() -> str | None:
     """Why no engine can be built, None when it can: TensorRT for RTX builds for named GPUs without one."""
     trt = library()

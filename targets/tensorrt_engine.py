@@ -94,6 +94,11 @@ class TensorrtEngine:
         self._context.set_tensor_address(name, tensor.data_ptr())
         return tensor
 
+    def run_many(self, feeds: Feeds, count: int) -> None:
+        """`count` inferences one after the other: an engine here has one execution context."""
+        for _ in range(count):
+            self.run(feeds)
+
     def layers(self, feeds: Feeds, iterations: int) -> list[Layer]:
         """Every layer that TensorRT's profiler times, with the precision that its inspector tells."""
         if self._onnx_path is None:

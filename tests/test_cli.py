@@ -99,8 +99,8 @@ def test_every_option_says_what_it_does() -> None:
 
 def test_the_commands() -> None:
     assert sorted(cli.commands) == [
-        "demo", "doctor", "init", "inspect", "lint", "pack", "passes", "profile", "report", "run", "targets",
-        "unpack",
+        "demo", "devices", "doctor", "gate", "history", "init", "inspect", "lint", "pack", "passes", "profile",
+        "report", "run", "targets", "unpack",
     ]  # fmt: skip
 
 
@@ -133,9 +133,9 @@ def test_light_commands_do_not_load_torch(arguments: list[str], tmp_path: Path) 
         (["run", "."], "is a folder, not a recipe file"),
         (["inspect", "none.onnx"], "error: model: none.onnx does not exist"),
         (["inspect", "timm:test_resnet", "--input-shape", "3x-1"], "whole numbers from 1, as 3x224x224"),
-        (["profile", "none.onnx"], "Missing option '-t' / '--target'"),
+        (["profile", "none.onnx"], "Missing option '-d' / '--device' / '-t' / '--target'"),
         (["profile", "none.onnx", "-t", "onnxruntime"], "error: model: none.onnx does not exist"),
-        (["profile", "none.onnx", "-t", "openvin:CPU"], "unknown target 'openvin'; did you mean 'openvino'?"),
+        (["profile", "none.onnx", "-t", "openvin:CPU"], "unknown device 'openvin'; did you mean 'openvino'?"),
         (["profile", "none.onnx", "-t", "openvino:"], "expected a device after the colon"),
         (["profile", "none.onnx", "-t", "openvino", "--pairs", "1"], "1 is not in the range 2<=x<=50"),
         (["lint", "none.onnx"], "error: model: none.onnx does not exist"),

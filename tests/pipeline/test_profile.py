@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from edgepress.errors import CompressError
-from edgepress.pipeline.profile import Profile, ProfilePlan, profile, read_graph, runtime_and_device
+from edgepress.pipeline.device_file import DeviceSection, changed, find_devices, runtime_and_device
+from edgepress.pipeline.onnx_file import read_graph
+from edgepress.pipeline.profile import ProfilePlan, profile
+from edgepress.pipeline.profile_record import Profile, Profiles
 from edgepress.pipeline.random_inputs import batch_of, random_feeds
 from edgepress.targets import TARGETS
 from onnx import TensorProto, helper, numpy_helper
@@ -38,11 +42,15 @@ def saved(model: onnx.ModelProto, folder: Path) -> Path:
     return folder / "m.onnx"
 
 
+def profiled(path: Path, labels: list[str], folder: Path, plan: ProfilePlan = QUICK) -> Profile:
+    return profile([path], find_devices(labels, None), folder, plan).profiles[0]
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("profile")
     labels = ["openvino:CPU", "onnxruntime", "openvino:NPX", "onnxruntime"]
-    return profile(saved(gemm(), folder), labels, folder / "out", QUICK)
+    return profiled(saved(gemm(), folder), labels, folder / "out")
 
 
 def test_one_row_a_device_in_the_order_asked_for(measured: Profile) -> None:
@@ -86,8 +94,9 @@ def test_the_record_survives_its_file(measured: Profile, tmp_path: Path) -> None
 
 
 def test_f32_reaches_the_runtime(tmp_path: Path) -> None:
-    plan = ProfilePlan(pairs=2, iterations=11, warmup_s=0.1, float_precision="f32", batch=3)
-    found = profile(saved(gemm(), tmp_path), ["openvino:CPU"], tmp_path / "out", plan)
+    plan = ProfilePlan(pairs=2, iterations=11, warmup_s=0.1, batch=3)
+    section = changed(DeviceSection(runtime="openvino", device="CPU"), float_precision="f32", threads=None)
+    (found,) = profile([saved(gemm(), tmp_path)], {"here": section}, tmp_path / "out", plan).profiles
     engine = found.devices[0].engine
     assert engine.settings["INFERENCE_PRECISION_HINT"] == "f32"
     assert engine.precision == {"f32": 1.0}
@@ -96,7 +105,7 @@ def test_f32_reaches_the_runtime(tmp_path: Path) -> None:
 
 def test_a_model_that_the_runtimes_refuse_is_a_row_with_their_words(tmp_path: Path) -> None:
     path = saved(gemm(op_type="NoSuchOperator"), tmp_path)
-    found = profile(path, ["openvino:CPU", "onnxruntime"], tmp_path / "out", QUICK)
+    found = profiled(path, ["openvino:CPU", "onnxruntime"], tmp_path / "out")
     assert [d.status for d in found.devices] == ["failed", "failed"]
     assert all("NoSuchOperator" in d.reason for d in found.devices)
 
@@ -104,11 +113,87 @@ def test_a_model_that_the_runtimes_refuse_is_a_row_with_their_words(tmp_path: Pa
 @pytest.mark.skipif(bool(TARGETS["tensorrt"].can_build()), reason="no TensorRT that builds here")
 @pytest.mark.skipif(not TARGETS["tensorrt"].unavailable(""), reason="a GPU is here: the engine would run")
 def test_built_ahead_of_time_is_not_run(tmp_path: Path) -> None:
-    (device,) = profile(saved(gemm(), tmp_path), ["tensorrt"], tmp_path / "out", QUICK).devices
+    (device,) = profiled(saved(gemm(), tmp_path), ["tensorrt"], tmp_path / "out").devices
     assert device.status == "built"
     assert "no NVIDIA GPU here" in device.reason
     assert device.engine.latency_ms is None
     assert device.engine.engine_bytes > 0
+
+
+# Several models, modes and long loads
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Profiles:
+    """Two files of one name, on the fake device: 5 % noise-free, the second with three times the nodes."""
+    folder = tmp_path_factory.mktemp("compare")
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    first = saved(gemm(), folder / "a")
+    slower = gemm()
+    for i in range(2):
+        slower.graph.node.append(helper.make_node("Relu", ["y"], [f"z{i}"], f"relu{i}"))
+    second = saved(slower, folder / "b")
+    quiet = {"launch_sd": 0.0, "iteration_sd": 0.0}
+    section = DeviceSection.model_validate({"runtime": "fake", "noise": quiet})
+    return profile([first, second], {"sim": section}, folder / "out", QUICK)
+
+
+def test_models_of_one_file_name_get_names_of_their_own(compared: Profiles) -> None:
+    assert compared.names == ["m", "b-m"]
+
+
+def test_each_model_is_compared_with_the_first_one(compared: Profiles) -> None:
+    """Times on the fake device: 16 x 8 MACs at 50e6 a ms, and 2 us for each of 1 and 3 nodes."""
+    (found,) = compared.ratios
+    base = GEMM_MACS / 50e6
+    assert (found.device, found.first, found.other, found.pairs) == ("sim", "m", "b-m", 2)
+    assert found.ratio == pytest.approx((base + 0.002) / (base + 0.006), rel=1e-3)  # samples are whole ns
+
+
+def test_several_models_are_written_in_folders_of_their_names(compared: Profiles, tmp_path: Path) -> None:
+    compared.write(tmp_path)
+    assert (
+        Profile.model_validate_json((tmp_path / "b-m" / "profile.json").read_text()) == compared.profiles[1]
+    )
+    assert json.loads((tmp_path / "profiles.json").read_text())["names"] == ["m", "b-m"]
+
+
+def test_models_of_other_fixed_batches_are_not_compared(tmp_path: Path) -> None:
+    paths = []
+    for batch in (1, 4):
+        (tmp_path / str(batch)).mkdir()
+        paths.append(saved(gemm(batch), tmp_path / str(batch)))
+    with pytest.raises(CompressError, match="the models take other batches"):
+        profile(paths, find_devices(["fake"], None), tmp_path / "out", QUICK)
+
+
+@pytest.mark.parametrize("label", ["openvino:CPU", "onnxruntime"])
+def test_throughput_keeps_several_inferences_in_flight(label: str, tmp_path: Path) -> None:
+    section = changed(find_devices([label], None)[label], mode="throughput", streams=2)
+    (found,) = profile([saved(gemm(), tmp_path)], {label: section}, tmp_path / "out", QUICK).profiles
+    (device,) = found.devices
+    assert device.options["mode"] == "throughput"
+    assert device.resources.throughput_per_s == pytest.approx(1000 / device.engine.latency_ms.p50)
+    hint = {"openvino:CPU": ("PERFORMANCE_HINT", "THROUGHPUT"), "onnxruntime": ("streams", "2")}[label]
+    assert device.engine.settings[hint[0]] == hint[1]
+
+
+def test_memory_states_and_digests_are_told_and_energy_only_with_a_counter(measured: Profile) -> None:
+    for device in measured.devices[:2]:
+        assert 0 < device.resources.engine_memory_bytes < device.resources.peak_memory_bytes
+        assert [state["load_average"] is not None for state in device.states] == [True, True]
+        assert len(device.engine_sha256) == 64
+        assert device.resources.joules is None or device.resources.joules > 0
+
+
+def test_sustained_load_is_one_long_launch(tmp_path: Path) -> None:
+    plan = ProfilePlan(pairs=2, iterations=11, warmup_s=0.1, sustain_s=1.2)
+    (found,) = profile(
+        [saved(gemm(), tmp_path)], find_devices(["onnxruntime"], None), tmp_path / "o", plan
+    ).profiles
+    long = found.devices[0].sustained
+    assert long.seconds > 1 and long.first_ms > 0 and len(long.windows_ms) >= 1
 
 
 # Inputs

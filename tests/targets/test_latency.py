@@ -12,7 +12,8 @@ from edgepress.errors import CompressError
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from edgepress.targets.launch import LaunchResult, LaunchSpec, launch, read_feeds, save_feeds, steady
+from edgepress.targets.launch import LaunchResult, LaunchSpec, launch, read_feeds, save_feeds
+from edgepress.targets.worker import steady
 
 
 def a_launch(samples_ms, label="a", index=0, warmed_up=True):
@@ -26,7 +27,6 @@ def a_launch(samples_ms, label="a", index=0, warmed_up=True):
         samples_ns=tuple(round(ms * 1e6) for ms in samples_ms),
         settings={},
         started_at="2025-01-01T00:00:00+00:00",
-        load_average=(0.0, 0.0),
     )
     return LaunchSamples(label, index, index, result)
 

@@ -1,0 +1,244 @@
+"""devices.yaml: devices by name, each with its runtime, its settings and where it is; opened here for measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ..errors import CompressError, DeviceUnavailableError
+from ..targets import TARGETS
+from ..targets.base import TargetOptions
+from ..targets.device import Device, LocalDevice
+from ..targets.fake import RUNTIME as FAKE
+from ..targets.fake import FakeDevice, Noise
+from .recipe import Section
+from .recipe_problems import RecipeError, unknown
+from .recipe_validation import validated
+from .recipe_values import ComputeCapability
+from .recipe_yaml import FileKind, parse
+
+DEVICES_FILE = Path("devices.yaml")
+KIND = FileKind(
+    "devices file",
+    "a key devices: with a name for each",
+    "`compress devices example` prints one to start from",
+)
+RUNTIMES = (*TARGETS, FAKE)
+
+EXAMPLE = """\
+# Devices by name, for `compress profile --device` and `compress gate --device`.
+devices:
+  here:                          # this machine's CPU, as a service with two threads would use it
+    runtime: openvino
+    device: CPU
+    threads: 2
+  kiosk:                         # measured over SSH; edgepress must be installed there, its host key known here
+    runtime: openvino
+    device: GPU
+    ssh: { host: kiosk.local, user: measure, python: /opt/edgepress/bin/python }
+  line-camera:
+    runtime: tensorrt
+    device: cuda:0
+    mode: throughput             # as many inferences at once as the device likes
+    power_mode: performance      # refused when the CPU governor says otherwise
+    ssh: { host: camera.local, python: /opt/edgepress/bin/python }
+  simulated:                     # no hardware: seeded noise, to try gates and workflows
+    runtime: fake
+    noise: { launch_sd: 0.018, spike_rate: 0.02 }
+"""
+
+
+class SshSection(Section):
+    """How to reach a device."""
+
+    host: str
+    """Name or address, as `ssh` takes it; its key must be in known_hosts."""
+    user: str = ""
+    """Empty: the user here, or what ssh's own configuration says."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """0: ssh's own default."""
+    identity: Path | None = None
+    """A private key; otherwise what ssh finds."""
+    known_hosts: Path | None = None
+    """A file of host keys; otherwise ssh's own."""
+    python: str = "python3"
+    """The Python there that has edgepress installed."""
+    workdir: str = ""
+    """A folder there that keeps models between connections; empty: a temporary one."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Seconds that one request may take."""
+    heartbeat_s: float = Field(default=15, gt=0)
+    """Seconds of silence after which the connection is given up."""
+
+
+class NoiseSection(Section):
+    """The noise of a fake device: standard deviations and sizes on the logarithm of the time, rates a launch."""
+
+    launch_sd: float = Field(default=0.018, ge=0, le=1)
+    """Of a launch's level; a pair differs by 1.4 times that."""
+    iteration_sd: float = Field(default=0.01, ge=0, le=1)
+    """Within a launch."""
+    drift_sd: float = Field(default=0.0, ge=0, le=1)
+    """Of the step from launch to launch."""
+    spike_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the inferences that something interrupts."""
+    spike_size: float = Field(default=0.7, ge=0, le=5)
+    """How much slower those are."""
+    throttle_rate: float = Field(default=0.0, ge=0, le=1)
+    """How likely a launch starts a throttled stretch."""
+    throttle_size: float = Field(default=0.4, ge=0, le=5)
+    """How much slower the device then is."""
+    throttle_launches: int = Field(default=1, ge=1)
+    """How many launches that lasts."""
+    throttle_told: bool = False
+    """Whether the machine's state shows it."""
+    disconnect_rate: float = Field(default=0.0, ge=0, lt=1)
+    """How likely a launch is lost."""
+
+
+class DeviceSection(Section):
+    """One device."""
+
+    runtime: str
+    """`openvino`, `onnxruntime`, `tensorrt`, or `fake`, which is none."""
+    device: str = ""
+    """As the runtime names it; empty is its default."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """CPU threads; 0 is the runtime's own choice."""
+    streams: int = Field(default=0, ge=0, le=1024)
+    """Inferences at once in throughput mode; 0 is the runtime's own choice."""
+    mode: Literal["latency", "throughput"] = "latency"
+    """What is timed: one inference at a time, or as many at once as the device likes."""
+    float_precision: Literal["default", "f32"] = "default"
+    """What float layers run in: the runtime's choice, or always f32."""
+    compute_capabilities: tuple[ComputeCapability, ...] = ()
+    """TensorRT only: the GPUs to build for ahead of time."""
+    power_mode: str = ""
+    """The CPU governor that must be set, as `performance`; empty: not checked."""
+    ssh: SshSection | None = None
+    """Where the device is; left out: this machine."""
+    noise: NoiseSection = NoiseSection()
+    """Of a fake device."""
+    seed: int = Field(default=0, ge=0)
+    """Of a fake device's noise."""
+
+    def options(self, batch: int) -> TargetOptions:
+        """As targets take them."""
+        return TargetOptions(
+            self.device,
+            self.float_precision,
+            self.threads,
+            self.compute_capabilities,
+            batch,
+            self.mode,
+            self.streams,
+        )
+
+
+def read_devices(path: Path) -> dict[str, DeviceSection]:
+    """The devices of a file by name; RecipeError with every problem found, each at its line and column."""
+    document = parse(path, KIND)
+    listed = document.data.get("devices")
+    for key in document.data.keys() - {"devices"}:
+        document.refuse((key,), unknown("key", key, ["devices"]), at_key=True)
+    if not isinstance(listed, dict) or not listed:
+        document.refuse(("devices",), "expected names, each with its settings indented below it")
+        listed = {}
+    found = {}
+    for name, options in listed.items():
+        location = ("devices", name)
+        section = validated(document, DeviceSection, options or {}, location)
+        if section is None:
+            continue
+        if section.runtime not in RUNTIMES:
+            document.refuse((*location, "runtime"), unknown("runtime", section.runtime, RUNTIMES))
+        found[name] = _beside(section, path.parent)
+    if document.problems:
+        raise RecipeError(path, document.problems)
+    return found
+
+
+def _beside(section: DeviceSection, folder: Path) -> DeviceSection:
+    """Paths of keys relative to the file's folder."""
+    if section.ssh is None:
+        return section
+    paths = {"identity": section.ssh.identity, "known_hosts": section.ssh.known_hosts}
+    absolute = {
+        key: (folder / value.expanduser()).resolve() for key, value in paths.items() if value is not None
+    }
+    return section.model_copy(update={"ssh": section.ssh.model_copy(update=absolute)})
+
+
+def find_devices(names: Sequence[str], file: Path | None) -> dict[str, DeviceSection]:
+    """The devices that a command names: by their name in the file, or as RUNTIME[:DEVICE] of this machine.
+
+    file None: devices.yaml of the current folder, if there is one. CompressError for a name that is neither.
+    """
+    path = file or (DEVICES_FILE if DEVICES_FILE.is_file() else None)
+    listed = read_devices(path) if path is not None else {}
+    found = {}
+    for name in names:
+        if name in listed:
+            found[name] = listed[name]
+        elif name.partition(":")[0] in RUNTIMES:
+            runtime, device = runtime_and_device(name, RUNTIMES)
+            found[name] = DeviceSection(runtime=runtime, device=device)
+        else:
+            where = f" in {path}" if path is not None else "; there is no devices.yaml here"
+            raise CompressError(unknown("device", name.partition(":")[0], [*listed, *RUNTIMES]) + where)
+    return found
+
+
+def runtime_and_device(label: str, runtimes: Collection[str] = TARGETS) -> tuple[str, str]:
+    """`openvino:CPU` as ("openvino", "CPU"); CompressError for a runtime that there is not."""
+    runtime, colon, device = label.partition(":")
+    if runtime not in runtimes:
+        raise CompressError(unknown("target", runtime, runtimes))
+    if colon and not device:
+        raise CompressError(f"target {label!r}: expected a device after the colon, as in openvino:CPU")
+    return runtime, device
+
+
+@contextmanager
+def opened(sections: Mapping[str, DeviceSection], batch: int, folder: Path) -> Iterator[dict[str, Device]]:
+    """The devices, reached and held until the end. batch: what a varying batch is fixed to; folder: for their files.
+
+    DeviceUnavailableError when one cannot be reached, or is not in the power mode that its section demands.
+    """
+    with ExitStack() as held:
+        devices = {}
+        for name, section in sections.items():
+            device = _device(name, section, batch, folder)
+            held.callback(device.close)
+            _require_power_mode(name, section.power_mode, device)
+            devices[name] = device
+        yield devices
+
+
+def _device(name: str, section: DeviceSection, batch: int, folder: Path) -> Device:
+    options = section.options(batch)
+    if section.runtime == FAKE:
+        return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
+    if section.ssh is not None:
+        from ..targets.remote.device import RemoteDevice, SshHost
+
+        return RemoteDevice(name, section.runtime, options, SshHost(**section.ssh.model_dump()))
+    return LocalDevice(name, section.runtime, options, folder)
+
+
+def _require_power_mode(name: str, wanted: str, device: Device) -> None:
+    governor = device.facts().state.governor if wanted else None
+    if governor is not None and governor != wanted:
+        raise DeviceUnavailableError(
+            f"{name}: its CPU governor is {governor!r}, and the devices file says power_mode: {wanted}; set it there "
+            f"(cpupower frequency-set -g {wanted}) before measuring"
+        )
+
+
+def changed(section: DeviceSection, **settings: Any) -> DeviceSection:
+    """The section with the settings that a command line names; those that are None stay."""
+    return section.model_copy(update={key: value for key, value in settings.items() if value is not None})

@@ -1,0 +1,101 @@
+"""Golden files: the size and the outputs that a person accepted for a device, in the repository beside the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from ...errors import CompressError
+from ...targets.worker import outputs_digest
+from ..files import write_atomically
+from ..random_inputs import Feeds
+from ..result import Record
+
+SCHEMA = 1
+KEPT_VALUES = 4096
+"""Outputs up to so many values are kept as numbers, so that a difference can be told in words."""
+
+Outputs = Sequence["np.ndarray[Any, Any]"]
+
+
+class Golden(Record):
+    """What was accepted. inputs_sha256, outputs_sha256: bit for bit, with types and shapes."""
+
+    schema_version: int = SCHEMA
+    device: str
+    machine: str
+    runtime: str
+    version: str | None
+    accepted_at: str
+    commit: str
+    source: str
+    bytes: int
+    inputs_sha256: str
+    outputs_sha256: str
+    outputs: list[list[float]] | None = None
+    """Flat values of each output; None when there are too many, or some are no finite numbers."""
+
+
+def golden_path(folder: Path, device: str) -> Path:
+    """The golden file of a device; `:` and `/` of its name do not get into a path."""
+    return folder / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in device)}.json"
+
+
+def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
+    """The golden file of a device, None where there is none; CompressError when it is damaged or of other inputs."""
+    path = golden_path(folder, device)
+    if not path.is_file():
+        return None
+    try:
+        golden = Golden.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, ValueError) as error:
+        raise CompressError(
+            f"{path}: not a golden file ({str(error).splitlines()[0]}); accept it anew"
+        ) from error
+    if golden.schema_version != SCHEMA:
+        raise CompressError(
+            f"{path}: schema_version {golden.schema_version}, this edgepress reads {SCHEMA}; accept it anew"
+        )
+    if golden.inputs_sha256 != inputs_digest(feeds):
+        raise CompressError(
+            f"{path}: was accepted on other inputs (shapes, batch, seed or --inputs); accept it anew"
+        )
+    return golden
+
+
+def write_golden(folder: Path, golden: Golden) -> Path:
+    """Write a device's golden file, complete or not at all."""
+    path = golden_path(folder, golden.device)
+    write_atomically(path, golden.model_dump_json(indent=1).encode() + b"\n")
+    return path
+
+
+def inputs_digest(feeds: Feeds) -> str:
+    """SHA-256 of inputs, in the order of their names."""
+    return outputs_digest([feeds[name] for name in sorted(feeds)])
+
+
+def kept(outputs: Outputs) -> list[list[float]] | None:
+    """The values of outputs as a golden file keeps them."""
+    if sum(array.size for array in outputs) > KEPT_VALUES or not all(np.isfinite(a).all() for a in outputs):
+        return None
+    return [[float(value) for value in array.ravel()] for array in outputs]
+
+
+def difference(reference: Sequence[Sequence[float]] | None, outputs: Outputs) -> str:
+    """How far outputs are from accepted values, in words."""
+    if reference is None:
+        return "the bits differ"
+    if [len(one) for one in reference] != [array.size for array in outputs]:
+        return "the shapes differ"
+    a = np.concatenate([np.asarray(one, dtype=np.float64) for one in reference])
+    b = np.concatenate([np.asarray(array, dtype=np.float64).ravel() for array in outputs])
+    error, signal = float(np.abs(a - b).max(initial=0)), float(np.square(a).sum())
+    noise = float(np.square(a - b).sum())
+    sqnr = f", SQNR {10 * np.log10(signal / noise):.1f} dB" if noise and signal else ""
+    return f"largest difference {error:.3g}{sqnr}"

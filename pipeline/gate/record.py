@@ -1,0 +1,108 @@
+"""gate.json: what a gate measured and decided; every report of it is made from this record alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from ..files import write_atomically
+from ..result import Record
+
+GATE_SCHEMA = 1
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class Side(Record):
+    """One of the two that are compared, as frozen on one device. source: what the user named."""
+
+    source: str
+    engine_sha256: str
+    engine_bytes: int
+    settings: dict[str, Any]
+
+
+class LaunchRow(Record):
+    """One launch. pair: counted from 0; order: its place among all launches of the device; samples in ns."""
+
+    side: Literal["baseline", "candidate"]
+    pair: int
+    order: int
+    median_ms: float
+    samples_ns: list[int]
+    state_before: dict[str, Any]
+    state_after: dict[str, Any]
+
+
+class LookRow(Record):
+    """What the test said after so many pairs (see `sequential.Look`)."""
+
+    pairs: int
+    decision: str
+    ratio: float
+    lower: float
+    upper: float
+    difference_ms: float
+    p: float
+    ranks_fail: bool
+    ranks_pass: bool
+
+
+class LatencyResult(Record):
+    """The test of latency on one device. set_aside: why pairs were measured anew, one text for each."""
+
+    looks: list[LookRow]
+    launches: list[LaunchRow]
+    set_aside: list[str] = []
+
+    @property
+    def last(self) -> LookRow | None:
+        """The look that decided; None when the device went away before the first."""
+        return self.looks[-1] if self.looks else None
+
+
+class Measure(Record):
+    """One thing that was judged. p: adjusted for all measures of the gate (Holm); None for exact comparisons."""
+
+    name: Literal["latency", "size", "outputs", "accuracy"]
+    device: str
+    verdict: Verdict
+    baseline: str
+    candidate: str
+    reason: str
+    p: float | None = None
+
+
+class DeviceGate(Record):
+    """One device: what it is, the two engines, the latency test in full."""
+
+    label: str
+    runtime: str
+    version: str | None
+    machine: str
+    capabilities: dict[str, str]
+    options: dict[str, Any]
+    baseline: Side
+    candidate: Side
+    latency: LatencyResult
+
+
+class GateRecord(Record):
+    """The whole of gate.json. limits: of the sequential test, in its own names."""
+
+    schema_version: int = GATE_SCHEMA
+    verdict: Verdict
+    reason: str
+    started_at: str
+    seconds: float
+    seed: int
+    commit: str
+    environment: dict[str, Any]
+    limits: dict[str, Any]
+    measures: list[Measure]
+    devices: list[DeviceGate]
+
+    def write(self, folder: Path) -> Path:
+        """Write gate.json into `folder`, complete or not at all."""
+        path = folder / "gate.json"
+        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
+        return path

@@ -1,0 +1,81 @@
+"""Reports of a gate, from its record alone: JUnit, Markdown for a step summary, GitHub's annotations, a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..files import write_atomically
+from ..report import junit_document
+from ..report_pages import clean, clean_markdown, page_environment
+from ..report_text import tidy
+from .charts import pair_ratios
+from .record import GateRecord, Measure
+from .verdict import subject_of
+
+ANNOTATION = {"FAIL": "error", "INCONCLUSIVE": "warning"}
+
+
+def write_reports(record: GateRecord, folder: Path) -> list[Path]:
+    """Write gate.json, gate.md, gate.html and junit.xml into `folder`, each complete or not at all; their paths."""
+    reports = {"gate.md": markdown(record), "gate.html": html(record), "junit.xml": junit_xml(record)}
+    paths = [record.write(folder)]
+    for name, text in reports.items():
+        write_atomically(folder / name, text.encode("utf-8", errors="replace"))
+        paths.append(folder / name)
+    return paths
+
+
+def junit_xml(record: GateRecord) -> str:
+    """One test case a measure; one without a decision is skipped, never passed."""
+    suite = ElementTree.Element("testsuite", name="edgepress gate")
+    for measure in record.measures:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=f"edgepress.gate.{measure.name}", name=tidy(subject_of(measure), 200)
+        )
+        kind = {"FAIL": "failure", "INCONCLUSIVE": "skipped"}.get(measure.verdict)
+        if kind is not None:
+            ElementTree.SubElement(case, kind, message=tidy(measure.reason, 2000))
+    return junit_document(suite, record.seconds)
+
+
+def markdown(record: GateRecord) -> str:
+    """A table for a step summary or a comment."""
+    lines = [f"## Gate: {record.verdict}", "", clean_markdown(record.reason), ""]
+    lines += ["| measure | verdict | baseline | candidate | what was found |", "|---|---|---|---|---|"]
+    lines += [
+        "| "
+        + " | ".join(map(clean_markdown, (subject_of(m), m.verdict, m.baseline, m.candidate, m.reason)))
+        + " |"
+        for m in record.measures
+    ]
+    lines.append("")
+    for device in record.devices:
+        told = f"{device.label}: {device.version or device.runtime} on {device.machine}"
+        lines.append(
+            f"- {clean_markdown(told)}; {len(device.latency.launches) // 2} pairs of launches, interleaved"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def github_annotations(record: GateRecord) -> list[str]:
+    """GitHub workflow commands, one for each measure that does not hold."""
+    return [_annotation(m) for m in record.measures if m.verdict in ANNOTATION]
+
+
+def _annotation(measure: Measure) -> str:
+    title = re.sub(r"[,:]", " ", _escaped(f"{measure.verdict} {subject_of(measure)}"))
+    return f"::{ANNOTATION[measure.verdict]} title={title}::{_escaped(measure.reason)}"
+
+
+def _escaped(text: str) -> str:
+    """As GitHub's runner wants data of workflow commands: a new line would start another command."""
+    return tidy(text, 2000).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def html(record: GateRecord) -> str:
+    """One page: the verdict, the measures, and every pair's ratio with the bounds as they closed in."""
+    environment = page_environment(escape=True, finalize=clean)
+    charts = {device.label: pair_ratios(device.latency, record.limits) for device in record.devices}
+    return environment.get_template("gate.html").render(record=record, charts=charts, subject_of=subject_of)

@@ -1,0 +1,153 @@
+"""Probe: what a device is, how it is now, and the smallest slowdown that a gate can police on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import exp, log
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+
+from ..errors import CompressError
+from ..progress import Progress, Silent
+from ..targets.device import Device
+from .device_file import DeviceSection, opened
+from .gate.pairs import LaunchPlan, launch_pairs
+from .gate.sequential import Limits, smallest_slowdown
+from .onnx_file import read_graph
+from .random_inputs import batch_of, random_feeds
+from .result import Record
+
+REFERENCE = "a convolutional network of 0.6 GMACs"
+CHANNELS, SIZE, LAYERS = 64, 48, 7
+
+
+class Probe(Record):
+    """One device. sd: of a pair's log-ratio when an engine is timed against itself; None: pairs were not asked for.
+
+    smallest_slowdown: what a gate calls FAIL with probability 0.95 at its last look, as a fraction; worst: the same at
+    the upper 95 % limit of the sd, which so few pairs know only roughly.
+    """
+
+    label: str
+    runtime: str
+    device: str
+    version: str | None
+    capabilities: dict[str, str]
+    machine: str
+    state: dict[str, Any]
+    settings: dict[str, Any] = {}
+    model: str = ""
+    pairs: int = 0
+    median_ms: float | None = None
+    sd: float | None = None
+    smallest_slowdown: float | None = None
+    worst_smallest_slowdown: float | None = None
+    set_aside: list[str] = []
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """model: an ONNX file, None for a network made for this; pairs: of an engine with itself, 0 for none."""
+
+    model: Path | None = None
+    pairs: int = 12
+    iterations: int = 60
+    seed: int = 0
+
+
+def probe(
+    sections: Mapping[str, DeviceSection], plan: ProbePlan, progress: Progress = Silent()
+) -> list[Probe]:
+    """Ask each device, and time A/A pairs on it. DeviceUnavailableError when one is not there."""
+    if plan.pairs == 1:
+        raise CompressError("pairs is 1: a spread needs at least 2, or 0 to measure none")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = plan.model or _reference_model(folder / "reference.onnx")
+        graph = read_graph(model)
+        batch, varies = batch_of(graph, 0)
+        feeds = random_feeds(graph, batch, plan.seed)
+        with opened(sections, batch if varies else 0, folder) as devices:
+            return [_probed(device, model, feeds, folder, plan, progress) for device in devices.values()]
+
+
+def _probed(
+    device: Device, model: Path, feeds: Any, folder: Path, plan: ProbePlan, progress: Progress
+) -> Probe:
+    facts = device.facts()
+    told = Probe(
+        label=device.label,
+        runtime=facts.runtime,
+        device=facts.device,
+        version=facts.version,
+        capabilities=facts.capabilities,
+        machine=facts.machine,
+        state=asdict(facts.state),
+    )
+    if not plan.pairs:
+        return told
+    frozen = device.build(model, folder / device.label.replace(":", "-"), feeds)
+    aside: list[str] = []
+    pairs = launch_pairs(
+        device, {"a": frozen, "b": frozen}, feeds, LaunchPlan(plan.iterations, seed=plan.seed), aside
+    )
+    medians = [
+        (pair["a"].median_ns, pair["b"].median_ns)
+        for _, pair in zip(
+            progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs), pairs, strict=False
+        )
+    ]
+    if len(medians) < plan.pairs:
+        raise CompressError(
+            f"{device.label}: {len(aside)} pairs were lost, the last because {aside[-1]}; not fit to gate on"
+        )
+    sd = stdev(log(b / a) for a, b in medians)
+    limits = Limits()
+    return told.model_copy(
+        update={
+            "settings": {key: str(value) for key, value in frozen.settings.items()},
+            "model": REFERENCE if plan.model is None else plan.model.name,
+            "pairs": len(medians),
+            "median_ms": exp(float(np.mean(np.log(medians)))) / 1e6,
+            "sd": sd,
+            "smallest_slowdown": smallest_slowdown(sd, limits),
+            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(medians)), limits),
+            "set_aside": aside,
+        }
+    )
+
+
+def _upper(sd: float, n: int) -> float:
+    """Upper end of the 95 % interval of a standard deviation of normal values."""
+    from scipy.stats import chi2
+
+    return float(sd * ((n - 1) / chi2.ppf(0.025, n - 1)) ** 0.5)
+
+
+def _reference_model(path: Path) -> Path:
+    """Some convolutions with seeded weights: what every runtime runs, and long enough to time one by one."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+    nodes, weights, tensor = [], [], "input"
+    for layer in range(LAYERS):
+        weight = draw.standard_normal((CHANNELS, CHANNELS, 3, 3)).astype(np.float32) / (3 * CHANNELS**0.5)
+        weights.append(numpy_helper.from_array(weight, f"weight{layer}"))
+        nodes.append(
+            helper.make_node(
+                "Conv", [tensor, f"weight{layer}"], [f"sum{layer}"], f"conv{layer}", pads=[1, 1, 1, 1]
+            )
+        )
+        tensor = f"out{layer}" if layer < LAYERS - 1 else "output"
+        nodes.append(helper.make_node("Relu", [f"sum{layer}"], [tensor], f"relu{layer}"))
+    shape = [1, CHANNELS, SIZE, SIZE]
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("input", "output")]
+    graph = helper.make_graph(nodes, "reference", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), str(path))
+    return path

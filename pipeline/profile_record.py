@@ -1,0 +1,110 @@
+"""profile.json: what `compress profile` measured of one model, and of several against the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from .files import write_atomically
+from .random_inputs import NOTE
+from .result import EngineRecord, Record
+
+
+class ResourceRecord(Record):
+    """What inference takes, medians over launches; null where the machine has no counter.
+
+    engine_memory_bytes: of the peak, what came after the runtime's library was loaded.
+    """
+
+    throughput_per_s: float
+    peak_memory_bytes: int | None
+    engine_memory_bytes: int | None
+    joules: float | None
+
+
+class SustainedRecord(Record):
+    """One long launch: the first and the last level, and when the device got slower (null: it did not)."""
+
+    seconds: float
+    first_ms: float
+    last_ms: float
+    knee_s: float | None
+    windows_ms: list[float]
+
+
+class DeviceProfile(Record):
+    """One device. `engine` is null when nothing was built or run; `reason` says why it was not timed.
+
+    states: of the machine before the first and after the last timed part.
+    """
+
+    device: str
+    runtime: str
+    version: str | None
+    status: Literal["run", "built", "unavailable", "failed"]
+    reason: str = ""
+    label: str = ""
+    machine: str = ""
+    options: dict[str, Any] = {}
+    engine: EngineRecord | None = None
+    engine_sha256: str = ""
+    resources: ResourceRecord | None = None
+    sustained: SustainedRecord | None = None
+    states: list[dict[str, Any]] = []
+
+
+class Profile(Record):
+    """What `compress profile` measured of one model. inputs: shape of each input as it was fed, batch included."""
+
+    source: str
+    sha256: str
+    inputs: dict[str, list[int]]
+    note: str = NOTE
+    batch: int
+    pairs: int
+    iterations: int
+    float_precision: str
+    seed: int
+    environment: dict[str, Any]
+    devices: list[DeviceProfile]
+
+    def write(self, folder: Path) -> Path:
+        """Write profile.json into `folder`, complete or not at all."""
+        path = folder / "profile.json"
+        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
+        return path
+
+
+class Ratio(Record):
+    """The first model's time over another one's on one device, paired by round: above 1 the other one is faster."""
+
+    device: str
+    first: str
+    other: str
+    ratio: float
+    ci95: tuple[float, float]
+    pairs: int
+
+
+class Profiles(Record):
+    """Several models, timed interleaved."""
+
+    names: list[str]
+    """Of the models, unlike each other, in the order of `profiles`."""
+    profiles: list[Profile]
+    ratios: list[Ratio]
+
+    def engine(self, name: str, device: str) -> EngineRecord:
+        """The engine of a model on a device where it was timed."""
+        rows = self.profiles[self.names.index(name)].devices
+        return next(row.engine for row in rows if row.label == device and row.engine is not None)
+
+    def write(self, folder: Path) -> None:
+        """profile.json in `folder`; of several models, one in a folder for each, and profiles.json with the ratios."""
+        if len(self.profiles) == 1:
+            self.profiles[0].write(folder)
+            return
+        for name, one in zip(self.names, self.profiles, strict=True):
+            one.write(folder / name)
+        told = self.model_dump_json(indent=1, include={"names", "ratios"})
+        write_atomically(folder / "profiles.json", told.encode() + b"\n")

@@ -1,0 +1,169 @@
+"""A device to measure on: engines are built for it once, frozen, and launched on it. Here, the one of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import CompressError, DeviceUnavailableError, ExitCode
+from . import TARGETS
+from .attribution import precision_shares
+from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
+from .launch import LaunchResult, LaunchSpec, launch, save_feeds
+from .machine import MachineState, cpu_model, machine_state
+from .worker import files_digest
+
+LAYER_ITERATIONS = 30
+
+
+class DeviceLostError(CompressError):
+    """A device went away, or answered what cannot be trusted, in the middle of the work; what it said is not used."""
+
+    exit_code = ExitCode.DEVICE_UNAVAILABLE
+
+
+class BuiltOnlyError(DeviceUnavailableError):
+    """Engines were built, and nothing here can run them. built: what there is."""
+
+    def __init__(self, built: BuiltOnly) -> None:
+        super().__init__(f"built, not run: {built.reason}")
+        self.built = built
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device is and how it is now. capabilities: the runtime's word; versions: of what runs on it."""
+
+    runtime: str
+    device: str
+    version: str | None
+    capabilities: dict[str, str]
+    machine: str
+    state: MachineState
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An engine that is not built again. path: on the device; sha256: of all its files; each launch tells it anew."""
+
+    path: str
+    sha256: str
+    bytes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def precision(self) -> dict[str, float]:
+        """Share of the multiply-accumulates in each executed precision."""
+        return precision_shares(list(self.layers))
+
+
+class Device(Protocol):
+    """Where engines run. Every method raises DeviceLostError when the device goes away, for good or for now."""
+
+    label: str
+    runtime: str
+    options: TargetOptions
+
+    def facts(self) -> DeviceFacts:
+        """What the device is, as far as it tells."""
+
+    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+        """Build and freeze; CompressError when the runtime refuses the model, BuiltOnlyError when nothing runs it."""
+
+    def adopt(self, engine: Path) -> Frozen:
+        """Freeze an engine file that a build left on this machine."""
+
+    def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """One inference, in the model's output order."""
+
+    def launch(
+        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+    ) -> LaunchResult:
+        """One launch in a process of its own."""
+
+    def reconnect(self) -> None:
+        """Try to reach a lost device again; DeviceLostError when it stays away. Engines frozen there may be gone."""
+
+    def close(self) -> None:
+        """Let the device go; nothing else is called afterwards."""
+
+
+class LocalDevice:
+    """A device of this machine; see `Device`. folder: for the inputs of launches."""
+
+    def __init__(self, label: str, runtime: str, options: TargetOptions, folder: Path) -> None:
+        self.label = label
+        self.runtime = runtime
+        self.options = options
+        self._folder = folder
+        self._saved: tuple[Feeds, Path] | None = None
+        self._loaded: tuple[Frozen, Engine] | None = None
+
+    def facts(self) -> DeviceFacts:
+        """What the runtime and the system say."""
+        return local_facts(self.runtime, self.options.device)
+
+    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+        """Build with the target's `build`, and ask the engine for its layers."""
+        engine = TARGETS[self.runtime].build(onnx_path, self.options, folder)
+        if isinstance(engine, BuiltOnly):
+            raise BuiltOnlyError(engine)
+        return frozen_of(engine, tuple(engine.layers(feeds, LAYER_ITERATIONS)))
+
+    def adopt(self, engine: Path) -> Frozen:
+        """Open the engine once, to see that it can be."""
+        return frozen_of(TARGETS[self.runtime].load(engine, self.options), ())
+
+    def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """One inference in this process; the engine stays loaded for the next one."""
+        if self._loaded is None or self._loaded[0] != frozen:
+            self._loaded = (frozen, TARGETS[self.runtime].load(Path(frozen.path), self.options))
+        return self._loaded[1].run(feeds)
+
+    def launch(
+        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+    ) -> LaunchResult:
+        """One launch; CompressError when the engine's files are not those that were frozen."""
+        if self._saved is None or self._saved[0] is not feeds:
+            self._saved = (feeds, save_feeds(feeds, self._folder))
+        path = Path(frozen.path).resolve()
+        result = launch(
+            LaunchSpec(self.runtime, path, self.options, self._saved[1], iterations, warmup_s, seconds)
+        )
+        require_frozen(frozen, result)
+        return result
+
+    def reconnect(self) -> None:
+        """This machine is not lost."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def local_facts(runtime: str, device: str) -> DeviceFacts:
+    """The facts of a device of this machine."""
+    target = TARGETS[runtime]
+    return DeviceFacts(
+        runtime, device, target.version(), target.facts(device), cpu_model(), machine_state(device)
+    )
+
+
+def frozen_of(engine: Engine, layers: Sequence[Layer]) -> Frozen:
+    """An engine's files as they are now."""
+    paths = [artefact.path for artefact in engine.artefacts]
+    size = sum(path.stat().st_size for path in paths)
+    return Frozen(str(paths[0].resolve()), files_digest(paths), size, engine.settings, tuple(layers))
+
+
+def require_frozen(frozen: Frozen, result: LaunchResult) -> None:
+    """CompressError when a launch opened other files than were frozen."""
+    if result.engine_sha256 != frozen.sha256:
+        raise CompressError(
+            f"{frozen.path}: the engine changed between launches (SHA-256 {frozen.sha256[:12]}, now "
+            f"{result.engine_sha256[:12]}); measure again while nothing writes to it"
+        )

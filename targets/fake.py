@@ -1,0 +1,152 @@
+"""A device that is not there, with the noise of real ones and a seed: gates and reports are tested without hardware."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CompressError
+from .base import Feeds, TargetOptions
+from .device import DeviceFacts, DeviceLostError, Frozen
+from .launch import LaunchResult
+from .machine import MachineState
+
+RUNTIME = "fake"
+MACS_PER_MS = 50e6
+"""What the device computes: a millisecond for 50 M multiply-accumulates, and NODE_MS for each node."""
+NODE_MS = 0.002
+STARTED_AT = "2000-01-01T00:00:00+00:00"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How times scatter: log t = mean + drift + launch + iteration, and what else happens to devices.
+
+    launch_sd: of a launch's level; two launches of a pair then differ by sqrt(2) times that. iteration_sd: within one.
+    drift_sd: of the step that the device's level takes from launch to launch (a random walk).
+    spike_rate, spike_size: share of the iterations that something else interrupts, and by how much (log).
+    throttle_rate, throttle_size, throttle_launches: how likely a launch starts a throttled stretch, how much slower
+        that is (log), how many launches it lasts; throttle_told: whether the machine's state shows it.
+    disconnect_rate: how likely a launch is lost with the connection.
+    """
+
+    launch_sd: float = 0.0
+    iteration_sd: float = 0.01
+    drift_sd: float = 0.0
+    spike_rate: float = 0.0
+    spike_size: float = 0.7
+    throttle_rate: float = 0.0
+    throttle_size: float = 0.4
+    throttle_launches: int = 1
+    throttle_told: bool = False
+    disconnect_rate: float = 0.0
+
+
+class FakeDevice:
+    """See `Device`. Launches take no time; what they say follows from the noise and the seed alone."""
+
+    runtime = RUNTIME
+
+    def __init__(
+        self,
+        label: str = RUNTIME,
+        noise: Noise = Noise(),
+        seed: int = 0,
+        options: TargetOptions = TargetOptions(),
+    ) -> None:
+        self.label = label
+        self.options = options
+        self._noise = noise
+        self._seed = seed
+        self._draw = np.random.default_rng(seed)
+        self._drift = 0.0
+        self._throttled = 0
+        self._throttle_events = 0
+
+    def facts(self) -> DeviceFacts:
+        """Its noise, and that it is none."""
+        noise = {"name": "a simulated device", "noise": str(self._noise), "seed": str(self._seed)}
+        return DeviceFacts(RUNTIME, "", None, noise, "none", self._state())
+
+    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+        """A copy of the ONNX file; its latency follows from its MACs and its nodes."""
+        from .macs import node_macs
+        from .onnx_graph import load_onnx
+
+        model = load_onnx(onnx_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.onnx"
+        shutil.copyfile(onnx_path, path)
+        latency = sum(node_macs(model).values()) / MACS_PER_MS + NODE_MS * len(model.graph.node)
+        content = path.read_bytes()
+        return Frozen(
+            str(path), hashlib.sha256(content).hexdigest(), len(content), {"fake_latency_ms": latency}
+        )
+
+    def engine(self, latency_ms: float) -> Frozen:
+        """An engine without a file, for simulations."""
+        digest = hashlib.sha256(repr(latency_ms).encode()).hexdigest()
+        return Frozen("", digest, 0, {"fake_latency_ms": latency_ms})
+
+    def adopt(self, engine: Path) -> Frozen:
+        """Only ONNX files have a latency here."""
+        raise CompressError(f"{engine}: the fake device runs .onnx files only; give the ONNX file")
+
+    def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """What onnxruntime computes."""
+        from . import onnxruntime
+
+        return onnxruntime.load(Path(frozen.path), TargetOptions()).run(feeds)
+
+    def launch(
+        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+    ) -> LaunchResult:
+        """One launch, in no time; DeviceLostError when the noise says so."""
+        noise, draw = self._noise, self._draw
+        if draw.random() < noise.disconnect_rate:
+            raise DeviceLostError(f"{self.label}: the connection was lost")
+        before = self._state()
+        self._drift += noise.drift_sd * draw.standard_normal()
+        level = self._drift + noise.launch_sd * draw.standard_normal() + self._throttling()
+        logs = level + noise.iteration_sd * draw.standard_normal(iterations)
+        logs += noise.spike_size * (draw.random(iterations) < noise.spike_rate)
+        latency_ns = frozen.settings["fake_latency_ms"] * 1e6
+        return LaunchResult(
+            load_ms=10.0,
+            first_inference_ms=2 * latency_ns / 1e6,
+            warmup_iterations=30,
+            warmup_s=0.0,
+            warmed_up=True,
+            calls_per_sample=1,
+            samples_ns=tuple(np.rint(latency_ns * np.exp(logs)).astype(int).tolist()),
+            settings=frozen.settings,
+            started_at=STARTED_AT,
+            before=before,
+            after=self._state(),
+            engine_sha256=frozen.sha256,
+            outputs_sha256=frozen.sha256,
+        )
+
+    def reconnect(self) -> None:
+        """It always comes back."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _throttling(self) -> float:
+        """How much slower (log) this launch is for the heat."""
+        if not self._throttled and self._draw.random() < self._noise.throttle_rate:
+            self._throttled = self._noise.throttle_launches
+        if not self._throttled:
+            return 0.0
+        self._throttled -= 1
+        self._throttle_events += 1
+        return self._noise.throttle_size
+
+    def _state(self) -> MachineState:
+        return MachineState(throttle_events=self._throttle_events if self._noise.throttle_told else None)

@@ -1,0 +1,118 @@
+"""A program that answers line by line, as `ssh` with an agent behind it: a true answer to each, or WireError."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from .wire import Body, Message, WireError, alive, decode, encode, lines, printable
+
+ALIVE_S = 5.0
+"""How often the other end is told that this one is there; it may be waiting for the next question for hours."""
+KILL_S = 5.0
+TOLD_LINES = 8
+
+
+class Connection:
+    """Started at once. The first WireError ends it: what comes later could belong to another question."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start the program; WireError when it cannot be."""
+        # a file, for nobody needs to read it while the program runs, and a process that it leaves may keep it open
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
+        try:
+            self._process = subprocess.Popen(
+                command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            )
+        except OSError as error:
+            self._errors.close()
+            raise WireError(f"{command[0]} cannot be started ({error.strerror})") from error
+        self.pid = self._process.pid
+        self._number = 0
+        self._heard = time.monotonic()
+        self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
+        self._incoming: SimpleQueue[Message | WireError] = SimpleQueue()
+        for thread in (self._write, self._read):
+            threading.Thread(target=thread, daemon=True).start()
+
+    def ask(self, body: Body, timeout_s: float, silence_s: float) -> Body:
+        """The answer; WireError when it does not come in `timeout_s`, or nothing at all comes for `silence_s`."""
+        self._number += 1
+        self._outgoing.put(encode(self._number, body))
+        self._heard = time.monotonic()
+        end = self._heard + timeout_s
+        while True:
+            now = time.monotonic()
+            if now >= end:
+                raise WireError(f"no answer to {body['do']!r} within {timeout_s:.0f} s")
+            if now >= self._heard + silence_s:
+                raise WireError(f"no sign of life for {silence_s:.0f} s")
+            try:
+                message = self._incoming.get(timeout=min(end, self._heard + silence_s) - now)
+            except Empty:
+                continue
+            if isinstance(message, WireError):
+                raise message
+            if message.id != self._number:
+                raise WireError(f"a line for question {message.id} came where {self._number} was asked")
+            if message.body is not None:
+                return message.body
+
+    def end(self, grace_s: float) -> str:
+        """Close the pipe, wait so long, then kill; the last lines of the program's error output."""
+        self._outgoing.put(None)
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):  # a process that the system itself holds back
+                self._process.wait(KILL_S)
+        return self._last_errors()
+
+    def _last_errors(self) -> str:
+        with self._errors:
+            size = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, size - (1 << 14)))
+            text = self._errors.read().decode("utf-8", "replace").replace("\r\n", "\n")
+        told = [line for line in printable(text).splitlines() if line.strip()]
+        return "\n".join(told[-TOLD_LINES:])
+
+    def _write(self) -> None:
+        """A thread of its own, for a program that stops reading blocks whoever writes."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        with pipe, suppress(OSError):  # the program is gone: its end of the other pipe tells
+            while True:
+                try:
+                    line = self._outgoing.get(timeout=ALIVE_S)
+                except Empty:
+                    line = alive(0)
+                if line is None:
+                    return
+                view = memoryview(line)
+                while view:
+                    view = view[pipe.write(view) :]
+
+    def _read(self) -> None:
+        pipe = self._process.stdout
+        assert pipe is not None
+        with pipe:
+            try:
+                for line in lines(self._chunk):
+                    self._incoming.put(decode(line))
+                self._incoming.put(WireError("the connection ended"))
+            except WireError as error:
+                self._incoming.put(error)
+
+    def _chunk(self) -> bytes:
+        pipe: Any = self._process.stdout
+        chunk: bytes = pipe.read(1 << 16)
+        self._heard = time.monotonic()
+        return chunk

@@ -1,0 +1,183 @@
+"""A device that is reached by SSH: an agent there builds and launches, and every file has one digest at both ends."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import CompressError
+from ..base import Feeds, TargetOptions
+from ..device import DeviceFacts, Frozen, require_frozen
+from ..launch import LaunchResult, result_of, save_feeds
+from .files import engine_files
+from .link import AgentLink, There
+from .ssh import SshHost, ssh_command
+from .wire import Body, digest, facts_of, frozen_from, unpacked
+
+__all__ = ["RemoteDevice", "SshHost"]
+
+
+class RemoteDevice:
+    """A device of another machine; see `Device`. The first call connects, and then holds the device's only lease.
+
+    command: what starts an agent and is the pipe to it, in place of ssh. After DeviceLostError every call raises it
+    again until `reconnect`. Engines are on this machine too, so they survive that: the same files go there again.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        runtime: str,
+        options: TargetOptions,
+        host: SshHost,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        self.label = label
+        self.runtime = runtime
+        self.options = options
+        lease = {"label": label, "runtime": runtime, "options": asdict(options), "workdir": host.workdir}
+        self._link = AgentLink(label, host, ssh_command(host) if command is None else command, lease)
+        self._engines: dict[str, list[Path]] = {}
+        self._packed: tuple[Feeds, bytes] | None = None
+
+    @property
+    def there(self) -> There | None:
+        """Who answers; None before the first call."""
+        return self._link.there
+
+    def facts(self) -> DeviceFacts:
+        """What the runtime and the system there say, and which edgepress measures there."""
+        facts = self._link.ask("facts", facts_of)
+        version = self.there.version if self.there is not None else __version__
+        return replace(facts, capabilities={**facts.capabilities, "edgepress": version})
+
+    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+        """Build there; the engine's files come to `folder`, each with the digest that it has there."""
+        content, fed = _whole(onnx_path), self._feeds(feeds)
+        sha256 = digest(content)
+        self._link.send([content, fed])
+        model = {"name": "model.onnx", "sha256": sha256}
+        frozen, built_from, files = self._link.ask("build", _built, model=model, feeds=digest(fed))
+        if built_from != sha256:
+            raise self._link.lose("it built from another ONNX file than was sent")
+        contents = [self._link.fetch(file["sha256"], file["bytes"]) for file in files]
+        if _engine_digest(contents) != frozen.sha256:
+            raise self._link.lose("the engine that came is not the one that it froze")
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / file["name"] for file in files]
+        for path, part in zip(paths, contents, strict=True):
+            path.write_bytes(part)
+        self._engines[frozen.sha256] = paths
+        self._link.engines_there.add(frozen.sha256)
+        return frozen
+
+    def adopt(self, engine: Path) -> Frozen:
+        """Take an engine file of this machine there, and open it once."""
+        if not engine.is_file():
+            raise CompressError(f"{engine}: there is no such file; give the engine that a build left")
+        paths = engine_files(engine)
+        frozen = self._sent(paths)
+        self._engines[frozen.sha256] = paths
+        return frozen
+
+    def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """One inference in the agent's process."""
+        return self._link.ask("outputs", _arrays, **self._ready(frozen, feeds))
+
+    def launch(
+        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+    ) -> LaunchResult:
+        """One launch there, in a process of its own; CompressError when it opened other files than were frozen."""
+        how = {"iterations": iterations, "warmup_s": warmup_s, "seconds": seconds}
+        result = self._link.ask("launch", result_of, **self._ready(frozen, feeds), **how)
+        require_frozen(frozen, result)
+        return result
+
+    def reconnect(self) -> None:
+        """Connect anew after a loss; DeviceLostError when the device stays away. Frozen engines stay valid."""
+        self._link.reconnect()
+
+    def close(self) -> None:
+        """Let the device go."""
+        self._link.close()
+
+    def _ready(self, frozen: Frozen, feeds: Feeds) -> Body:
+        """Have the engine and the inputs there, and name them."""
+        paths = self._engines.get(frozen.sha256)
+        if paths is None:
+            raise CompressError(
+                f"{self.label}: {frozen.path} was not frozen by this device; build or adopt it"
+            )
+        if frozen.sha256 not in self._link.engines_there:
+            again = self._sent(paths)
+            if again.sha256 != frozen.sha256:
+                raise CompressError(f"{paths[0]}: the engine changed since it was frozen; build it again")
+        fed = self._feeds(feeds)
+        self._link.send([fed])
+        return {"engine": frozen.sha256, "feeds": digest(fed)}
+
+    def _sent(self, paths: Sequence[Path]) -> Frozen:
+        """Have these files of an engine there, and opened."""
+        try:
+            contents = [path.read_bytes() for path in paths]
+        except OSError as error:
+            raise CompressError(f"{error.filename}: {error.strerror}; build the engine again") from error
+        self._link.send(contents)
+        files = [
+            {"name": path.name, "sha256": digest(part)} for path, part in zip(paths, contents, strict=True)
+        ]
+        frozen = self._link.ask("adopt", frozen_from, files=files)
+        if frozen.sha256 != _engine_digest(contents):
+            raise self._link.lose("it opened another engine than was sent")
+        self._link.engines_there.add(frozen.sha256)
+        return frozen
+
+    def _feeds(self, feeds: Feeds) -> bytes:
+        """The inputs as a file's bytes, made once for the same inputs."""
+        if self._packed is None or self._packed[0] is not feeds:
+            with tempfile.TemporaryDirectory() as folder:
+                self._packed = feeds, save_feeds(feeds, Path(folder)).read_bytes()
+        return self._packed[1]
+
+
+def _whole(onnx_path: Path) -> bytes:
+    """A model's bytes; CompressError when some of its weights are in other files, which are not sent."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    try:
+        content = onnx_path.read_bytes()
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # no such file, or protobuf's own error
+        raise CompressError(f"{onnx_path}: cannot be read as an ONNX model ({error})") from error
+    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise CompressError(
+            f"{onnx_path}: its weights are in other files, and one file is sent to a device; save it whole "
+            "(onnx.save with save_as_external_data=False)"
+        )
+    return content
+
+
+def _engine_digest(contents: Sequence[bytes]) -> str:
+    """As `worker.files_digest` makes it of files."""
+    return digest("\n".join(map(digest, contents)).encode())
+
+
+def _built(told: Body) -> tuple[Frozen, str, list[Body]]:
+    """Engine, digest of its ONNX file, and its files; ValueError for a name that would leave its folder."""
+    for file in told["files"]:
+        name = file["name"]
+        if name in (".", "..") or Path(name).name != name or "\\" in name:
+            raise ValueError(f"{name!r} is not a plain file name")
+    return frozen_from(told["frozen"]), told["onnx_sha256"], told["files"]
+
+
+def _arrays(told: str) -> list[np.ndarray[Any, Any]]:
+    return unpacked(base64.b64decode(told, validate=True))

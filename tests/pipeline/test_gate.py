@@ -1,0 +1,357 @@
+"""The gate: what it compares, what it says of each difference, and which exit code a CI job sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from edgepress.calibration.metric import Measurement
+from edgepress.cli import cli
+from edgepress.errors import CompressError, DeviceUnavailableError
+from edgepress.pipeline.device_file import find_devices
+from edgepress.pipeline.gate.accuracy import paired
+from edgepress.pipeline.gate.golden import difference, golden_path
+from edgepress.pipeline.gate.pairs import LaunchPlan
+from edgepress.pipeline.gate.record import GateRecord, Measure
+from edgepress.pipeline.gate.reports import github_annotations, html, junit_xml, markdown
+from edgepress.pipeline.gate.run import GatePlan, gate
+from edgepress.pipeline.gate.sequential import Limits
+from onnx import TensorProto, helper, numpy_helper
+
+FAKE = {"sim": find_devices(["fake"], None)["fake"]}
+QUICK = GatePlan(launches=LaunchPlan(iterations=11, warmup_s=0.1))
+
+
+def network(nodes: int = 1, scale: float = 1.0, width: int = 512) -> onnx.ModelProto:
+    """x (N, width) through so many multiplications: about 5.2 us each on the fake device, and 2 us for each node."""
+    weight = scale * np.random.default_rng(0).standard_normal((width, width)).astype(np.float32)
+    operators, tensor = [], "x"
+    for i in range(nodes):
+        result = "y" if i == nodes - 1 else f"t{i}"
+        operators.append(helper.make_node("MatMul", [tensor, "w"], [result], f"m{i}"))
+        tensor = result
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name in ("x", "y")]
+    graph = helper.make_graph(operators, "net", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """base: 50 multiplications; other: its values differ; slower: five more of them."""
+    for name, model in (
+        ("base", network(50, 0.04)),
+        ("other", network(50, 0.04 + 1e-7)),
+        ("slower", network(55, 0.04)),
+    ):
+        onnx.save(model, str(tmp_path / f"{name}.onnx"))
+    return tmp_path
+
+
+def verdict_of(record: GateRecord, name: str) -> Measure:
+    (found,) = [m for m in record.measures if m.name == name]
+    return found
+
+
+def test_a_model_against_itself_passes(models: Path) -> None:
+    record = gate(models / "base.onnx", models / "base.onnx", FAKE, QUICK)
+    assert (record.verdict, record.reason) == ("PASS", "All 3 measures hold.")
+    assert [(m.name, m.device, m.verdict) for m in record.measures] == [
+        ("size", "sim", "PASS"),
+        ("outputs", "sim", "PASS"),
+        ("latency", "sim", "PASS"),
+    ]
+
+
+def test_other_values_are_told_with_their_distance(models: Path) -> None:
+    record = gate(models / "base.onnx", models / "other.onnx", FAKE, QUICK)
+    found = verdict_of(record, "outputs")
+    assert (record.verdict, found.verdict) == ("FAIL", "FAIL")
+    assert found.reason.startswith("not those of the baseline: largest difference ")
+    assert "SQNR" in found.reason and "--accept" in found.reason
+    assert verdict_of(record, "size").verdict == "PASS"
+
+
+def test_a_larger_slower_model_fails_in_each_measure(models: Path) -> None:
+    record = gate(models / "base.onnx", models / "slower.onnx", FAKE, QUICK)
+    assert [m.verdict for m in record.measures] == ["FAIL", "FAIL", "FAIL"]
+    grown = (models / "slower.onnx").stat().st_size - (models / "base.onnx").stat().st_size
+    assert verdict_of(record, "size").reason.startswith(f"{grown} bytes more than the baseline")
+    latency = verdict_of(record, "latency")
+    assert "slower than the tolerance of 1 %" in latency.reason
+    assert latency.p is not None and latency.p <= 0.01
+
+
+def test_a_faster_candidate_passes(models: Path) -> None:
+    record = gate(models / "slower.onnx", models / "base.onnx", FAKE, QUICK)
+    assert verdict_of(record, "latency").verdict == "PASS"
+    assert verdict_of(record, "size").verdict == "PASS"
+
+
+def test_raw_samples_and_digests_are_in_the_record(models: Path, tmp_path: Path) -> None:
+    record = gate(models / "base.onnx", models / "base.onnx", FAKE, QUICK)
+    back = GateRecord.model_validate_json(record.write(tmp_path).read_text())
+    assert back == record
+    (device,) = back.devices
+    rows = device.latency.launches
+    assert len(rows) % 2 == 0 and all(len(row.samples_ns) == 11 for row in rows)
+    assert {frozenset((a.side, b.side)) for a, b in zip(rows[::2], rows[1::2], strict=True)} == {
+        frozenset(("baseline", "candidate"))
+    }
+    assert {row.side for row in rows[::2]} == {"baseline", "candidate"}  # the order within a pair is random
+    assert device.baseline.engine_sha256 == device.candidate.engine_sha256
+
+
+def test_real_engines_are_frozen_and_timed(models: Path) -> None:
+    plan = GatePlan(Limits(looks=(2,)), LaunchPlan(iterations=11, warmup_s=0.1))
+    record = gate(models / "base.onnx", models / "base.onnx", find_devices(["onnxruntime"], None), plan)
+    (device,) = record.devices
+    assert len(device.latency.launches) == 4
+    assert verdict_of(record, "outputs").verdict == "PASS"
+
+
+# Bad input
+
+
+def test_a_device_that_is_not_here(models: Path) -> None:
+    with pytest.raises(DeviceUnavailableError, match="OpenVINO has no device 'NPX'"):
+        gate(models / "base.onnx", models / "base.onnx", find_devices(["openvino:NPX"], None), QUICK)
+
+
+def test_models_of_other_interfaces(models: Path) -> None:
+    onnx.save(network(width=256), str(models / "narrow.onnx"))
+    with pytest.raises(CompressError, match=r"narrow\.onnx takes the inputs x 1 x 256, and .* x 1 x 512"):
+        gate(models / "base.onnx", models / "narrow.onnx", FAKE, QUICK)
+
+
+def test_nothing_there(models: Path) -> None:
+    with pytest.raises(CompressError, match="no such file or folder; give a run folder"):
+        gate(models / "base.onnx", models / "gone.onnx", FAKE, QUICK)
+
+
+def test_a_folder_without_a_run(models: Path) -> None:
+    with pytest.raises(CompressError, match="not a run folder"):
+        gate(models / "base.onnx", models, FAKE, QUICK)
+
+
+# Golden files
+
+
+def compress(*arguments: object) -> Result:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="compress")
+    assert "Traceback" not in result.output
+    return result
+
+
+def gated(folder: Path, baseline: str, candidate: str, *more: object) -> Result:
+    return compress(
+        "gate", "--baseline", folder / baseline, "--candidate", folder / candidate, "-d", "fake", "--golden",
+        folder / "golden", "-o", folder / "out", *more,
+    )  # fmt: skip
+
+
+def accepted(folder: Path, candidate: str) -> Result:
+    return compress(
+        "gate", "--accept", "--candidate", folder / candidate, "-d", "fake", "--golden", folder / "golden"
+    )
+
+
+def test_what_a_person_accepted_is_the_reference(models: Path) -> None:
+    assert gated(models, "base.onnx", "other.onnx").exit_code == 3
+    result = accepted(models, "other.onnx")
+    assert result.exit_code == 0 and "golden/fake.json; commit it" in result.output.replace("\n", "")
+    assert gated(models, "base.onnx", "other.onnx").exit_code == 0
+    result = gated(models, "base.onnx", "base.onnx")
+    assert result.exit_code == 3
+    record = GateRecord.model_validate_json((models / "out" / "gate.json").read_text())
+    assert verdict_of(record, "outputs").reason.startswith("not those of what was accepted at ")
+
+
+def test_a_golden_file_of_other_inputs_is_refused(models: Path) -> None:
+    accepted(models, "base.onnx")
+    result = gated(models, "base.onnx", "base.onnx", "--seed", "7")
+    assert result.exit_code == 2
+    assert (
+        "fake.json: was accepted on other inputs (shapes, batch, seed or --inputs); accept it anew"
+        in result.output
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"device": "fake"}', '{"schema_version": 1, "device": 3}'],
+    ids=["empty", "cut", "a list", "incomplete", "wrong"],
+)
+def test_a_damaged_golden_file_is_named(models: Path, content: str) -> None:
+    accepted(models, "base.onnx")
+    golden_path(models / "golden", "fake").write_text(content)
+    result = gated(models, "base.onnx", "base.onnx")
+    assert result.exit_code == 2
+    assert "fake.json: not a golden file" in result.output and "accept it anew" in result.output
+
+
+def test_a_devices_name_makes_no_path() -> None:
+    assert golden_path(Path("golden"), "openvino:CPU") == Path("golden/openvino-CPU.json")
+    assert golden_path(Path("golden"), "../x/y") == Path("golden/..-x-y.json")
+
+
+def test_differences_in_words() -> None:
+    values = [np.array([3.0, 4.0], np.float32)]
+    assert (
+        difference([[3.0, 3.5]], values) == "largest difference 0.5, SQNR 19.3 dB"
+    )  # 10 log10(21.25 / 0.25)
+    assert difference([[3.0]], values) == "the shapes differ"
+    assert difference(None, values) == "the bits differ"
+
+
+# Accuracy
+
+
+def measurement(scores: list[float]) -> Measurement:
+    return Measurement("top1", float(np.mean(scores)), len(scores), (0, 1), "test", np.array(scores))
+
+
+def test_accuracy_is_a_paired_test() -> None:
+    """Of 100 samples 10 are right before and wrong after, 1 the other way: 12 / 2^11 one-sided."""
+    before, after = [1.0] * 90 + [1.0] * 9 + [0.0], [1.0] * 90 + [0.0] * 9 + [1.0]
+    found = paired(measurement(before), measurement(after))
+    assert found.p == pytest.approx((1 + 10) / 2**10)
+    assert found.drop == pytest.approx(0.08)
+    same = paired(measurement(before), measurement(before))
+    assert (same.p, same.drop, same.ci95) == (1.0, 0.0, (0.0, 0.0))
+
+
+def test_a_metric_of_the_users_own_is_tested_by_t() -> None:
+    draw = np.random.default_rng(0)
+    before = draw.uniform(0, 1, 50)
+    found = paired(
+        measurement(list(before)), measurement(list(before - 0.1 + 0.01 * draw.standard_normal(50)))
+    )
+    assert found.p < 1e-6 and found.drop == pytest.approx(0.1, abs=0.01)
+
+
+def test_accuracy_of_real_engines_on_a_recipes_data(tmp_path: Path) -> None:
+    """The digits CNN, and the same without its last layer's weights."""
+    recipe = Path(__file__).parents[2] / "examples" / "digits" / "cnn.yaml"
+    float_path = exported_digits(tmp_path / "float.onnx", 1.0)
+    broken_path = exported_digits(tmp_path / "broken.onnx", 0.0)
+    plan = GatePlan(
+        Limits(looks=(2,)),
+        LaunchPlan(iterations=11, warmup_s=0.1),
+        batch=64,
+        data=recipe,
+        golden=tmp_path / "golden",
+    )
+    record = gate(float_path, broken_path, find_devices(["onnxruntime"], None), plan)
+    found = verdict_of(record, "accuracy")
+    assert found.verdict == "FAIL" and found.p is not None and found.p < 1e-6
+    assert found.baseline == "top1 99.78 %" and "points, 95 % interval" in found.reason
+
+
+def exported_digits(path: Path, keep: float) -> Path:
+    """The digits CNN; `keep` scales its last layer's weights."""
+    from edgepress.pipeline.export import export
+    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.recipe_file import read_recipe
+    from torch import ones
+
+    recipe = Path(__file__).parents[2] / "examples" / "digits" / "cnn.yaml"
+    model = ingest(read_recipe(recipe).model, (ones(2, 1, 32, 32),), folder=recipe.parent)
+    list(model.module.parameters())[-2].data.mul_(keep)
+    return export(model, path)
+
+
+# Reports and exit codes
+
+
+@pytest.mark.parametrize(
+    ("candidate", "code", "words"),
+    [("base.onnx", 0, "PASS: All 3 measures hold."), ("slower.onnx", 3, "FAIL: size on fake")],
+)
+def test_exit_codes_and_files(models: Path, candidate: str, code: int, words: str) -> None:
+    result = gated(models, "base.onnx", candidate)
+    assert result.exit_code == code and words in result.output
+    assert sorted(p.name for p in (models / "out").iterdir()) == [
+        "gate.html",
+        "gate.json",
+        "gate.md",
+        "junit.xml",
+    ]
+
+
+def test_a_noisy_device_is_inconclusive(models: Path) -> None:
+    (models / "devices.yaml").write_text("devices:\n  wild: { runtime: fake, noise: { launch_sd: 0.5 } }\n")
+    result = compress(
+        "gate", "--baseline", models / "base.onnx", "--candidate", models / "base.onnx", "-d", "wild",
+        "--devices", models / "devices.yaml", "-o", models / "out",
+    )  # fmt: skip
+    assert result.exit_code == 4
+    assert "too noisy here to tell after all pairs; measure on a quieter machine" in " ".join(
+        result.output.split()
+    )
+    suite = ElementTree.fromstring((models / "out" / "junit.xml").read_text()).find("testsuite")
+    assert [case.find("skipped") is not None for case in suite] == [False, False, True]
+
+
+def test_json_is_one_document(models: Path) -> None:
+    result = gated(models, "base.onnx", "base.onnx", "--json")
+    assert GateRecord.model_validate(json.loads(result.stdout)).verdict == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--candidate", "x.onnx", "-d", "fake"], "--baseline is missing"),
+        (
+            ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--tolerance", "5"],
+            "must be below --budget 5",
+        ),
+        (["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fakes"], "did you mean 'fake'?"),
+    ],
+    ids=["no baseline", "tolerance", "device"],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    result = compress("gate", *arguments)
+    assert result.exit_code == 2 and message in result.output
+
+
+def test_github_gets_annotations_and_a_summary(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = models / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    result = gated(models, "base.onnx", "slower.onnx")
+    lines = [line for line in result.output.splitlines() if line.startswith("::")]
+    assert [line.partition("::")[2].split(" on ")[0] for line in lines] == [
+        "error title=FAIL size",
+        "error title=FAIL outputs",
+        "error title=FAIL latency",
+    ]
+    assert summary.read_text().startswith("## Gate: FAIL\n")
+    gated(models, "base.onnx", "base.onnx")
+    assert summary.read_text().count("## Gate: ") == 2  # the summary of earlier steps stays
+
+
+HOSTILE = "a|b<script>\n::error::x\x1b[31m%0A"
+
+
+def test_untrusted_names_do_nothing_in_reports(models: Path) -> None:
+    record = gate(models / "base.onnx", models / "slower.onnx", FAKE, QUICK)
+    measure = record.measures[0].model_copy(update={"device": HOSTILE, "reason": HOSTILE})
+    device = record.devices[0].model_copy(update={"label": HOSTILE})
+    hostile = record.model_copy(update={"measures": [measure], "devices": [device], "reason": HOSTILE})
+    (line,) = github_annotations(hostile)
+    assert "\n" not in line and line.startswith("::error title=") and line.endswith("%250A")
+    assert "<script>" not in html(hostile) and "\x1b" not in html(hostile)
+    assert "<script>" not in markdown(hostile) and "a\\|b" in markdown(hostile)
+    ElementTree.fromstring(junit_xml(hostile))
+
+
+def test_the_page_shows_every_pair(models: Path) -> None:
+    record = gate(models / "base.onnx", models / "slower.onnx", FAKE, QUICK)
+    page = html(record)
+    assert page.count("<circle") == len(record.devices[0].latency.launches) // 2
+    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
