@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import CompressError, ExitCode
 from .devices import devices
 from .gate import gate
+from .history import history
 from .inspect import inspect, lint
 from .listing import doctor, passes, targets
 from .output import debug_option, debugging
@@ -88,7 +89,7 @@ def cli() -> None:
 
 
 for _command in (
-    init, run, demo, inspect, profile, gate, devices, report, lint, pack, unpack, doctor, passes, targets,
+    init, run, demo, inspect, profile, gate, devices, history, report, lint, pack, unpack, doctor, passes, targets,
 ):  # fmt: skip
     cli.add_command(_command)
 
