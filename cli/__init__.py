@@ -17,7 +17,8 @@ from .listing import doctor, passes, targets
 from .output import debug_option, debugging
 from .pack import pack, unpack
 from .profile import profile
-from .run import demo, init, report, run
+from .report import report
+from .run import demo, init, run
 
 _USERS_OWN = frozenset(
     {

@@ -1,4 +1,4 @@
-"""`compress init`, `run`, `demo` and `report`: from a recipe to a verdict and its reports."""
+"""`compress init`, `run` and `demo`: from a recipe to a verdict and its reports."""
 
 from __future__ import annotations
 
@@ -122,29 +122,6 @@ def demo(resume: bool, folder: Path | None, as_json: bool) -> int:
 
     recipe = Path(str(files("edgepress.examples.digits") / "cnn.yaml"))
     return _run(recipe, folder, not resume, False, None, as_json)
-
-
-@click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@common_options
-def report(run_folder: Path, as_json: bool) -> None:
-    """Write report.html, report.md and junit.xml of the folder RUN again, from its run.json alone.
-
-    \b
-    Example:
-      compress report runs/recipe
-    """
-    from ..pipeline.report import load_run, render_terminal, write_reports
-
-    record = load_run(run_folder)
-    paths = write_reports(record, run_folder if run_folder.is_dir() else run_folder.parent)
-    if as_json:
-        written = [str(path) for path in paths]
-        print_json({"verdict": record.verdict, "reason": record.reason, "reports": written})
-        return
-    console().print(render_terminal(record))
-    for path in paths:
-        say(f"wrote {path}")
 
 
 def _run(
