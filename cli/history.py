@@ -96,7 +96,7 @@ def show(path: Path, model: str | None, device: str | None, output: Path | None,
 )
 @common_options
 def add(run_folder: Path, path: Path, commit: str | None, as_json: bool) -> None:
-    """Add what the folder RUN measured to the history; what it holds already is not added again.
+    """Add what the folder RUN, of compress run or gate, measured to the history; what it holds is not added again.
 
     \b
     Example:
@@ -104,14 +104,17 @@ def add(run_folder: Path, path: Path, commit: str | None, as_json: bool) -> None
       compress history add runs/recipe --file /srv/history.jsonl --commit abc1234
     """
     from ..pipeline.commit import current_commit
+    from ..pipeline.history.gates import load_gate, points_of_gate
     from ..pipeline.history.points import append, points_of_run, untimed
     from ..pipeline.report import load_run
 
-    record = load_run(run_folder)
     commit = current_commit() if commit is None else commit
-    points = points_of_run(record, commit, str(run_folder))
+    if (run_folder / "gate.json").is_file():
+        points, left_out = points_of_gate(load_gate(run_folder), commit, str(run_folder)), []
+    else:
+        record = load_run(run_folder)
+        points, left_out = points_of_run(record, commit, str(run_folder)), untimed(record)
     added = append(path, points)
-    left_out = untimed(record)
     if as_json:
         dumped = [point.model_dump(mode="json") for point in added]
         print_json(
@@ -119,8 +122,9 @@ def add(run_folder: Path, path: Path, commit: str | None, as_json: bool) -> None
         )
         return
     where = f"at {commit}" if commit else "without a commit"
+    name = ", ".join(dict.fromkeys(point.model for point in points))
     held = f", {len(points) - len(added)} held already" if len(added) < len(points) else ""
-    say(f"{path}: {len(added)} point{'s' * (len(added) != 1)} of {record.name} {where} added{held}")
+    say(f"{path}: {len(added)} point{'s' * (len(added) != 1)} of {name} {where} added{held}")
     for reason in left_out:
         say(f"left out: {reason}")
 

@@ -256,14 +256,20 @@ def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> B
 # -- the file
 
 
-def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:
+def shipped(artefacts: Sequence[ArtefactRecord]) -> tuple[str, int] | None:
+    """Name and bytes of the file that is shipped: model.l2z, else model.onnx; None when neither was written."""
     if packed := [a for a in artefacts if a.kind == "l2z"]:
-        return _size("model.l2z", limit, packed[0].bytes)
+        return "model.l2z", packed[0].bytes
     files = [a for a in artefacts if a.path.startswith("model.onnx")]
-    if not any(a.kind == "onnx" for a in files):
-        return _unmeasured("size of model.onnx", byte_size(limit), "no model.onnx was exported.")
     # Weights over 2 GB lie beside the model, in model.onnx.data.
-    return _size("model.onnx", limit, sum(a.bytes for a in files))
+    return ("model.onnx", sum(a.bytes for a in files)) if any(a.kind == "onnx" for a in files) else None
+
+
+def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:
+    found = shipped(artefacts)
+    if found is None:
+        return _unmeasured("size of model.onnx", byte_size(limit), "no model.onnx was exported.")
+    return _size(found[0], limit, found[1])
 
 
 def _size(file: str, limit: int, size: int) -> BudgetRecord:

@@ -154,7 +154,7 @@ def summarize(launches: Sequence[LaunchSamples]) -> LatencySummary:
     """The statistics of the launches of ONE contender (at least two)."""
     results = [x.result for x in launches]
     medians = [r.median_ns / 1e6 for r in results]
-    centre, half = _log_interval(medians)
+    centre, half = log_interval(medians)
     pooled = np.concatenate([np.asarray(r.samples_ns, dtype=np.float64) for r in results]) / 1e6
     n = len(pooled)
     notes = [f"n = {n}, p{round(q * 100)} needs {needed}" for q, needed in NEEDED.items() if n < needed]
@@ -189,11 +189,11 @@ def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSample
 
 def paired(baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
     """The same of times that belong together one by one."""
-    centre, half = _log_interval([one / other for one, other in zip(baseline, compressed, strict=True)])
+    centre, half = log_interval([one / other for one, other in zip(baseline, compressed, strict=True)])
     return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(baseline))
 
 
-def _log_interval(values: Sequence[float]) -> tuple[float, float]:
+def log_interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean of the logarithms, and the half-width of its 95 % Student's t interval."""
     from scipy.stats import t
 

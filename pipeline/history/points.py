@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from ...errors import CompressError
-from ..judge import target_label
-from ..result import ArtefactRecord, Record, RunRecord
+from ..judge import shipped, target_label
+from ..result import Record, RunRecord
 
 try:
     import fcntl
@@ -128,9 +128,9 @@ def _measured(record: RunRecord) -> Iterator[dict[str, Any]]:
     if record.steps:
         last = record.steps[-1].metric
         yield from _number("", "metric", last.name, last.value, last.ci95)
-    size = _judged_bytes(record.artefacts)
-    if size is not None:
-        yield from _number("", "bytes", "B", size, None)
+    file = shipped(record.artefacts)
+    if file is not None:
+        yield from _number("", "bytes", "B", file[1], None)
 
 
 def _number(
@@ -140,15 +140,6 @@ def _number(
     if math.isfinite(value):
         known = ci95 if ci95 is not None and all(map(math.isfinite, ci95)) else None
         yield {"device": device, "measure": measure, "unit": unit, "value": value, "ci95": known}
-
-
-def _judged_bytes(artefacts: Sequence[ArtefactRecord]) -> int | None:
-    """What `budgets.bytes` is judged on: model.l2z, else model.onnx with the weights beside it."""
-    packed = [a.bytes for a in artefacts if a.kind == "l2z"]
-    exported = [a for a in artefacts if a.path.startswith("model.onnx")]
-    if packed or not any(a.kind == "onnx" for a in exported):
-        return packed[0] if packed else None
-    return sum(a.bytes for a in exported)
 
 
 # -- the file

@@ -355,3 +355,19 @@ def test_the_page_shows_every_pair(models: Path) -> None:
     page = html(record)
     assert page.count("<circle") == len(record.devices[0].latency.launches) // 2
     assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
+
+
+def test_a_gate_adds_its_candidate_to_the_history(models: Path) -> None:
+    gated(models, "base.onnx", "slower.onnx")
+    result = compress("history", "add", models / "out", "--file", models / "h.jsonl", "--commit", "abc")
+    assert "2 points of slower at abc added" in result.output
+    lines = [json.loads(line) for line in (models / "h.jsonl").read_text().splitlines()]
+    assert [(p["model"], p["device"], p["measure"]) for p in lines] == [
+        ("slower", "fake", "latency_ms"),
+        ("slower", "fake", "bytes"),
+    ]
+    record = GateRecord.model_validate_json((models / "out" / "gate.json").read_text())
+    medians = [r.median_ms for r in record.devices[0].latency.launches if r.side == "candidate"]
+    low, high = lines[0]["ci95"]
+    assert low < lines[0]["value"] < high
+    assert lines[0]["value"] == pytest.approx(float(np.median(medians)))

@@ -1,0 +1,98 @@
+"""The files to paste into a CI: their steps are run here, as they stand, in a repository with a recipe."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CI = ROOT / "docs" / "ci"
+pytestmark = pytest.mark.skipif(not CI.is_dir(), reason="needs a checkout")
+
+RECIPE = """\
+name: digits
+model:
+  source: edgepress.examples.digits.models:cnn
+  weights: package:edgepress.examples.digits/cnn.safetensors
+data:
+  source: edgepress.examples.digits.data:digits
+  calibration_samples: 64
+passes:
+  - quantize: {}
+targets: [openvino:CPU]
+measure: {pairs: 2, iterations: 11, warmup_s: 0.1}
+"""
+QUICK = "devices:\n  openvino:CPU: { runtime: fake, noise: { launch_sd: 0.001 } }\n"
+"""The CI files gate on openvino:CPU; a devices.yaml that names a fake one so lets their steps take seconds."""
+
+
+def steps_of(name: str) -> list[str]:
+    """What a CI file runs, line by line, without the installation of edgepress, which is here already."""
+    text = (CI / name).read_text()
+    if name == "github.yml":
+        steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
+        lines = [line for step in steps for line in step.get("run", "").splitlines()]
+    elif name == "gitlab.yml":
+        lines = yaml.safe_load(text)["edgepress"]["script"]
+    else:
+        lines = [text]
+    return [line for line in lines if "pip install" not in line]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a recipe on the branch main, whose remote `origin` is itself."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "devices.yaml").write_text(QUICK)
+    for command in (
+        "git init -q -b main",
+        "git add recipe.yaml devices.yaml",
+        "git -c user.name=a -c user.email=a@b commit -q -m recipe",
+        "git remote add origin .",
+        "git fetch -q origin",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["github.yml", "gitlab.yml", "pre-push.sh"])
+def test_the_steps_run_as_they_stand(name: str, repository: Path) -> None:
+    summary = repository / "summary.md"
+    if name == "github.yml":  # what actions/checkout does in the second step
+        shutil.copytree(repository / ".git", repository / ".baseline" / ".git")
+        subprocess.run(["git", "checkout", "-q", "."], cwd=repository / ".baseline", check=True)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    script = "set -e\n" + "\n".join(steps_of(name))
+    done = subprocess.run(
+        ["sh", "-c", script, "sh"], cwd=repository, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: All 4 measures hold." in done.stdout
+    assert (repository / "gate" / "junit.xml").is_file()
+    assert summary.read_text().startswith("## Gate: PASS\n")
+
+
+def test_every_line_of_the_files_is_a_command_that_there_is() -> None:
+    from edgepress.cli import cli
+
+    for name in ("github.yml", "gitlab.yml", "pre-push.sh"):
+        lines = [
+            line for text in steps_of(name) for line in text.splitlines() if line.startswith("compress ")
+        ]
+        assert lines
+        for line in lines:
+            command = cli.commands[line.split()[1]]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert set(re.findall(r"(?<= )--[a-z-]+", line)) <= known
