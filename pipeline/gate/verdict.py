@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..report_text import between, byte_size, metric_value, ms, signed
+from ..report_text import byte_size, metric_value, ms, signed
 from .accuracy import Paired
 from .record import LatencyResult, Measure, Verdict
 from .sequential import Limits, holm
@@ -48,7 +48,7 @@ def outputs_measure(device: str, same: bool, difference: str, against: str) -> M
 def accuracy_measure(device: str, found: Paired) -> Measure:
     """The paired test of a metric; its verdict is settled with the other tests."""
     low, high = found.ci95
-    drop = f"{signed(-100 * found.drop)} points, 95 % interval {between(signed(-100 * high), signed(-100 * low))}"
+    drop = f"{signed(-100 * found.drop)} points, 95 % interval {signed(-100 * high)} to {signed(-100 * low)}"
     return Measure(
         name="accuracy",
         device=device,
@@ -75,7 +75,7 @@ def latency_measure(device: str, found: LatencyResult) -> Measure:
         )
     typical = last.difference_ms / (last.ratio - 1) if last.ratio != 1 else _baseline_ms(found)
     change = f"{signed(100 * (last.ratio - 1), 1)} %"
-    bounds = between(f"{signed(100 * (last.lower - 1), 1)}", f"{signed(100 * (last.upper - 1), 1)} %")
+    bounds = f"{signed(100 * (last.lower - 1), 1)} to {signed(100 * (last.upper - 1), 1)} %"
     return Measure(
         name="latency",
         device=device,
