@@ -57,7 +57,7 @@ class PlainLines:
             if now - said > PLAIN_INTERVAL_S:
                 said = now
                 line = f"  {description}: {done}" + (f" of {total}" if total else "")
-                if total:
+                if total and done:
                     line += f", {_minutes((total - done) * (now - started) / done)} left"
                 self.say(line + (f", {status()}" if status else ""))
             yield item

@@ -4,8 +4,8 @@
     python benchmarks/gate_real.py MODEL.onnx                       # 30 gates of each kind; half an hour to an hour
     python benchmarks/gate_real.py MODEL.onnx --gates 5 --device onnxruntime
 
-The extra layer is a convolution with an identity kernel, at the place where it costs nearest to the slowdown asked
-for, as timed side by side in one process; the outputs stay the same. Every gate measures anew, interleaved. Exit
+The extra layer, or two, is a convolution with an identity kernel, at the place where it costs nearest to the slowdown
+asked for, as timed side by side in one process; the outputs stay the same. Every gate measures anew, interleaved. Exit
 code 1 when a gate fails identical builds, or when more than one in fifteen slowdowns is not caught.
 """
 
@@ -26,7 +26,6 @@ from edgepress.pipeline.device_file import DeviceSection, find_devices
 from edgepress.pipeline.gate.pairs import LaunchPlan
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.random_inputs import batch_of, random_feeds
-from edgepress.progress import for_stream
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.latency import Contender, measure_side_by_side, paired
@@ -35,6 +34,8 @@ from reporting import environment, markdown_table, provenance, write
 
 PACKAGES = ("edgepress", "openvino", "onnxruntime", "numpy", "scipy")
 PLACES = 8
+NEAR = 0.003
+"""How near a measured slowdown must be to the one asked for; else a second layer makes up for the rest."""
 CAUGHT = 28 / 30
 
 
@@ -101,18 +102,28 @@ def slowed(model: Path, section: DeviceSection, wanted: float, folder: Path) -> 
     batch, varies = batch_of(graph, 0)
     feeds = random_feeds(graph, batch, 0)
     options = section.options(batch if varies else 0)
-    tried = {}
-    for place in for_stream().track(_places(graph, batch), "measuring extra layers", None):
-        path = folder / f"slower-{len(tried)}.onnx"
-        onnx.save(_with_layer(graph, place), str(path))
-        tried[path] = _slowdown(model, path, section.runtime, options, feeds, folder)
-        print(
-            f"  {place.kernel}x{place.kernel} behind {place.tensor}: {100 * tried[path]:+.1f} %", flush=True
-        )
-        if abs(tried[path] - wanted) < 0.003:
-            break
-    best = min(tried, key=lambda path: abs(tried[path] - wanted))
-    return best, tried[best]
+    costs: dict[Place, float] = {}
+
+    def cost(*layers: Place) -> tuple[Path, float]:
+        path = folder / f"slower-{len(list(folder.glob('slower-*.onnx')))}.onnx"
+        changed = graph
+        for number, place in enumerate(layers):
+            changed = _with_layer(changed, place, number)
+        onnx.save(changed, str(path))
+        found = _slowdown(model, path, section.runtime, options, feeds, folder)
+        told = " and ".join(f"{place.kernel}x{place.kernel} behind {place.tensor}" for place in layers)
+        print(f"  {told}: {100 * found:+.1f} %", flush=True)
+        return path, found
+
+    for place in _places(graph, batch):
+        path, costs[place] = cost(place)
+        if abs(costs[place] - wanted) < NEAR:
+            return path, costs[place]
+    below = [place for place in costs if 0 < costs[place] < wanted] or list(costs)
+    first = max(below, key=lambda place: costs[place])
+    others = [place for place in costs if place.tensor != first.tensor]
+    second = min(others, key=lambda place: abs(costs[first] + costs[place] - wanted))
+    return cost(first, second)
 
 
 def _places(graph: onnx.ModelProto, batch: int) -> list[Place]:
@@ -136,22 +147,24 @@ def _places(graph: onnx.ModelProto, batch: int) -> list[Place]:
     return middle[:: max(1, len(middle) // PLACES)]
 
 
-def _with_layer(graph: onnx.ModelProto, place: Place) -> onnx.ModelProto:
-    """A copy with an identity convolution behind the place."""
+def _with_layer(graph: onnx.ModelProto, place: Place, number: int = 0) -> onnx.ModelProto:
+    """A copy with an identity convolution behind the place; `number` makes its names its own."""
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     weight = np.zeros((place.channels, place.channels, place.kernel, place.kernel), np.float32)
     weight[range(place.channels), range(place.channels), place.kernel // 2, place.kernel // 2] = 1
     nodes = list(changed.graph.node)
     index = next(i for i, node in enumerate(nodes) if place.tensor in node.output)
-    behind = f"{place.tensor}_behind"
+    behind = f"{place.tensor}_behind{number}"
     for node in nodes[index + 1 :]:
         node.input[:] = [behind if name == place.tensor else name for name in node.input]
     pads = [place.kernel // 2] * 4
-    layer = helper.make_node("Conv", [place.tensor, "extra_weight"], [behind], "extra", pads=pads)
+    layer = helper.make_node(
+        "Conv", [place.tensor, f"extra_weight{number}"], [behind], f"extra{number}", pads=pads
+    )
     del changed.graph.node[:]
     changed.graph.node.extend([*nodes[: index + 1], layer, *nodes[index + 1 :]])
-    changed.graph.initializer.append(numpy_helper.from_array(weight, "extra_weight"))
+    changed.graph.initializer.append(numpy_helper.from_array(weight, f"extra_weight{number}"))
     return changed
 
 

@@ -55,7 +55,7 @@ CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.
     help="Difference in microseconds that nobody notices.",
 )  # fmt: skip
 @click.option(
-    "--iterations", type=click.IntRange(11), default=100, show_default=True, help="Timed inferences a launch."
+    "--iterations", type=click.IntRange(11), default=200, show_default=True, help="Timed inferences a launch."
 )
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."

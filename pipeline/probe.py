@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import exp, log
 from pathlib import Path
-from statistics import stdev
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from ..errors import CompressError
 from ..progress import Progress, Silent
 from ..targets.device import Device
+from ..targets.launch import paired_log_ratio
 from .device_file import DeviceSection, opened
 from .gate.pairs import LaunchPlan, launch_pairs
 from .gate.sequential import Limits, smallest_slowdown
@@ -56,7 +56,7 @@ class ProbePlan:
 
     model: Path | None = None
     pairs: int = 12
-    iterations: int = 60
+    iterations: int = 200
     seed: int = 0
 
 
@@ -93,30 +93,24 @@ def _probed(
         return told
     frozen = device.build(model, folder / device.label.replace(":", "-"), feeds)
     aside: list[str] = []
-    pairs = launch_pairs(
-        device, {"a": frozen, "b": frozen}, feeds, LaunchPlan(plan.iterations, seed=plan.seed), aside
-    )
-    medians = [
-        (pair["a"].median_ns, pair["b"].median_ns)
-        for _, pair in zip(
-            progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs), pairs, strict=False
-        )
-    ]
-    if len(medians) < plan.pairs:
+    pairs = launch_pairs(device, (frozen, frozen), feeds, LaunchPlan(plan.iterations, seed=plan.seed), aside)
+    counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
+    found = [pair for _, pair in zip(counted, pairs, strict=False)]
+    if len(found) < plan.pairs:
         raise CompressError(
             f"{device.label}: {len(aside)} pairs were lost, the last because {aside[-1]}; not fit to gate on"
         )
-    sd = stdev(log(b / a) for a, b in medians)
+    sd = stdev(paired_log_ratio(*pair) for pair in found)
     limits = Limits()
     return told.model_copy(
         update={
             "settings": {key: str(value) for key, value in frozen.settings.items()},
             "model": REFERENCE if plan.model is None else plan.model.name,
-            "pairs": len(medians),
-            "median_ms": exp(float(np.mean(np.log(medians)))) / 1e6,
+            "pairs": len(found),
+            "median_ms": median(launched.median_ns for pair in found for launched in pair) / 1e6,
             "sd": sd,
             "smallest_slowdown": smallest_slowdown(sd, limits),
-            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(medians)), limits),
+            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(found)), limits),
             "set_aside": aside,
         }
     )

@@ -13,7 +13,7 @@ from ..errors import CompressError, DeviceUnavailableError, ExitCode
 from . import TARGETS
 from .attribution import precision_shares
 from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
-from .launch import LaunchResult, LaunchSpec, launch, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, machine_state
 from .worker import files_digest
 
@@ -86,6 +86,11 @@ class Device(Protocol):
     ) -> LaunchResult:
         """One launch in a process of its own."""
 
+    def launch_pair(
+        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
+    ) -> tuple[LaunchResult, LaunchResult]:
+        """Two launches that take turns (`launch.launch_pair`), in an order that the seed decides."""
+
     def reconnect(self) -> None:
         """Try to reach a lost device again; DeviceLostError when it stays away. Engines frozen there may be gone."""
 
@@ -129,14 +134,27 @@ class LocalDevice:
         self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch; CompressError when the engine's files are not those that were frozen."""
+        result = launch(self._spec(frozen, feeds, iterations, warmup_s, seconds))
+        require_frozen(frozen, result)
+        return result
+
+    def launch_pair(
+        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
+    ) -> tuple[LaunchResult, LaunchResult]:
+        """Two launches in turns; CompressError as for one."""
+        first, second = (self._spec(frozen, feeds, iterations, warmup_s) for frozen in pair)
+        results = launch_pair(first, second, seed)
+        for frozen, result in zip(pair, results, strict=True):
+            require_frozen(frozen, result)
+        return results
+
+    def _spec(
+        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+    ) -> LaunchSpec:
         if self._saved is None or self._saved[0] is not feeds:
             self._saved = (feeds, save_feeds(feeds, self._folder))
         path = Path(frozen.path).resolve()
-        result = launch(
-            LaunchSpec(self.runtime, path, self.options, self._saved[1], iterations, warmup_s, seconds)
-        )
-        require_frozen(frozen, result)
-        return result
+        return LaunchSpec(self.runtime, path, self.options, self._saved[1], iterations, warmup_s, seconds)
 
     def reconnect(self) -> None:
         """This machine is not lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,15 @@ class FakeDevice:
             engine_sha256=frozen.sha256,
             outputs_sha256=frozen.sha256,
         )
+
+    def launch_pair(
+        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
+    ) -> tuple[LaunchResult, LaunchResult]:
+        """One after the other, in random order: drift and throttling come between, as they do on the worst machine."""
+        results = {}
+        for side in random.Random(seed).sample((0, 1), 2):
+            results[side] = self.launch(pair[side], feeds, iterations, warmup_s)
+        return results[0], results[1]
 
     def reconnect(self) -> None:
         """It always comes back."""

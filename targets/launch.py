@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import log
 from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Timer
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,6 +26,9 @@ from .base import Feeds, TargetOptions
 from .machine import MachineState
 
 NOTHING_KNOWN = MachineState()
+PACED = "--paced"
+BLOCK = 10
+"""Inferences in a turn of a launch that is measured beside another one."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +85,108 @@ class LaunchResult:
 
 def launch(spec: LaunchSpec, timeout_s: float = 600.0) -> LaunchResult:
     """Measure in a fresh process; CompressError with the end of its error output when it fails."""
-    told = {**asdict(spec), "path": str(spec.path), "feeds": str(spec.feeds)}
-    what = f"measuring {spec.path.name} on {spec.target}"
-    try:
-        done = subprocess.run(
-            # -P: a module in the current folder must not stand in for a runtime of the same name
-            [sys.executable, "-P", "-m", "edgepress.targets.worker"],
-            input=json.dumps(told),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise CompressError(
-            f"{what}: no result within {timeout_s:.0f} s; ask for fewer iterations"
-        ) from error
-    if done.returncode:
-        tail = "\n".join(done.stderr.strip().splitlines()[-8:]) or "it wrote no error output"
-        raise CompressError(f"{what}: the worker process ended with {_ending(done.returncode)}:\n{tail}")
-    return result_of(json.loads(done.stdout))
+    with _Worker(spec, timeout_s) as worker:
+        return worker.result()
+
+
+def launch_pair(
+    first: LaunchSpec, second: LaunchSpec, order_seed: int, timeout_s: float = 600.0
+) -> tuple[LaunchResult, LaunchResult]:
+    """Measure two engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
+
+    What disturbs a shared machine lasts for tenths of seconds to minutes: in turns it disturbs both alike, while each
+    still is a launch of its own. Sample i of both belongs to the same turn, i // BLOCK.
+    """
+    draw = random.Random(order_seed)
+    with _Worker(first, timeout_s, PACED) as one, _Worker(second, timeout_s, PACED) as other:
+        workers = [one, other]
+        for worker in draw.sample(workers, 2):  # one after the other, so that nothing runs beside a warm-up
+            worker.start()
+        left = min(first.iterations, second.iterations)
+        while left > 0:
+            for worker in draw.sample(workers, 2):
+                worker.take_turn(min(BLOCK, left))
+            left -= BLOCK
+        return one.result(), other.result()
+
+
+def paired_log_ratio(first: LaunchResult, second: LaunchResult) -> float:
+    """log of second over first: the median over turns of what the medians of a turn differ by."""
+    turns = range(0, min(len(first.samples_ns), len(second.samples_ns)), BLOCK)
+    ratios = [
+        log(median(second.samples_ns[i : i + BLOCK]) / median(first.samples_ns[i : i + BLOCK])) for i in turns
+    ]
+    return float(median(ratios))
+
+
+class _Worker:
+    """A process that measures one launch; gone when the `with` ends, and killed when it takes too long."""
+
+    def __init__(self, spec: LaunchSpec, timeout_s: float, *mode: str) -> None:
+        self._spec = spec
+        self._timeout_s = timeout_s
+        self._mode = mode
+        self._late = False
+
+    def __enter__(self) -> Self:
+        self._errors = tempfile.TemporaryFile("w+")  # closed by __exit__
+        # -P: a module in the current folder must not stand in for a runtime of the same name
+        command = [sys.executable, "-P", "-m", "edgepress.targets.worker", *self._mode]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
+        self._watch = Timer(self._timeout_s, self._give_up)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.cancel()
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+    def start(self) -> None:
+        """Load and warm up, and wait for the turns."""
+        self._ask({**asdict(self._spec), "path": str(self._spec.path), "feeds": str(self._spec.feeds)})
+        self._answer()
+
+    def take_turn(self, iterations: int) -> None:
+        """Time so many inferences now."""
+        self._ask(iterations)
+        self._answer()
+
+    def result(self) -> LaunchResult:
+        """What was measured, once nothing more is asked."""
+        if PACED not in self._mode:
+            self._ask({**asdict(self._spec), "path": str(self._spec.path), "feeds": str(self._spec.feeds)})
+        with suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        return result_of(self._answer())
+
+    def _ask(self, value: object) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # its end is told by the answer that does not come
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        what = f"measuring {self._spec.path.name} on {self._spec.target}"
+        code = self._process.wait()
+        if self._late:
+            raise CompressError(f"{what}: no result within {self._timeout_s:.0f} s; ask for fewer iterations")
+        self._errors.seek(0)
+        tail = "\n".join(self._errors.read().strip().splitlines()[-8:]) or "it wrote no error output"
+        raise CompressError(f"{what}: the worker process ended with {_ending(code)}:\n{tail}")
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
 
 
 def result_of(told: dict[str, Any]) -> LaunchResult:

@@ -1,4 +1,8 @@
-"""The process of one launch: `python -m edgepress.targets.worker`, spec on stdin, result on stdout, both JSON."""
+"""The process of one launch: `python -m edgepress.targets.worker`, spec on stdin, result on stdout, both JSON lines.
+
+With `--paced` it says when it is ready, times as many inferences as each further line asks for, and tells the result
+when its stdin ends: so two launches take turns.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ import numpy as np
 
 from ..errors import CompressError
 from .base import Engine, Feeds, Mode
-from .launch import LaunchResult, LaunchSpec, read_feeds, spec_of
+from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
 from .machine import energy_between, energy_joules, machine_state, peak_bytes, resident_bytes
 
 WINDOW = 10
@@ -28,55 +32,76 @@ AGREEMENT = 0.01
 SHORT_NS = 50_000
 GROUP_NS = 200_000
 """Inferences below SHORT_NS are timed in groups of about GROUP_NS, or the clock would weigh in."""
+SETTLING = 2
+"""Inferences after another process's turn that are not counted."""
 FLOOD = 8
 FLOOD_NS = 50_000_000
 """In throughput mode a sample is a flood of at least FLOOD inferences and about FLOOD_NS."""
 
 
-def measure(spec: LaunchSpec) -> LaunchResult:
-    """Load, first inference, warm-up and timed iterations, in this process."""
-    from . import TARGETS
+class Measurement:
+    """One launch as it goes on: loaded and warm once it is made, then timed in one go or block by block."""
 
-    if spec.target not in TARGETS:
-        raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")
-    feeds = read_feeds(spec.feeds)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    target = TARGETS[spec.target]
-    target.version()  # imports the library, which is no part of loading an engine
-    empty = resident_bytes()
-    begin = perf_counter_ns()
-    engine = target.load(spec.path, spec.options)
-    load_ms = (perf_counter_ns() - begin) / 1e6
-    begin = perf_counter_ns()
-    outputs = engine.run(feeds)
-    first_ms = (perf_counter_ns() - begin) / 1e6
-    timer = _timer(engine, feeds, spec.options.mode)
-    begin = perf_counter_ns()
-    warmup, warmed_up = _warm_up(timer, spec.warmup_s)
-    warmup_s = (perf_counter_ns() - begin) / 1e9
-    calls = _calls_per_sample(median(warmup[-WINDOW:]), spec.options.mode)
-    gpu = spec.options.device
-    before, energy = machine_state(gpu), energy_joules(gpu)
-    samples = _samples(timer, calls, spec)
-    used, peak = energy_between(energy, energy_joules(gpu)), peak_bytes()
-    return LaunchResult(
-        load_ms=load_ms,
-        first_inference_ms=first_ms,
-        warmup_iterations=len(warmup),
-        warmup_s=warmup_s,
-        warmed_up=warmed_up,
-        calls_per_sample=calls,
-        samples_ns=samples,
-        settings={str(key): str(value) for key, value in engine.settings.items()},
-        started_at=started,
-        before=before,
-        after=machine_state(gpu),
-        engine_sha256=files_digest(artefact.path for artefact in engine.artefacts),
-        outputs_sha256=outputs_digest(outputs),
-        peak_bytes=peak,
-        engine_memory_bytes=None if peak is None or empty is None else peak - empty,
-        joules=None if used is None else used / (len(samples) * calls),
-    )
+    def __init__(self, spec: LaunchSpec) -> None:
+        """Load, first inference, warm-up."""
+        from . import TARGETS
+
+        if spec.target not in TARGETS:
+            raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")
+        self._gpu = spec.options.device
+        feeds = read_feeds(spec.feeds)
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        target = TARGETS[spec.target]
+        target.version()  # imports the library, which is no part of loading an engine
+        self._empty = resident_bytes()
+        begin = perf_counter_ns()
+        self._engine = target.load(spec.path, spec.options)
+        self._load_ms = (perf_counter_ns() - begin) / 1e6
+        begin = perf_counter_ns()
+        self._outputs = self._engine.run(feeds)
+        self._first_ms = (perf_counter_ns() - begin) / 1e6
+        self._timer = _timer(self._engine, feeds, spec.options.mode)
+        begin = perf_counter_ns()
+        self._warmup, self._warmed_up = _warm_up(self._timer, spec.warmup_s)
+        self._warmup_s = (perf_counter_ns() - begin) / 1e9
+        self._calls = _calls_per_sample(median(self._warmup[-WINDOW:]), spec.options.mode)
+        self._samples: list[int] = []
+        self._before, self._energy = machine_state(self._gpu), energy_joules(self._gpu)
+
+    def run(self, iterations: int, seconds: float = 0.0) -> None:
+        """So many samples, and more until so much time has passed."""
+        wanted = len(self._samples) + iterations
+        end = perf_counter_ns() + seconds * 1e9
+        while len(self._samples) < wanted or perf_counter_ns() < end:
+            self._samples.append(round(self._timer(self._calls)))
+
+    def settle(self) -> None:
+        """Some inferences that are not counted: caches and clocks are another process's after its turn."""
+        for _ in range(SETTLING):
+            self._timer(self._calls)
+
+    def result(self, alone: bool = True) -> LaunchResult:
+        """What was measured. alone: whether the machine did nothing else meanwhile that its counters would count."""
+        used = energy_between(self._energy, energy_joules(self._gpu)) if alone else None
+        peak = peak_bytes()
+        return LaunchResult(
+            load_ms=self._load_ms,
+            first_inference_ms=self._first_ms,
+            warmup_iterations=len(self._warmup),
+            warmup_s=self._warmup_s,
+            warmed_up=self._warmed_up,
+            calls_per_sample=self._calls,
+            samples_ns=tuple(self._samples),
+            settings={str(key): str(value) for key, value in self._engine.settings.items()},
+            started_at=self._started,
+            before=self._before,
+            after=machine_state(self._gpu),
+            engine_sha256=files_digest(artefact.path for artefact in self._engine.artefacts),
+            outputs_sha256=outputs_digest(self._outputs),
+            peak_bytes=peak,
+            engine_memory_bytes=None if peak is None or self._empty is None else peak - self._empty,
+            joules=None if used is None else used / (len(self._samples) * self._calls),
+        )
 
 
 def files_digest(paths: Iterable[Path]) -> str:
@@ -122,14 +147,6 @@ def _calls_per_sample(typical_ns: float, mode: Mode) -> int:
     return math.ceil(GROUP_NS / max(typical_ns, 1)) if typical_ns < SHORT_NS else 1
 
 
-def _samples(timer: Timer, calls: int, spec: LaunchSpec) -> tuple[int, ...]:
-    samples: list[int] = []
-    end = perf_counter_ns() + spec.seconds * 1e9
-    while len(samples) < spec.iterations or perf_counter_ns() < end:
-        samples.append(round(timer(calls)))
-    return tuple(samples)
-
-
 def _warm_up(timer: Timer, limit_s: float) -> tuple[list[float], bool]:
     """Run until the last three windows' medians agree within 1 %, or `limit_s` is over."""
     times: list[float] = []
@@ -151,16 +168,27 @@ def steady(times: list[float]) -> bool:
 
 
 def _main() -> int:
-    result_stream = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a vendor library prints must not get into the result
-    spec = spec_of(json.load(sys.stdin))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a vendor library prints must not get into the answers
+
+    def tell(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
     try:
-        result = measure(spec)
+        spec = spec_of(json.loads(sys.stdin.readline()))
+        measurement = Measurement(spec)
+        if PACED in sys.argv:
+            tell("ready")
+            for line in sys.stdin:
+                measurement.settle()
+                measurement.run(json.loads(line))
+                tell("done")
+        else:
+            measurement.run(spec.iterations, spec.seconds)
+        tell(asdict(measurement.result(alone=PACED not in sys.argv)))
     except CompressError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
-    with result_stream:
-        json.dump(asdict(result), result_stream)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp
 from typing import Any
 
 from markupsafe import Markup
@@ -19,7 +20,7 @@ LABEL_HEIGHT = 14.0
 
 def pair_ratios(found: LatencyResult, limits: Mapping[str, Any]) -> Markup:
     """Dots: each pair's change in per cent; whiskers: the bounds at a look; dashed: tolerance and budget."""
-    changes = _changes(found)
+    changes = [100 * (exp(ratio) - 1) for ratio in found.log_ratios]
     if not changes:
         return Markup("")
     chart = svg(HEIGHT, f"Change of latency pair by pair, {len(changes)} pairs{_spoken(found)}")
@@ -29,7 +30,8 @@ def pair_ratios(found: LatencyResult, limits: Mapping[str, Any]) -> Markup:
     low, high = min(drawn) - AROUND, max(drawn) + AROUND
 
     def y(change: float) -> float:
-        return TOP + (BOTTOM - TOP) * (high - max(low, min(high, change))) / (high - low)
+        share: float = (high - max(low, min(high, change))) / (high - low)
+        return TOP + (BOTTOM - TOP) * share
 
     def x(pair: float) -> str:
         return f"{LEFT + (RIGHT - LEFT) * pair / len(changes):.2f}%"
@@ -65,12 +67,3 @@ def _spoken(found: LatencyResult) -> str:
     return (
         "" if last is None else f", bounds {100 * (last.lower - 1):+.1f} to {100 * (last.upper - 1):+.1f} %"
     )
-
-
-def _changes(found: LatencyResult) -> list[float]:
-    sides: dict[str, dict[int, float]] = {"baseline": {}, "candidate": {}}
-    for row in found.launches:
-        sides[row.side][row.pair] = row.median_ms
-    return [
-        100 * (sides["candidate"][pair] / sides["baseline"][pair] - 1) for pair in sorted(sides["baseline"])
-    ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from statistics import median
 
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.device import Device, DeviceLostError, Frozen
-from ...targets.launch import LaunchResult
+from ...targets.launch import BLOCK, LaunchResult, paired_log_ratio
 from ...targets.machine import throttled
 from .record import LatencyResult, LaunchRow, LookRow
 from .sequential import Limits, look
@@ -20,10 +21,10 @@ SET_ASIDE = 10
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """How to launch. iterations: timed a launch; warmup_s: the most time to get steady."""
+    """How to launch. iterations: timed a launch; warmup_s: the most time to get steady, alone, before the turns."""
 
-    iterations: int = 100
-    warmup_s: float = 5.0
+    iterations: int = 200
+    warmup_s: float = 1.5
     seed: int = 0
 
 
@@ -43,22 +44,22 @@ def gate_latency(
     look) the pairs ran out, or the device did.
     """
     result = LatencyResult(looks=[], launches=[])
-    medians: dict[str, list[float]] = {"baseline": [], "candidate": []}
+    log_ratios: list[float] = []
+    medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
-    pairs = launch_pairs(
-        device, {"baseline": baseline, "candidate": candidate}, feeds, plan, result.set_aside
-    )
+    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, result.set_aside)
     for pair in progress.track(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):
-        index = len(medians["baseline"])
-        for side, launched in pair.items():
-            medians[side].append(launched.median_ns / 1e6)
-            result.launches.append(_row(side, index, len(result.launches), launched))
-        if index + 1 < target:
+        for side, launched in zip(("baseline", "candidate"), pair, strict=True):
+            result.launches.append(_row(side, len(log_ratios), launched))
+        log_ratios.append(paired_log_ratio(*pair))
+        medians.append(pair[0].median_ns / 1e6)
+        result.log_ratios = log_ratios
+        if len(log_ratios) < target:
             continue
-        found = look(medians["baseline"], medians["candidate"], limits, share)
+        found = look(log_ratios, median(medians), limits, share)
         result.looks.append(LookRow.model_validate(asdict(found)))
         if found.decision != "MORE":
             break
@@ -69,21 +70,19 @@ def gate_latency(
 
 
 def launch_pairs(
-    device: Device, engines: dict[str, Frozen], feeds: Feeds, plan: LaunchPlan, set_aside: list[str]
-) -> Iterator[dict[str, LaunchResult]]:
-    """Good pairs, each in the order of its launches; ends when too many were set aside, or the device stays away."""
+    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, set_aside: list[str]
+) -> Iterator[tuple[LaunchResult, LaunchResult]]:
+    """Good pairs of launches in turns; ends when too many were set aside, or the device stays away."""
     draw = random.Random(plan.seed)
     while len(set_aside) < SET_ASIDE:
-        pair: dict[str, LaunchResult] = {}
         try:
-            for side in draw.sample(list(engines), len(engines)):
-                pair[side] = device.launch(engines[side], feeds, plan.iterations, plan.warmup_s)
+            pair = device.launch_pair(engines, feeds, plan.iterations, plan.warmup_s, draw.getrandbits(32))
         except DeviceLostError as error:
             set_aside.append(str(error))
             if not _back(device):
                 return
             continue
-        reasons = [why for launched in pair.values() if (why := throttled(launched.before, launched.after))]
+        reasons = [why for launched in pair if (why := throttled(launched.before, launched.after))]
         if reasons:
             set_aside.append(reasons[0])
             continue
@@ -98,12 +97,12 @@ def _back(device: Device) -> bool:
     return True
 
 
-def _row(side: str, pair: int, order: int, launched: LaunchResult) -> LaunchRow:
+def _row(side: str, pair: int, launched: LaunchResult) -> LaunchRow:
     return LaunchRow.model_validate(
         {
             "side": side,
             "pair": pair,
-            "order": order,
+            "block": BLOCK,
             "median_ms": launched.median_ns / 1e6,
             "samples_ns": list(launched.samples_ns),
             "state_before": vars(launched.before),

@@ -22,11 +22,11 @@ class Side(Record):
 
 
 class LaunchRow(Record):
-    """One launch. pair: counted from 0; order: its place among all launches of the device; samples in ns."""
+    """One launch. pair: counted from 0; block: samples that belong to one turn, and with the other side's same turn."""
 
     side: Literal["baseline", "candidate"]
     pair: int
-    order: int
+    block: int
     median_ms: float
     samples_ns: list[int]
     state_before: dict[str, Any]
@@ -48,9 +48,13 @@ class LookRow(Record):
 
 
 class LatencyResult(Record):
-    """The test of latency on one device. set_aside: why pairs were measured anew, one text for each."""
+    """The test of latency on one device. log_ratios: candidate over baseline, of each pair.
+
+    set_aside: why pairs were measured anew, one text for each.
+    """
 
     looks: list[LookRow]
+    log_ratios: list[float] = []
     launches: list[LaunchRow]
     set_aside: list[str] = []
 

@@ -1,6 +1,6 @@
 """The sequential test of two latencies: a verdict as soon as the pairs support one, and no sooner.
 
-Pairs of launches, baseline and candidate, give d = log(candidate / baseline) of their medians. At each look Student's t
+Pairs of launches, baseline and candidate, give d = log(candidate / baseline) of their times. At each look Student's t
 on the pairs bounds the mean of d; the errors are split evenly over the looks (Bonferroni), so that looking often costs
 nothing in false alarms. Wilcoxon's signed ranks must say the same: t trusts means, which one bad pair can move.
 """
@@ -55,24 +55,22 @@ class Look:
     ranks_pass: bool
 
 
-def look(
-    baseline_ms: Sequence[float], candidate_ms: Sequence[float], limits: Limits, share: float = 1.0
-) -> Look:
-    """The test on pairs so far; both shape (pairs,), paired by position, at least two.
+def look(log_ratios: Sequence[float], typical_ms: float, limits: Limits, share: float = 1.0) -> Look:
+    """The test on pairs so far. log_ratios: of candidate over baseline, shape (pairs,), at least two.
 
-    share: of `false_fail`, where several measures share it (Holm's first step).
+    typical_ms: of the baseline, for the floor. share: of `false_fail`, where several measures share it (Holm's first
+    step).
     """
-    before, after = np.asarray(baseline_ms, dtype=float), np.asarray(candidate_ms, dtype=float)
-    d = np.log(after / before)
-    n, mean, typical = len(d), float(d.mean()), exp(float(np.log(before).mean()))
+    d = np.asarray(log_ratios, dtype=float)
+    n, mean = len(d), float(d.mean())
     error = float(d.std(ddof=1)) / sqrt(n)
     alpha = limits.false_fail * share / len(limits.looks)
     beta = limits.false_pass / len(limits.looks)
     lower, upper = mean - _t(1 - alpha, n - 1) * error, mean + _t(1 - beta, n - 1) * error
     slower, within = log(1 + limits.tolerance), log(1 + limits.budget)
-    difference = typical * (exp(mean) - 1)
+    difference = typical_ms * (exp(mean) - 1)
     fails = lower > slower and difference > limits.floor_ms
-    passes = upper < within or typical * (exp(upper) - 1) < limits.floor_ms
+    passes = upper < within or typical_ms * (exp(upper) - 1) < limits.floor_ms
     p = min(1.0, len(limits.looks) * _p_slower(mean - slower, error, n))
     ranks_fail = p <= limits.false_fail and _ranks(d - slower, alpha)
     ranks_pass = passes and (upper >= within or _ranks(within - d, beta))

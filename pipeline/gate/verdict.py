@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from ..report_text import byte_size, metric_value, ms, signed
 from .accuracy import Paired
@@ -73,7 +74,7 @@ def latency_measure(device: str, found: LatencyResult) -> Measure:
             reason=f"no look was reached: {_set_aside(found)}",
             p=1.0,
         )
-    typical = last.difference_ms / (last.ratio - 1) if last.ratio != 1 else _baseline_ms(found)
+    typical = _baseline_ms(found)
     change = f"{signed(100 * (last.ratio - 1), 1)} %"
     bounds = f"{signed(100 * (last.lower - 1), 1)} to {signed(100 * (last.upper - 1), 1)} %"
     return Measure(
@@ -137,5 +138,4 @@ def _set_aside(found: LatencyResult) -> str:
 
 
 def _baseline_ms(found: LatencyResult) -> float:
-    medians = sorted(row.median_ms for row in found.launches if row.side == "baseline")
-    return medians[len(medians) // 2]
+    return median(row.median_ms for row in found.launches if row.side == "baseline")

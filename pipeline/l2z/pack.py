@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ...errors import CompressError
 from ...model import CodedTensor, Model
+from ...progress import Progress, Silent
 from ..checkpoint import read_weights, require_file
 from ..files import write_atomically
 from ..onnx_file import read_onnx
 from .codec import pack_tensors, unpack_tensors
+from .lossy import rounded_tensors
 from .planes import bytes_of, tensor_of
 
 if TYPE_CHECKING:
@@ -40,27 +42,35 @@ def source_of(path: Path) -> Path:
 
 
 def pack_file(
-    path: Path, trust_pickle: str | None = None, coded: Mapping[str, CodedTensor] = MappingProxyType({})
+    path: Path,
+    trust_pickle: str | None = None,
+    coded: Mapping[str, CodedTensor] = MappingProxyType({}),
+    error: float = 0.0,
+    progress: Progress = Silent(),
 ) -> bytes:
     """The .l2z form of a checkpoint or an ONNX file; it was unpacked again and compared.
 
     trust_pickle: SHA-256 of a checkpoint that may be unpickled although it holds code. coded: tensors of an ONNX file
-    that are known to hold few values, by name, or by what they hold where the exporter turned them.
+    that are known to hold few values, by name, or by what they hold where the exporter turned them. error: the squared
+    error that each weight tensor may take, as a share of its energy; 0 keeps every bit.
     """
     require_file(path, "model")
     if path.suffix == SUFFIX:
         raise CompressError(f"pack: {path} is packed already")
     if path.suffix == ".onnx":
         model = read_onnx(path)
-        whole = model.SerializeToString(deterministic=True)
         graph, tensors = _taken_apart(model)
-        content = pack_tensors(tensors, graph, _found_in(tensors, coded))
-        same = _put_together(graph, unpack_tensors(content, str(path))[0], path) == whole
+        found = _found_in(tensors, coded)
     else:
-        tensors = read_weights(path, trust_pickle)
-        content = pack_tensors(tensors)
-        same = _same(tensors, unpack_tensors(content, str(path))[0])
-    if not same:
+        graph, tensors, found = None, read_weights(path, trust_pickle), {}
+    if error:
+        changed = rounded_tensors(tensors, error, progress)
+        tensors, found = changed.tensors, changed.coded
+    content = pack_tensors(tensors, graph, found)
+    back, graph_back = unpack_tensors(content, str(path))
+    if graph is not None and graph_back is not None:
+        _put_together(graph_back, back, path)  # which checks the graph
+    if graph_back != graph or not _same(tensors, back):
         raise CompressError("pack: the file does not decode to what was packed; please report")
     return content
 

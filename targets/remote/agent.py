@@ -69,6 +69,7 @@ class Agent:
             "adopt": self._adopt,
             "outputs": self._outputs,
             "launch": self._launch,
+            "launch_pair": self._launch_pair,
             "bye": lambda: None,
         }
         self._scratch = scratch
@@ -143,6 +144,15 @@ class Agent:
     def _launch(self, engine: str, feeds: str, iterations: int, warmup_s: float, seconds: float) -> Body:
         frozen, fed = self._engine(engine), self._feeds(feeds)
         return asdict(self._device().launch(frozen, fed, iterations, warmup_s, seconds))
+
+    def _launch_pair(
+        self, engines: list[str], feeds: str, iterations: int, warmup_s: float, seed: int
+    ) -> list[Body]:
+        first, second = map(self._engine, engines)
+        fed = self._feeds(feeds)
+        return [
+            asdict(r) for r in self._device().launch_pair((first, second), fed, iterations, warmup_s, seed)
+        ]
 
     def _engine(self, sha256: str) -> Frozen:
         if sha256 not in self._engines:

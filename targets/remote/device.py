@@ -100,6 +100,18 @@ class RemoteDevice:
         require_frozen(frozen, result)
         return result
 
+    def launch_pair(
+        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
+    ) -> tuple[LaunchResult, LaunchResult]:
+        """Two launches there, in turns that the agent deals out: the network is not between them."""
+        ready = [self._ready(frozen, feeds) for frozen in pair]
+        how = {"iterations": iterations, "warmup_s": warmup_s, "seed": seed, "feeds": ready[0]["feeds"]}
+        engines = [each["engine"] for each in ready]
+        first, second = self._link.ask("launch_pair", _results, engines=engines, **how)
+        for frozen, result in zip(pair, (first, second), strict=True):
+            require_frozen(frozen, result)
+        return first, second
+
     def reconnect(self) -> None:
         """Connect anew after a loss; DeviceLostError when the device stays away. Frozen engines stay valid."""
         self._link.reconnect()
@@ -177,6 +189,11 @@ def _built(told: Body) -> tuple[Frozen, str, list[Body]]:
         if name in (".", "..") or Path(name).name != name or "\\" in name:
             raise ValueError(f"{name!r} is not a plain file name")
     return frozen_from(told["frozen"]), told["onnx_sha256"], told["files"]
+
+
+def _results(told: list[Body]) -> tuple[LaunchResult, LaunchResult]:
+    first, second = map(result_of, told)
+    return first, second
 
 
 def _arrays(told: str) -> list[np.ndarray[Any, Any]]:

@@ -102,7 +102,8 @@ def test_raw_samples_and_digests_are_in_the_record(models: Path, tmp_path: Path)
     assert {frozenset((a.side, b.side)) for a, b in zip(rows[::2], rows[1::2], strict=True)} == {
         frozenset(("baseline", "candidate"))
     }
-    assert {row.side for row in rows[::2]} == {"baseline", "candidate"}  # the order within a pair is random
+    assert [row.pair for row in rows] == [i // 2 for i in range(len(rows))]
+    assert len(device.latency.log_ratios) == len(rows) // 2
     assert device.baseline.engine_sha256 == device.candidate.engine_sha256
 
 
