@@ -52,7 +52,7 @@ def simulate(name: str, slowdown: float, gates: int) -> tuple[Counter[str], floa
         device = FakeDevice(noise=Noise(**NOISES[name]), seed=seed)
         engines = device.engine(5.0), device.engine(5.0 * (1 + slowdown))
         found = gate_latency(device, *engines, {}, Limits(), LaunchPlan(iterations=30, seed=seed))
-        verdicts[settle([latency_measure("fake", found)], {"fake": found}, Limits())[1]] += 1
+        verdicts[settle([latency_measure("fake", found, Limits())], Limits())[1]] += 1
         pairs.append(len(found.launches) // 2)
     return verdicts, mean(pairs)
 

@@ -73,9 +73,9 @@ def _fail(message: str, code: ExitCode) -> ExitCode:
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget was broken or lint "
-    "found something, 4 no device could run the model, 5 a device is not here, 6 an unsafe file was "
-    "refused, 130 interrupted.",
+    epilog="Exit codes: 0 pass, 1 internal error, 2 wrong usage or recipe, 3 a budget or a gate failed, or "
+    "lint found something, 4 no device could run the model, or a gate could not tell, 5 a device is not here, "
+    "6 an unsafe file was refused, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="compress")
 @debug_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,10 @@ import click
 
 from ..errors import ExitCode
 from .devices import device_options
-from .output import common_options, console, print_json, quiet_stdout, say, table
+from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
     from ..pipeline.gate.record import GateRecord
-
-CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.INCONCLUSIVE}
 
 
 @click.command()
@@ -32,6 +31,10 @@ CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="RECIPE",
     help="A recipe whose data and metric judge accuracy; left out: accuracy is not gated.",
+)  # fmt: skip
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 100), default=2.0, show_default=True,
+    help="Points of the metric that may at most be lost, surely: fewer samples than that takes are INCONCLUSIVE.",
 )  # fmt: skip
 @click.option(
     "--golden", type=click.Path(path_type=Path), default=Path("golden"), show_default=True,
@@ -80,6 +83,7 @@ def gate(
     names: tuple[str, ...],
     devices_file: Path | None,
     data: Path | None,
+    max_drop: float,
     golden: Path,
     accept: bool,
     budget: float,
@@ -92,7 +96,7 @@ def gate(
     folder: Path,
     as_json: bool,
 ) -> int:
-    """Compare a candidate with a baseline on each device, and exit 0 (PASS), 3 (FAIL) or 4 (INCONCLUSIVE).
+    """Compare a candidate with a baseline on each device: exit 0 (PASS), 3 (FAIL), 4 (INCONCLUSIVE) or 5 (device gone).
 
     Both are frozen and timed interleaved in this job, by a sequential test that stops as soon as it can tell: a
     number from another machine or another day is never compared with. Size and outputs on fixed inputs are compared
@@ -107,18 +111,25 @@ def gate(
     """
     from ..pipeline.commit import current_commit
     from ..pipeline.device_file import find_devices
+    from ..pipeline.gate.accept import accept as accept_candidate
     from ..pipeline.gate.pairs import LaunchPlan
-    from ..pipeline.gate.reports import write_reports
+    from ..pipeline.gate.reports import make_room, write_reports
     from ..pipeline.gate.run import GatePlan
-    from ..pipeline.gate.run import accept as accept_candidate
     from ..pipeline.gate.run import gate as run_gate
     from ..pipeline.gate.sequential import Limits
     from ..progress import for_stream
 
-    if tolerance >= budget:
-        raise click.UsageError(f"--tolerance {tolerance:g} must be below --budget {budget:g}")
-    if baseline is None and not accept:
-        raise click.UsageError("--baseline is missing: name what the candidate is compared with")
+    if not (isfinite(floor) and tolerance < budget):  # nan is in every range
+        raise click.UsageError(
+            f"--tolerance {tolerance:g} must be below --budget {budget:g}, and --floor a number"
+        )
+    if (baseline is None) != accept:
+        told = (
+            "is not looked at with --accept"
+            if accept
+            else "is missing: name what the candidate is compared with"
+        )
+        raise click.UsageError(f"--baseline {told}")
     sections = find_devices(names, devices_file)
     plan = GatePlan(
         Limits(tolerance / 100, budget / 100, floor / 1000),
@@ -126,6 +137,7 @@ def gate(
         batch or 0,
         inputs,
         data,
+        max_drop / 100,
         golden,
         current_commit(),
     )
@@ -133,6 +145,7 @@ def gate(
         if accept or baseline is None:
             written = accept_candidate(candidate, sections, golden, plan, for_stream())
         else:
+            make_room(folder)
             record = run_gate(baseline, candidate, sections, plan, for_stream())
             paths = write_reports(record, folder)
     if accept or baseline is None:
@@ -142,7 +155,8 @@ def gate(
     else:
         _print(record, paths)
     _tell_github(record, as_json)
-    return CODES[record.verdict]
+    lost = record.verdict == "INCONCLUSIVE" and any(device.latency.lost for device in record.devices)
+    return ExitCode.DEVICE_UNAVAILABLE if lost else VERDICT_CODES[record.verdict]
 
 
 def _say_accepted(written: list[tuple[Path, str]], as_json: bool) -> int:
@@ -173,5 +187,8 @@ def _tell_github(record: GateRecord, as_json: bool) -> None:
         for line in github_annotations(record):
             click.echo(line, err=as_json)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown(record))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(markdown(record))
+        except OSError as error:  # the verdict is what counts
+            click.echo(f"warning: {summary}: {error.strerror}; the step summary was not written", err=True)

@@ -108,10 +108,12 @@ def add(run_folder: Path, path: Path, commit: str | None, as_json: bool) -> None
     from ..pipeline.history.points import append, points_of_run, untimed
     from ..pipeline.report import load_run
 
-    commit = current_commit() if commit is None else commit
     if (run_folder / "gate.json").is_file():
-        points, left_out = points_of_gate(load_gate(run_folder), commit, str(run_folder)), []
+        gate = load_gate(run_folder)
+        commit = gate.commit if commit is None else commit
+        points, left_out = points_of_gate(gate, commit, str(run_folder)), []
     else:
+        commit = current_commit() if commit is None else commit
         record = load_run(run_folder)
         points, left_out = points_of_run(record, commit, str(run_folder)), untimed(record)
     added = append(path, points)

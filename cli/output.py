@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import ExitCode
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEBUG = "edgepress.debug"
+VERDICT_CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.INCONCLUSIVE}
 PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 

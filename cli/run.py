@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import CompressError, ExitCode
-from .output import common_options, console, print_json, quiet_stdout, say
+from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say
 
 if TYPE_CHECKING:
     from ..pipeline.result import RunRecord
@@ -24,8 +24,6 @@ _resume = click.option(
     default=True,
     help="Reuse the steps that an earlier run in this folder finished (default), or start over.",
 )
-
-VERDICT_CODES = {"PASS": ExitCode.PASS, "FAIL": ExitCode.FAIL, "INCONCLUSIVE": ExitCode.INCONCLUSIVE}
 
 
 @click.command()

@@ -1,22 +1,20 @@
-"""devices.yaml: devices by name, each with its runtime, its settings and where it is; opened here for measuring."""
+"""devices.yaml: devices by name, each with its runtime, its settings and where it is."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..errors import CompressError, DeviceUnavailableError
+from ..errors import CompressError
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
-from ..targets.device import Device, LocalDevice
 from ..targets.fake import RUNTIME as FAKE
-from ..targets.fake import FakeDevice, Noise
 from .recipe import Section
-from .recipe_problems import RecipeError, unknown
+from .recipe_problems import RecipeError, describe, unknown
 from .recipe_validation import validated
 from .recipe_values import ComputeCapability
 from .recipe_yaml import FileKind, parse
@@ -28,6 +26,8 @@ KIND = FileKind(
     "`compress devices example` prints one to start from",
 )
 RUNTIMES = (*TARGETS, FAKE)
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""No colon: what is called openvino:CPU is that device of this machine, and no file can say otherwise."""
 
 EXAMPLE = """\
 # Devices by name, for `compress profile --device` and `compress gate --device`.
@@ -73,6 +73,10 @@ class SshSection(Section):
     """Seconds that one request may take."""
     heartbeat_s: float = Field(default=15, gt=0)
     """Seconds of silence after which the connection is given up."""
+    connect_timeout_s: float = Field(default=15, gt=0)
+    """Seconds to connect in."""
+    config: Path | None = None
+    """A configuration file of ssh in place of its own."""
 
 
 class NoiseSection(Section):
@@ -126,6 +130,18 @@ class DeviceSection(Section):
     seed: int = Field(default=0, ge=0)
     """Of a fake device's noise."""
 
+    @property
+    def here(self) -> bool:
+        """Whether it is a real device of this machine."""
+        return self.ssh is None and self.runtime != FAKE
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Self:
+        unused = {"noise", "seed"} if self.runtime != FAKE else {"ssh"}
+        if wrong := sorted(unused & self.model_fields_set):
+            raise ValueError(f"{', '.join(wrong)} means nothing for the runtime {self.runtime}: remove it")
+        return self
+
     def options(self, batch: int) -> TargetOptions:
         """As targets take them."""
         return TargetOptions(
@@ -151,6 +167,10 @@ def read_devices(path: Path) -> dict[str, DeviceSection]:
     found = {}
     for name, options in listed.items():
         location = ("devices", name)
+        if not re.fullmatch(NAME, name):
+            message = "expected a name of letters, digits, - _ and ., which starts with a letter or digit"
+            document.refuse(location, f"{message}, got {describe(name)}", at_key=True)
+            continue
         section = validated(document, DeviceSection, options or {}, location)
         if section is None:
             continue
@@ -166,7 +186,8 @@ def _beside(section: DeviceSection, folder: Path) -> DeviceSection:
     """Paths of keys relative to the file's folder."""
     if section.ssh is None:
         return section
-    paths = {"identity": section.ssh.identity, "known_hosts": section.ssh.known_hosts}
+    keys = ("identity", "known_hosts", "config")
+    paths = {key: getattr(section.ssh, key) for key in keys}
     absolute = {
         key: (folder / value.expanduser()).resolve() for key, value in paths.items() if value is not None
     }
@@ -201,42 +222,6 @@ def runtime_and_device(label: str, runtimes: Collection[str] = TARGETS) -> tuple
     if colon and not device:
         raise CompressError(f"target {label!r}: expected a device after the colon, as in openvino:CPU")
     return runtime, device
-
-
-@contextmanager
-def opened(sections: Mapping[str, DeviceSection], batch: int, folder: Path) -> Iterator[dict[str, Device]]:
-    """The devices, reached and held until the end. batch: what a varying batch is fixed to; folder: for their files.
-
-    DeviceUnavailableError when one cannot be reached, or is not in the power mode that its section demands.
-    """
-    with ExitStack() as held:
-        devices = {}
-        for name, section in sections.items():
-            device = _device(name, section, batch, folder)
-            held.callback(device.close)
-            _require_power_mode(name, section.power_mode, device)
-            devices[name] = device
-        yield devices
-
-
-def _device(name: str, section: DeviceSection, batch: int, folder: Path) -> Device:
-    options = section.options(batch)
-    if section.runtime == FAKE:
-        return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
-    if section.ssh is not None:
-        from ..targets.remote.device import RemoteDevice, SshHost
-
-        return RemoteDevice(name, section.runtime, options, SshHost(**section.ssh.model_dump()))
-    return LocalDevice(name, section.runtime, options, folder)
-
-
-def _require_power_mode(name: str, wanted: str, device: Device) -> None:
-    governor = device.facts().state.governor if wanted else None
-    if governor is not None and governor != wanted:
-        raise DeviceUnavailableError(
-            f"{name}: its CPU governor is {governor!r}, and the devices file says power_mode: {wanted}; set it there "
-            f"(cpupower frequency-set -g {wanted}) before measuring"
-        )
 
 
 def changed(section: DeviceSection, **settings: Any) -> DeviceSection:

@@ -13,12 +13,14 @@ import numpy as np
 
 from ..errors import CompressError
 from ..progress import Progress, Silent
-from ..targets.device import Device
+from ..targets.device import Device, DeviceLostError
 from ..targets.launch import paired_log_ratio
-from .device_file import DeviceSection, opened
+from .device_file import DeviceSection
 from .gate.pairs import LaunchPlan, launch_pairs
+from .gate.record import LatencyResult
 from .gate.sequential import Limits, smallest_slowdown
 from .onnx_file import read_graph
+from .open_devices import folder_name, opened
 from .random_inputs import batch_of, random_feeds
 from .result import Record
 
@@ -29,8 +31,8 @@ CHANNELS, SIZE, LAYERS = 64, 48, 7
 class Probe(Record):
     """One device. sd: of a pair's log-ratio when an engine is timed against itself; None: pairs were not asked for.
 
-    smallest_slowdown: what a gate calls FAIL with probability 0.95 at its last look, as a fraction; worst: the same at
-    the upper 95 % limit of the sd, which so few pairs know only roughly.
+    smallest_slowdown: what a gate on this model calls FAIL with probability 0.95, as a fraction; worst: the same at the
+    upper 95 % limit of the sd, which so few pairs know only roughly.
     """
 
     label: str
@@ -72,7 +74,7 @@ def probe(
         graph = read_graph(model)
         batch, varies = batch_of(graph, 0)
         feeds = random_feeds(graph, batch, plan.seed)
-        with opened(sections, batch if varies else 0, folder) as devices:
+        with opened(sections, batch if varies else 0) as devices:
             return [_probed(device, model, feeds, folder, plan, progress) for device in devices.values()]
 
 
@@ -91,27 +93,28 @@ def _probed(
     )
     if not plan.pairs:
         return told
-    frozen = device.build(model, folder / device.label.replace(":", "-"), feeds)
-    aside: list[str] = []
-    pairs = launch_pairs(device, (frozen, frozen), feeds, LaunchPlan(plan.iterations, seed=plan.seed), aside)
+    frozen = device.build(model, folder / folder_name(device.label), feeds)
+    lost = LatencyResult(looks=[], launches=[])
+    pairs = launch_pairs(device, (frozen, frozen), feeds, LaunchPlan(plan.iterations, seed=plan.seed), lost)
     counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
     found = [pair for _, pair in zip(counted, pairs, strict=False)]
     if len(found) < plan.pairs:
-        raise CompressError(
-            f"{device.label}: {len(aside)} pairs were lost, the last because {aside[-1]}; not fit to gate on"
+        raise DeviceLostError(
+            f"{device.label}: {len(lost.set_aside)} pairs were lost, the last because {lost.set_aside[-1]}; "
+            "not fit to gate on"
         )
     sd = stdev(paired_log_ratio(*pair) for pair in found)
-    limits = Limits()
+    limits, typical = Limits(), median(launched.median_ns for pair in found for launched in pair) / 1e6
     return told.model_copy(
         update={
             "settings": {key: str(value) for key, value in frozen.settings.items()},
             "model": REFERENCE if plan.model is None else plan.model.name,
             "pairs": len(found),
-            "median_ms": median(launched.median_ns for pair in found for launched in pair) / 1e6,
+            "median_ms": typical,
             "sd": sd,
-            "smallest_slowdown": smallest_slowdown(sd, limits),
-            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(found)), limits),
-            "set_aside": aside,
+            "smallest_slowdown": smallest_slowdown(sd, typical, limits),
+            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(found)), typical, limits),
+            "set_aside": lost.set_aside,
         }
     )
 

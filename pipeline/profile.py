@@ -15,10 +15,11 @@ from ..targets.device import BuiltOnlyError, Device, Frozen
 from ..targets.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
 from ..targets.launch import LaunchResult
 from ..targets.sustained import sustained
-from .device_file import DeviceSection, opened
+from .device_file import DeviceSection
 from .environment import environment
 from .files import sha256_file
 from .onnx_file import read_graph
+from .open_devices import folder_name, opened
 from .profile_record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 from .random_inputs import Feeds, batch_of, random_feeds
 from .result import EngineRecord, LatencyRecord, LayerRecord
@@ -75,12 +76,12 @@ def profile(
     models = _models(onnx_paths, plan)
     batch = models[0].batch if any(model.varies for model in models) else 0
     cells: dict[tuple[str, str], _Cell] = {}
-    with opened(sections, batch, folder) as devices:
+    with opened(sections, batch) as devices:
         for model in models:
             for label, device in devices.items():
                 progress.say(f"{label}: building {model.path.name}")
                 inner = (model.name,) if len(models) > 1 else ()
-                place = folder.joinpath(*inner, label.replace(":", "-"))
+                place = folder.joinpath(*inner, folder_name(label))
                 cells[model.name, label] = _built(device, model, place)
         _time(cells, {model.name: model for model in models}, plan, progress)
     return Profiles(
@@ -110,7 +111,14 @@ def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
 
 def _built(device: Device, model: _Model, place: Path) -> _Cell:
     """The row of a model on a device so far, and its engine when there is something to time."""
-    facts = device.facts()
+    try:
+        facts = device.facts()
+    except DeviceUnavailableError as error:
+        row = DeviceProfile(
+            device=device.options.device, runtime=device.runtime, version=None, status="unavailable",
+            reason=str(error), label=device.label, options=device.options.declared(),
+        )  # fmt: skip
+        return _Cell(row, device, model.batch)
     row = DeviceProfile(
         device=facts.device, runtime=facts.runtime, version=facts.version, status="run", label=device.label,
         machine=facts.machine, options=device.options.declared(),
@@ -162,13 +170,23 @@ def _time(
     names = {" on ".join(key): key for key in ready}
     progress.say(f"timing {', '.join(names)}: {plan.pairs} launches each, interleaved")
     launchers = {name: partial(launcher, key, plan.iterations, 0) for name, key in names.items()}
-    launches = launch_interleaved(launchers, plan.pairs, plan.seed, progress)
+    lost: dict[str, str] = {}
+    launches = launch_interleaved(launchers, plan.pairs, plan.seed, progress, lost)
     for name, key in names.items():
-        _summarize(ready[key], of(launches, name))
+        if name in lost:
+            ready[key].row.status, ready[key].row.reason = "unavailable", lost[name]
+        else:
+            _summarize(ready[key], of(launches, name))
     if plan.sustain_s:
-        for name, key in progress.track(names.items(), "sustained load", len(names)):
+        for name, key in names.items():
+            if name in lost:
+                continue
             progress.say(f"{name}: {plan.sustain_s:g} s of sustained load")
-            long = launcher(key, plan.iterations, plan.sustain_s)
+            try:
+                long = launcher(key, plan.iterations, plan.sustain_s)
+            except CompressError as error:  # the rest was measured, and is worth keeping
+                ready[key].row.reason = f"no sustained load: {error}"
+                continue
             found = sustained(long.samples_ns, long.calls_per_sample)
             ready[key].row.sustained = SustainedRecord.model_validate(asdict(found))
 

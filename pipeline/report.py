@@ -100,7 +100,7 @@ def junit_xml(record: RunRecord) -> str:
 
 def junit_document(suite: ElementTree.Element, seconds: float) -> str:
     """A suite, whose counts are filled in, as the whole text of a JUnit file."""
-    for outcome, attribute in (("failure", "failures"), ("skipped", "skipped")):
+    for outcome, attribute in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(attribute, str(len(suite.findall(f"testcase/{outcome}"))))
     suite.set("tests", str(len(suite)))
     suite.set("time", f"{seconds:.1f}")

@@ -9,21 +9,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import CompressError, DeviceUnavailableError, ExitCode
+from ..errors import CompressError, DeviceUnavailableError
 from . import TARGETS
 from .attribution import precision_shares
 from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
-from .machine import MachineState, cpu_model, machine_state
+from .machine import MachineState, cpu_model, gpu_of, machine_state
 from .worker import files_digest
 
 LAYER_ITERATIONS = 30
 
 
-class DeviceLostError(CompressError):
+class DeviceLostError(DeviceUnavailableError):
     """A device went away, or answered what cannot be trusted, in the middle of the work; what it said is not used."""
-
-    exit_code = ExitCode.DEVICE_UNAVAILABLE
 
 
 class BuiltOnlyError(DeviceUnavailableError):
@@ -106,7 +104,7 @@ class LocalDevice:
         self.runtime = runtime
         self.options = options
         self._folder = folder
-        self._saved: tuple[Feeds, Path] | None = None
+        self._saved: dict[int, tuple[Feeds, Path]] = {}
         self._loaded: tuple[Frozen, Engine] | None = None
 
     def facts(self) -> DeviceFacts:
@@ -151,10 +149,10 @@ class LocalDevice:
     def _spec(
         self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchSpec:
-        if self._saved is None or self._saved[0] is not feeds:
-            self._saved = (feeds, save_feeds(feeds, self._folder))
-        path = Path(frozen.path).resolve()
-        return LaunchSpec(self.runtime, path, self.options, self._saved[1], iterations, warmup_s, seconds)
+        if id(feeds) not in self._saved:  # kept with the path, so that no other inputs get their id
+            self._saved[id(feeds)] = (feeds, save_feeds(feeds, self._folder))
+        path, saved = Path(frozen.path).resolve(), self._saved[id(feeds)][1]
+        return LaunchSpec(self.runtime, path, self.options, saved, iterations, warmup_s, seconds)
 
     def reconnect(self) -> None:
         """This machine is not lost."""
@@ -167,7 +165,12 @@ def local_facts(runtime: str, device: str) -> DeviceFacts:
     """The facts of a device of this machine."""
     target = TARGETS[runtime]
     return DeviceFacts(
-        runtime, device, target.version(), target.facts(device), cpu_model(), machine_state(device)
+        runtime,
+        device,
+        target.version(),
+        target.facts(device),
+        cpu_model(),
+        machine_state(gpu_of(runtime, device)),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import CompressError
 from ..progress import Progress, Silent
 from .base import Feeds, TargetOptions
+from .device import DeviceLostError
 from .launch import LaunchResult, LaunchSpec, launch, save_feeds
 
 NEEDED = {0.9: 64, 0.99: 662}
@@ -102,17 +103,32 @@ def measure_interleaved(
 
 
 def launch_interleaved(
-    launchers: Mapping[str, Callable[[], LaunchResult]], pairs: int, seed: int, progress: Progress = Silent()
+    launchers: Mapping[str, Callable[[], LaunchResult]],
+    pairs: int,
+    seed: int,
+    progress: Progress = Silent(),
+    lost: dict[str, str] | None = None,
 ) -> list[LaunchSamples]:
-    """Call every launcher once a round, `pairs` rounds, in an order drawn anew each round; in the order they ran."""
+    """Call every launcher once a round, `pairs` rounds, in an order drawn anew each round; in the order they ran.
+
+    lost: takes the reason of each label whose device went away, which is then launched no more; without it a loss ends
+    everything.
+    """
     if pairs < 2:
         raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
     draw = random.Random(seed)
     schedule = [(i, label) for i in range(pairs) for label in draw.sample(list(launchers), len(launchers))]
-    return [
-        LaunchSamples(label, index, order, launchers[label]())
-        for order, (index, label) in enumerate(progress.track(schedule, "timing launches", len(schedule)))
-    ]
+    launches = []
+    for order, (index, label) in enumerate(progress.track(schedule, "timing launches", len(schedule))):
+        if lost is not None and label in lost:
+            continue
+        try:
+            launches.append(LaunchSamples(label, index, order, launchers[label]()))
+        except DeviceLostError as error:
+            if lost is None:
+                raise
+            lost[label] = str(error)
+    return launches
 
 
 def measure_side_by_side(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import log
+from math import ceil, log
 from pathlib import Path
 from statistics import median
 from threading import Timer
@@ -83,14 +83,18 @@ class LaunchResult:
         return float(median(self.samples_ns))
 
 
-def launch(spec: LaunchSpec, timeout_s: float = 600.0) -> LaunchResult:
+TIMEOUT_S = 600.0
+"""What a launch may take beyond the time that it is asked to go on for."""
+
+
+def launch(spec: LaunchSpec, timeout_s: float = TIMEOUT_S) -> LaunchResult:
     """Measure in a fresh process; CompressError with the end of its error output when it fails."""
-    with _Worker(spec, timeout_s) as worker:
+    with _Worker(spec, timeout_s + spec.seconds) as worker:
         return worker.result()
 
 
 def launch_pair(
-    first: LaunchSpec, second: LaunchSpec, order_seed: int, timeout_s: float = 600.0
+    first: LaunchSpec, second: LaunchSpec, order_seed: int, timeout_s: float = 3 * TIMEOUT_S
 ) -> tuple[LaunchResult, LaunchResult]:
     """Measure two engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
 
@@ -102,11 +106,9 @@ def launch_pair(
         workers = [one, other]
         for worker in draw.sample(workers, 2):  # one after the other, so that nothing runs beside a warm-up
             worker.start()
-        left = min(first.iterations, second.iterations)
-        while left > 0:
+        for _ in range(ceil(min(first.iterations, second.iterations) / BLOCK)):
             for worker in draw.sample(workers, 2):
-                worker.take_turn(min(BLOCK, left))
-            left -= BLOCK
+                worker.take_turn(BLOCK)
         return one.result(), other.result()
 
 
@@ -191,6 +193,9 @@ class _Worker:
 
 def result_of(told: dict[str, Any]) -> LaunchResult:
     """A result that came as JSON."""
+    samples = told["samples_ns"]
+    if not samples or not all(isinstance(ns, int) and ns > 0 for ns in samples):
+        raise ValueError("samples_ns must be whole numbers above 0")
     states = {key: MachineState(**told[key]) for key in ("before", "after")}
     return LaunchResult(**{**told, **states, "samples_ns": tuple(told["samples_ns"])})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,13 @@ def cpu_model() -> str:
         for line in information.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    board = _text(ROOT / "proc/device-tree/model")  # ARM's cpuinfo has no name
+    return board.rstrip("\0") if board else platform.processor() or platform.machine()
+
+
+def gpu_of(runtime: str, device: str) -> str:
+    """The device that NVML may know: TensorRT's default is the first GPU."""
+    return (device or "cuda:0") if runtime == "tensorrt" else device
 
 
 def throttled(before: MachineState, after: MachineState) -> str | None:
@@ -68,10 +75,13 @@ def energy_joules(gpu: str = "", root: Path = ROOT) -> dict[str, float]:
     Counters wrap around: `energy_between` knows that.
     """
     found = {}
-    for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]")):
+    for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        name = _text(folder / "name") or ""
         counted = _text(folder / "energy_uj")  # readable by root only on many systems
-        if counted is not None:
-            found[f"rapl {_text(folder / 'name') or folder.name}"] = float(counted) / 1e6
+        if counted is not None and name.startswith(
+            "package"
+        ):  # cores are part of it, and psys counts it again
+            found[f"rapl {name}"] = float(counted) / 1e6
     handle = _nvml(gpu)
     if handle is not None:
         import pynvml
@@ -163,17 +173,21 @@ def _gpu(gpu: str) -> dict[str, Any]:
         return {}
     import pynvml
 
-    active = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
     names = {
         "hw_slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
         "hw_thermal_slowdown": pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
         "hw_power_brake": pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
         "sw_thermal_slowdown": pynvml.nvmlClocksThrottleReasonSwThermalSlowdown,
-        "sw_power_cap": pynvml.nvmlClocksThrottleReasonSwPowerCap,
+    }  # not the power cap: at full load many boards always run at it
+    asked: dict[str, Callable[[], Any]] = {
+        "sm_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "active": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
     }
-    return {
-        "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "throttled": [name for name, bit in names.items() if active & bit],
-    }
+    found: dict[str, Any] = {}
+    for key, ask in asked.items():
+        with suppress(pynvml.NVMLError):  # virtual GPUs and small boards do not tell everything
+            found[key] = ask()
+    active = found.pop("active", 0)
+    return {**found, "throttled": [name for name, bit in names.items() if active & bit]}

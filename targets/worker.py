@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -24,7 +25,7 @@ import numpy as np
 from ..errors import CompressError
 from .base import Engine, Feeds, Mode
 from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
-from .machine import energy_between, energy_joules, machine_state, peak_bytes, resident_bytes
+from .machine import energy_between, energy_joules, gpu_of, machine_state, peak_bytes, resident_bytes
 
 WINDOW = 10
 WINDOWS = 3
@@ -32,8 +33,8 @@ AGREEMENT = 0.01
 SHORT_NS = 50_000
 GROUP_NS = 200_000
 """Inferences below SHORT_NS are timed in groups of about GROUP_NS, or the clock would weigh in."""
-SETTLING = 2
-"""Inferences after another process's turn that are not counted."""
+SETTLING, SETTLING_NS = 2, 5_000_000
+"""Inferences after another process's turn that are not counted: at least so many, and for so long."""
 FLOOD = 8
 FLOOD_NS = 50_000_000
 """In throughput mode a sample is a flood of at least FLOOD inferences and about FLOOD_NS."""
@@ -48,7 +49,7 @@ class Measurement:
 
         if spec.target not in TARGETS:
             raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")
-        self._gpu = spec.options.device
+        self._gpu = gpu_of(spec.target, spec.options.device)
         feeds = read_feeds(spec.feeds)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         target = TARGETS[spec.target]
@@ -76,8 +77,11 @@ class Measurement:
             self._samples.append(round(self._timer(self._calls)))
 
     def settle(self) -> None:
-        """Some inferences that are not counted: caches and clocks are another process's after its turn."""
-        for _ in range(SETTLING):
+        """Some inferences that are not counted: caches were another process's, and its threads may still spin."""
+        end = perf_counter_ns() + SETTLING_NS
+        for number in count():
+            if number >= SETTLING and perf_counter_ns() > end:
+                return
             self._timer(self._calls)
 
     def result(self, alone: bool = True) -> LaunchResult:

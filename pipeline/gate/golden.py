@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from ...errors import CompressError
+from ...targets.device import DeviceFacts
 from ...targets.worker import outputs_digest
 from ..files import write_atomically
+from ..open_devices import folder_name
 from ..random_inputs import Feeds
 from ..result import Record
+from .subjects import Subject
 
 SCHEMA = 1
 KEPT_VALUES = 4096
@@ -40,10 +44,38 @@ class Golden(Record):
     outputs: list[list[float]] | None = None
     """Flat values of each output; None when there are too many, or some are no finite numbers."""
 
+    def made_on(self, facts: DeviceFacts) -> bool:
+        """Whether the bits of its outputs can be asked for again: the same processor and version of the runtime."""
+        return (self.machine, self.runtime, self.version) == (facts.machine, facts.runtime, facts.version)
+
+    @property
+    def origin(self) -> str:
+        """What was accepted and when."""
+        return f"{self.source}, {self.commit[:10] or self.accepted_at}"
+
 
 def golden_path(folder: Path, device: str) -> Path:
     """The golden file of a device; `:` and `/` of its name do not get into a path."""
-    return folder / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in device)}.json"
+    return folder / f"{folder_name(device)}.json"
+
+
+def golden_of(
+    device: str, facts: DeviceFacts, side: Subject, feeds: Feeds, outputs: Outputs, commit: str = ""
+) -> Golden:
+    """What a side would be accepted as now."""
+    return Golden(
+        device=device,
+        machine=facts.machine,
+        runtime=facts.runtime,
+        version=facts.version,
+        accepted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit,
+        source=side.name,
+        bytes=side.bytes,
+        inputs_sha256=inputs_digest(feeds),
+        outputs_sha256=outputs_digest(outputs),
+        outputs=kept(outputs),
+    )
 
 
 def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
@@ -57,6 +89,10 @@ def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
         raise CompressError(
             f"{path}: not a golden file ({str(error).splitlines()[0]}); accept it anew"
         ) from error
+    if golden.device != device:
+        raise CompressError(
+            f"{path}: was accepted for the device {golden.device!r}, not {device!r}; rename one of them"
+        )
     if golden.schema_version != SCHEMA:
         raise CompressError(
             f"{path}: schema_version {golden.schema_version}, this edgepress reads {SCHEMA}; accept it anew"
@@ -66,6 +102,14 @@ def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
             f"{path}: was accepted on other inputs (shapes, batch, seed or --inputs); accept it anew"
         )
     return golden
+
+
+def read_golden_anyway(folder: Path, device: str) -> Golden | None:
+    """What is there of it, to be replaced; None where nothing can be read."""
+    try:
+        return Golden.model_validate_json(golden_path(folder, device).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def write_golden(folder: Path, golden: Golden) -> Path:
@@ -82,9 +126,14 @@ def inputs_digest(feeds: Feeds) -> str:
 
 def kept(outputs: Outputs) -> list[list[float]] | None:
     """The values of outputs as a golden file keeps them."""
-    if sum(array.size for array in outputs) > KEPT_VALUES or not all(np.isfinite(a).all() for a in outputs):
+    if sum(array.size for array in outputs) > KEPT_VALUES or not finite(outputs):
         return None
     return [[float(value) for value in array.ravel()] for array in outputs]
+
+
+def finite(outputs: Outputs) -> bool:
+    """Whether every value is a number."""
+    return all(bool(np.isfinite(array).all()) for array in outputs if array.dtype.kind == "f")
 
 
 def difference(reference: Sequence[Sequence[float]] | None, outputs: Outputs) -> str:

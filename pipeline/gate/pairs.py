@@ -48,7 +48,7 @@ def gate_latency(
     medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
-    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, result.set_aside)
+    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, result)
     for pair in progress.track(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):
@@ -70,21 +70,22 @@ def gate_latency(
 
 
 def launch_pairs(
-    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, set_aside: list[str]
+    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, result: LatencyResult
 ) -> Iterator[tuple[LaunchResult, LaunchResult]]:
-    """Good pairs of launches in turns; ends when too many were set aside, or the device stays away."""
+    """Good pairs of launches in turns; ends when too many were set aside or the device is lost: `result` tells."""
     draw = random.Random(plan.seed)
-    while len(set_aside) < SET_ASIDE:
+    while len(result.set_aside) < SET_ASIDE:
         try:
             pair = device.launch_pair(engines, feeds, plan.iterations, plan.warmup_s, draw.getrandbits(32))
         except DeviceLostError as error:
-            set_aside.append(str(error))
-            if not _back(device):
+            result.set_aside.append(str(error))
+            result.lost = len(result.set_aside) == SET_ASIDE or not _back(device)
+            if result.lost:
                 return
             continue
         reasons = [why for launched in pair if (why := throttled(launched.before, launched.after))]
         if reasons:
-            set_aside.append(reasons[0])
+            result.set_aside.append(reasons[0])
             continue
         yield pair
 

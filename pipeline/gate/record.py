@@ -13,9 +13,14 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 class Side(Record):
-    """One of the two that are compared, as frozen on one device. source: what the user named."""
+    """One of the two that are compared, as frozen on one device.
+
+    source: what the user named; name: of the model, as its run or its file has it; bytes: of what is shipped.
+    """
 
     source: str
+    name: str
+    bytes: int
     engine_sha256: str
     engine_bytes: int
     settings: dict[str, Any]
@@ -41,7 +46,6 @@ class LookRow(Record):
     ratio: float
     lower: float
     upper: float
-    difference_ms: float
     p: float
     ranks_fail: bool
     ranks_pass: bool
@@ -57,6 +61,8 @@ class LatencyResult(Record):
     log_ratios: list[float] = []
     launches: list[LaunchRow]
     set_aside: list[str] = []
+    lost: bool = False
+    """Whether the device went away for good."""
 
     @property
     def last(self) -> LookRow | None:

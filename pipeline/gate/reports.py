@@ -17,6 +17,16 @@ from .verdict import subject_of
 ANNOTATION = {"FAIL": "error", "INCONCLUSIVE": "warning"}
 
 
+REPORTS = ("gate.json", "gate.md", "gate.html", "junit.xml")
+
+
+def make_room(folder: Path) -> None:
+    """Make the folder, and take away what an earlier gate left: it must not be taken for this one's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in REPORTS:
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_reports(record: GateRecord, folder: Path) -> list[Path]:
     """Write gate.json, gate.md, gate.html and junit.xml into `folder`, each complete or not at all; their paths."""
     reports = {"gate.md": markdown(record), "gate.html": html(record), "junit.xml": junit_xml(record)}
@@ -28,15 +38,16 @@ def write_reports(record: GateRecord, folder: Path) -> list[Path]:
 
 
 def junit_xml(record: GateRecord) -> str:
-    """One test case a measure; one without a decision is skipped, never passed."""
+    """One test case a measure; one without a decision is an error, as it neither passed nor failed."""
     suite = ElementTree.Element("testsuite", name="edgepress gate")
     for measure in record.measures:
         case = ElementTree.SubElement(
             suite, "testcase", classname=f"edgepress.gate.{measure.name}", name=tidy(subject_of(measure), 200)
         )
-        kind = {"FAIL": "failure", "INCONCLUSIVE": "skipped"}.get(measure.verdict)
+        kind = {"FAIL": "failure", "INCONCLUSIVE": "error"}.get(measure.verdict)
         if kind is not None:
-            ElementTree.SubElement(case, kind, message=tidy(measure.reason, 2000))
+            message = tidy(f"{measure.verdict}: {measure.reason}", 2000)
+            ElementTree.SubElement(case, kind, message=message)
     return junit_document(suite, record.seconds)
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...progress import Progress, Silent
-from ...targets.device import Device, DeviceFacts
+from ...targets.device import Device
+from ...targets.fake import RUNTIME as FAKE
 from ...targets.worker import outputs_digest
-from ..device_file import DeviceSection, opened
+from ..device_file import DeviceSection
 from ..environment import environment
+from ..open_devices import opened, require_reached
 from .accuracy import Judged, compare, judged_by
-from .golden import Golden, difference, inputs_digest, kept, read_golden, write_golden
+from .golden import difference, finite, golden_of, read_golden
 from .pairs import LaunchPlan, gate_latency
 from .record import DeviceGate, GateRecord, Measure, Side
 from .sequential import Limits
@@ -31,7 +31,8 @@ from .verdict import accuracy_measure, latency_measure, outputs_measure, settle,
 class GatePlan:
     """How to gate. inputs: an .npz file, else seeded values; data: a recipe whose data and metric judge accuracy.
 
-    golden: a folder of golden files. batch 0: the models' own, or 1. commit: for the record.
+    most_drop: of the metric, that the candidate must surely keep. golden: a folder of golden files. batch 0: the
+    models' own, or 1. commit: for the record.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -39,6 +40,7 @@ class GatePlan:
     batch: int = 0
     inputs: Path | None = None
     data: Path | None = None
+    most_drop: float = 0.02
     golden: Path | None = None
     commit: str = ""
 
@@ -53,7 +55,8 @@ def gate(
     """Compare the candidate with the baseline on each device, interleaved, in this job.
 
     FAIL: larger, other outputs than accepted, less accurate, or slower than the tolerance beyond noise. INCONCLUSIVE:
-    the pairs were used up without a decision, or the device went away. CompressError and its kinds: nothing was gated.
+    the pairs were used up without a decision, the device went away between them, or there are too few samples.
+    CompressError and its kinds: nothing was gated.
     """
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     judged = judged_by(plan.data, progress) if plan.data is not None else None
@@ -63,16 +66,18 @@ def gate(
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         sides = held.enter_context(subject(baseline)), held.enter_context(subject(candidate))
         inputs = common_inputs(sides, plan.inputs, plan.batch, plan.launches.seed)
+        require_reached(sections)
         share = 1 / (len(sections) * (1 if judged is None else 2))
-        for device in held.enter_context(opened(sections, inputs.batch, folder)).values():
-            one = _OnDevice(device, sides, inputs, plan, folder, progress)
-            found, own = one.measured(judged, share)
+        for name, section in sections.items():  # one after the other: two names may be of one device
+            with opened({name: section}, inputs.batch) as opened_one:
+                one = _OnDevice(opened_one[name], sides, inputs, plan, folder, progress)
+                found, own = one.measured(judged, share)
             devices.append(found)
             measures += own
-    settled, verdict, reason = settle(measures, {d.label: d.latency for d in devices}, plan.limits)
+    settled, verdict, reason = settle(measures, plan.limits)
     return GateRecord(
         verdict=verdict,
-        reason=reason,
+        reason=reason + _remarks(devices),
         started_at=started,
         seconds=time.monotonic() - began,
         seed=plan.launches.seed,
@@ -84,33 +89,19 @@ def gate(
     )
 
 
+def _remarks(devices: list[DeviceGate]) -> str:
+    """What a reader of a verdict must not overlook."""
+    same = all(device.baseline.engine_sha256 == device.candidate.engine_sha256 for device in devices)
+    simulated = ", ".join(device.label for device in devices if device.runtime == FAKE)
+    return (" Both sides are the same engine." if same else "") + (
+        f" Simulated, not measured: {simulated}." if simulated else ""
+    )
+
+
 def _declared(plan: GatePlan) -> dict[str, Any]:
     launches = {"iterations": plan.launches.iterations, "warmup_s": plan.launches.warmup_s}
-    return {**asdict(plan.limits), "looks": list(plan.limits.looks), **launches}
-
-
-def accept(
-    candidate: Path,
-    sections: Mapping[str, DeviceSection],
-    golden: Path,
-    plan: GatePlan,
-    progress: Progress = Silent(),
-) -> list[tuple[Path, str]]:
-    """Write the candidate's size and outputs as each device's golden file; the files, and what changed in words."""
-    written = []
-    with ExitStack() as held:
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        side = held.enter_context(subject(candidate))
-        inputs = common_inputs((side,), plan.inputs, plan.batch, plan.launches.seed)
-        for device in held.enter_context(opened(sections, inputs.batch, folder)).values():
-            progress.say(f"{device.label}: running {candidate}")
-            frozen = freeze(side, device, inputs.feeds, folder / "accepted")
-            outputs = device.outputs(frozen, inputs.feeds)
-            new = _golden(device, side, inputs, outputs, plan.commit)
-            written.append(
-                (write_golden(golden, new), f"{new.bytes:,} bytes, outputs {new.outputs_sha256[:12]}")
-            )
-    return written
+    looks = list(plan.limits.looks)
+    return {**asdict(plan.limits), "looks": looks, "most_drop": plan.most_drop, **launches}
 
 
 class _OnDevice:
@@ -132,87 +123,61 @@ class _OnDevice:
         self.progress = progress
         self.facts = device.facts()
         progress.say(f"{device.label}: freezing both engines")
-        place = folder / device.label.replace(":", "-")
-        self.frozen = {
-            role: freeze(side, device, inputs.feeds, place / role)
-            for role, side in zip(("baseline", "candidate"), sides, strict=True)
-        }
+        before, after = freeze(sides, device, inputs.feeds, folder)
+        self.frozen = before, after
 
     def measured(self, judged: Judged | None, share: float) -> tuple[DeviceGate, list[Measure]]:
         """Everything on this device. share: of the false alarms, for each of its tests."""
+        label, plan = self.device.label, self.plan
         measures = self._exact()
-        before, after = self.frozen["baseline"], self.frozen["candidate"]
         if judged is not None:
-            found = compare(judged, self.device, before, after, self.inputs.feeds, self.progress)
-            measures.append(accuracy_measure(self.device.label, found))
+            found = compare(judged, self.device, *self.frozen, self.inputs.feeds, self.progress)
+            measures.append(accuracy_measure(label, found, plan.most_drop))
         latency = gate_latency(
-            self.device,
-            before,
-            after,
-            self.inputs.feeds,
-            self.plan.limits,
-            self.plan.launches,
-            share,
-            self.progress,
+            self.device, *self.frozen, self.inputs.feeds, plan.limits, plan.launches, share, self.progress
         )
-        measures.append(latency_measure(self.device.label, latency))
-        facts = self.facts
+        measures.append(latency_measure(label, latency, plan.limits))
         return DeviceGate(
-            label=self.device.label,
-            runtime=facts.runtime,
-            version=facts.version,
-            machine=facts.machine,
-            capabilities=facts.capabilities,
+            label=label,
+            runtime=self.facts.runtime,
+            version=self.facts.version,
+            machine=self.facts.machine,
+            capabilities=self.facts.capabilities,
             options=self.device.options.declared(),
-            baseline=self._side("baseline", self.sides[0]),
-            candidate=self._side("candidate", self.sides[1]),
+            baseline=self._side(0),
+            candidate=self._side(1),
             latency=latency,
         ), measures
 
     def _exact(self) -> list[Measure]:
         """Size and outputs against what was accepted for this device, else against the baseline."""
-        label = self.device.label
-        outputs = {
-            role: self.device.outputs(frozen, self.inputs.feeds) for role, frozen in self.frozen.items()
-        }
-        golden = (
-            read_golden(self.plan.golden, label, self.inputs.feeds) if self.plan.golden is not None else None
-        )
-        if golden is None:
-            accepted = _golden(self.device, self.sides[0], self.inputs, outputs["baseline"], "")
-            against = "the baseline"
-        else:
-            accepted, against = golden, f"what was accepted at {golden.commit[:10] or golden.accepted_at}"
-        same = outputs_digest(outputs["candidate"]) == accepted.outputs_sha256
+        label, feeds = self.device.label, self.inputs.feeds
+        before, after = (self.device.outputs(frozen, feeds) for frozen in self.frozen)
+        baseline = golden_of(label, self.facts, self.sides[0], feeds, before)
+        golden = read_golden(self.plan.golden, label, feeds) if self.plan.golden is not None else None
+        size = golden or baseline
+        outputs = size if golden is None or golden.made_on(self.facts) else baseline
+        against = {True: "the baseline", False: f"what was accepted ({golden.origin})" if golden else ""}
+        told = against[outputs is baseline]
+        if golden is not None and outputs is baseline:
+            told += (
+                f" (what was accepted is of {golden.machine}, {golden.version}: its bits mean nothing here)"
+            )
+        elif golden is not None and baseline.outputs_sha256 != golden.outputs_sha256:
+            told += ", which the baseline's are not either"
+        same = outputs_digest(after) == outputs.outputs_sha256
         return [
-            size_measure(label, accepted.bytes, self.sides[1].bytes, against),
-            outputs_measure(label, same, difference(accepted.outputs, outputs["candidate"]), against),
+            size_measure(label, size.bytes, self.sides[1].bytes, against[size is baseline]),
+            outputs_measure(label, same, finite(after), difference(outputs.outputs, after), told),
         ]
 
-    def _side(self, role: str, side: Subject) -> Side:
-        frozen = self.frozen[role]
+    def _side(self, index: int) -> Side:
+        frozen, side = self.frozen[index], self.sides[index]
         return Side(
             source=str(side.path),
+            name=side.name,
+            bytes=side.bytes,
             engine_sha256=frozen.sha256,
             engine_bytes=frozen.bytes,
             settings={key: str(value) for key, value in frozen.settings.items()},
         )
-
-
-def _golden(
-    device: Device, side: Subject, inputs: Inputs, outputs: Sequence[np.ndarray[Any, Any]], commit: str
-) -> Golden:
-    facts: DeviceFacts = device.facts()
-    return Golden(
-        device=device.label,
-        machine=facts.machine,
-        runtime=facts.runtime,
-        version=facts.version,
-        accepted_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit,
-        source=side.path.name,
-        bytes=side.bytes,
-        inputs_sha256=inputs_digest(inputs.feeds),
-        outputs_sha256=outputs_digest(outputs),
-        outputs=kept(outputs),
-    )

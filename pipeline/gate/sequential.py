@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, log, sqrt
+from math import exp, log1p, sqrt
 from typing import Literal
 
 import numpy as np
@@ -22,9 +22,9 @@ Decision = Literal["FAIL", "PASS", "MORE"]
 class Limits:
     """What counts as slower, and how sure to be.
 
-    tolerance: a slowdown that nobody minds, as a fraction; FAIL needs more than it. budget: the slowdown that must not
-    pass. floor_ms: a difference that nobody notices, whatever its ratio. looks: pairs after which to look.
-    false_fail, false_pass: the largest chances of a FAIL within the tolerance, of a PASS at the budget.
+    tolerance: a slowdown that nobody minds, as a fraction; floor_ms: a difference that nobody notices, whatever its
+    ratio: FAIL must be surely beyond both. budget: the slowdown that must not pass. looks: pairs after which to look.
+    false_fail, false_pass: the largest chances of a FAIL within tolerance or floor, of a PASS at the budget.
     """
 
     tolerance: float = 0.01
@@ -34,13 +34,21 @@ class Limits:
     false_fail: float = 0.01
     false_pass: float = 0.05
 
+    def minded(self, typical_ms: float) -> float:
+        """The log-ratio from which on a slowdown of a baseline of `typical_ms` is minded: tolerance or floor."""
+        return max(log1p(self.tolerance), log1p(self.floor_ms / typical_ms))
+
+    def barred(self, typical_ms: float) -> float:
+        """The log-ratio that must not pass: the budget, or the floor where that is more."""
+        return max(log1p(self.budget), log1p(self.floor_ms / typical_ms))
+
 
 @dataclass(frozen=True)
 class Look:
     """What the pairs say at one look.
 
     ratio: candidate time over baseline time; lower, upper: one-sided bounds of it at the shares of the two errors.
-    p: of no more than the tolerance, times the looks. ranks_fail, ranks_pass: whether the signed ranks agree with t,
+    p: of a ratio that nobody minds, times the looks. ranks_fail, ranks_pass: whether the signed ranks agree with t,
     where it decides.
     """
 
@@ -49,7 +57,6 @@ class Look:
     ratio: float
     lower: float
     upper: float
-    difference_ms: float
     p: float
     ranks_fail: bool
     ranks_pass: bool
@@ -67,24 +74,17 @@ def look(log_ratios: Sequence[float], typical_ms: float, limits: Limits, share: 
     alpha = limits.false_fail * share / len(limits.looks)
     beta = limits.false_pass / len(limits.looks)
     lower, upper = mean - _t(1 - alpha, n - 1) * error, mean + _t(1 - beta, n - 1) * error
-    slower, within = log(1 + limits.tolerance), log(1 + limits.budget)
-    difference = typical_ms * (exp(mean) - 1)
-    fails = lower > slower and difference > limits.floor_ms
-    passes = upper < within or typical_ms * (exp(upper) - 1) < limits.floor_ms
-    p = min(1.0, len(limits.looks) * _p_slower(mean - slower, error, n))
-    ranks_fail = p <= limits.false_fail and _ranks(d - slower, alpha)
-    ranks_pass = passes and (upper >= within or _ranks(within - d, beta))
+    minded, barred = limits.minded(typical_ms), limits.barred(typical_ms)
+    p = min(1.0, len(limits.looks) * _p_slower(mean - minded, error, n))
+    ranks_fail = p <= limits.false_fail and _ranks(d - minded, alpha)
+    ranks_pass = upper < barred and _ranks(barred - d, beta)
+    fails = lower > minded and ranks_fail
     return Look(
         pairs=n,
-        decision="FAIL"
-        if fails and ranks_fail
-        else "PASS"
-        if passes and ranks_pass and not fails
-        else "MORE",
+        decision="FAIL" if fails else "PASS" if ranks_pass and lower <= minded else "MORE",
         ratio=exp(mean),
         lower=exp(lower),
         upper=exp(upper),
-        difference_ms=difference,
         p=p,
         ranks_fail=ranks_fail,
         ranks_pass=ranks_pass,
@@ -101,15 +101,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_slowdown(sd: float, limits: Limits, power: float = 0.95) -> float:
-    """The smallest slowdown (a fraction) that the last look calls FAIL with probability `power`.
+def smallest_slowdown(sd: float, typical_ms: float, limits: Limits, power: float = 0.95) -> float:
+    """The smallest slowdown (a fraction) that a gate, looks, early PASS, floor and all, calls FAIL with this power.
 
-    sd: of a pair's log-ratio, as pairs of one engine with itself show it.
+    Found by simulation. sd: of a pair's log-ratio, as pairs of one engine with itself show it.
     """
-    pairs = limits.looks[-1]
-    alpha = limits.false_fail / len(limits.looks)
-    needed = (_t(1 - alpha, pairs - 1) + _t(power, pairs - 1)) * sd / sqrt(pairs)
-    return (1 + limits.tolerance) * exp(needed) - 1
+    low, high = limits.minded(typical_ms), limits.minded(typical_ms) + 0.01
+    while _power(high, sd, typical_ms, limits) < power:
+        low, high = high, 2 * high
+    while high - low > 0.0005:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _power(middle, sd, typical_ms, limits) >= power else (middle, high)
+    return exp(high) - 1
+
+
+def _power(change: float, sd: float, typical_ms: float, limits: Limits, gates: int = 200) -> float:
+    """The share of simulated gates that end with FAIL when the log-ratio is `change`."""
+    draw = np.random.default_rng(0)
+    failed = 0
+    for _ in range(gates):
+        d = change + sd * draw.standard_normal(limits.looks[-1])
+        decisions = (look(d[:n].tolist(), typical_ms, limits).decision for n in limits.looks)
+        failed += next((decision for decision in decisions if decision != "MORE"), "MORE") == "FAIL"
+    return failed / gates
 
 
 def _p_slower(excess: float, error: float, n: int) -> float:

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
 from ...errors import CompressError
 from ...targets.device import Device, Frozen, LocalDevice
 from ..files import sha256_file
+from ..judge import shipped
 from ..l2z.pack import as_onnx
 from ..onnx_file import read_graph
+from ..open_devices import folder_name
 from ..random_inputs import Feeds, batch_of, random_feeds
 from ..report import load_run
 from ..result import RunRecord
@@ -27,20 +30,13 @@ ENGINES = (".xml", ".engine")
 
 @dataclass(frozen=True)
 class Subject:
-    """One side. path: what the user named; onnx: its graph, None for an engine file; file: what is shipped."""
+    """One side. path: what the user named; onnx: its graph, None for an engine file; bytes: of what is shipped."""
 
     path: Path
+    name: str
     onnx: Path | None
-    file: Path
+    bytes: int
     run: RunRecord | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Of the file that is shipped; of all files of an engine."""
-        parts = [self.file]
-        if self.file.suffix == ".xml":
-            parts.append(self.file.with_suffix(".bin"))
-        return sum(part.stat().st_size for part in parts)
 
 
 @contextmanager
@@ -53,10 +49,27 @@ def subject(path: Path) -> Iterator[Subject]:
             f"{path}: no such file or folder; give a run folder, an .onnx, .l2z or engine file"
         )
     elif path.suffix in ENGINES:
-        yield Subject(path, None, path)
+        yield Subject(path, path.stem, None, _bytes(path, path.with_suffix(".bin")))
     else:
         with as_onnx(path) as graph:
-            yield Subject(path, graph, path)
+            yield Subject(path, path.stem, graph, _bytes(path, *_beside(path)))
+
+
+def _bytes(*paths: Path) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _beside(path: Path) -> list[Path]:
+    """Files with weights of an ONNX file that lie beside it."""
+    if path.suffix != ".onnx":
+        return []
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = read_graph(path).graph
+    return [
+        path.parent / name
+        for name in sorted({ExternalDataInfo(t).location for t in graph.initializer if uses_external_data(t)})
+    ]
 
 
 def _of_run(folder: Path) -> Subject:
@@ -67,31 +80,40 @@ def _of_run(folder: Path) -> Subject:
         raise CompressError(
             f"{folder}: its model.onnx is missing or is not the one that run.json tells of; run the recipe again"
         )
-    packed = folder / "model.l2z"
-    return Subject(folder, onnx_path, packed if packed.is_file() else onnx_path, run)
+    file = shipped(run.artefacts)
+    return Subject(folder, run.name, onnx_path, file[1] if file is not None else _bytes(onnx_path), run)
 
 
-def freeze(side: Subject, device: Device, feeds: Feeds, folder: Path) -> Frozen:
-    """The side's engine for the device: the one that its run left, the file itself, or one built now, once."""
-    if side.run is not None and isinstance(device, LocalDevice):
-        left = _engine_of_run(side.path, side.run, device)
-        if left is not None:
-            return device.adopt(left)
+def freeze(sides: Sequence[Subject], device: Device, feeds: Feeds, folder: Path) -> list[Frozen]:
+    """The engines of the sides for the device, built once: those that their runs left if all have one, else built now.
+
+    An engine that a run built and one that is built now may differ by more than the models do.
+    """
+    left = [_engine_of_run(side, device) for side in sides]
+    if all(path is not None for path in left):
+        return [device.adopt(path) for path in left if path is not None]
+    place = folder / folder_name(device.label)
+    return [_built(side, device, feeds, place / str(index)) for index, side in enumerate(sides)]
+
+
+def _built(side: Subject, device: Device, feeds: Feeds, place: Path) -> Frozen:
     if side.onnx is None:
-        return device.adopt(side.file)
-    return device.build(side.onnx, folder, feeds)
+        return device.adopt(side.path)
+    return device.build(side.onnx, place, feeds)
 
 
-def _engine_of_run(folder: Path, run: RunRecord, device: Device) -> Path | None:
-    """The first file of the compressed engine, if the run has one for this device and it is still the same."""
-    name = "-".join(part for part in (device.runtime, device.options.device) if part)
-    start = f"engines/{name}/compressed/"
-    files = [artefact for artefact in run.artefacts if artefact.path.startswith(start)]
-    if not files or any(
-        not (folder / f.path).is_file() or sha256_file(folder / f.path) != f.sha256 for f in files
-    ):
+def _engine_of_run(side: Subject, device: Device) -> Path | None:
+    """The first file of the compressed engine, if the side's run ran one on this device and it is still the same."""
+    if side.run is None or not isinstance(device, LocalDevice):
         return None
-    return folder / files[0].path
+    own = (device.runtime, device.options.device)
+    if not any((t.runtime, t.device) == own and t.status == "run" for t in side.run.targets):
+        return None
+    start = f"engines/{'-'.join(part for part in own if part)}/compressed/"
+    files = [artefact for artefact in side.run.artefacts if artefact.path.startswith(start)]
+    paths = [side.path / file.path for file in files]
+    same = all(p.is_file() and sha256_file(p) == f.sha256 for p, f in zip(paths, files, strict=True))
+    return paths[0] if paths and same else None
 
 
 @dataclass(frozen=True)
@@ -103,25 +125,33 @@ class Inputs:
 
 
 def common_inputs(sides: Sequence[Subject], file: Path | None, batch: int, seed: int) -> Inputs:
-    """Inputs from an .npz file, or seeded ones of the graphs' shapes; CompressError when the two take other inputs."""
+    """Inputs from an .npz file, or seeded ones of the graphs' shapes; CompressError when they do not fit both sides."""
     graphs = {side.path: read_graph(side.onnx) for side in sides if side.onnx is not None}
-    if file is not None:
-        return Inputs(_read_inputs(file), batch)
+    given = _read_inputs(file) if file is not None else None
+    if given is not None and not batch:
+        batch = len(next(iter(given.values()))) if next(iter(given.values())).ndim else 0
     if not graphs:
-        raise CompressError(
-            f"{sides[0].path}: an engine file does not tell its inputs; give them by --inputs x.npz"
-        )
-    made = {path: _inputs_of(graph, batch, seed) for path, graph in graphs.items()}
-    shapes = {
-        path: {name: array.shape for name, array in inputs.feeds.items()} for path, inputs in made.items()
-    }
-    (first, wanted), *others = shapes.items()
-    for path, found in others:
-        if found != wanted:
+        if given is None:
             raise CompressError(
-                f"{path} takes the inputs {_words(found)}, and {first} {_words(wanted)}; gate models of one interface"
+                f"{sides[0].path}: an engine file does not tell its inputs; give them by --inputs x.npz"
             )
-    return next(iter(made.values()))
+        return Inputs(given, batch)
+    made = {path: _inputs_of(graph, batch if _varies(graph) else 0, seed) for path, graph in graphs.items()}
+    (first, one), *others = made.items()
+    if given is not None:
+        others.append((Path(str(file)), Inputs(given, 0)))
+    for path, other in others:
+        if _words(other.feeds) != _words(one.feeds):
+            raise CompressError(
+                f"{path}: the inputs {_words(other.feeds)}, and {first} takes {_words(one.feeds)}; "
+                "gate models of one interface"
+            )
+    fixed = one.feeds if given is None else {name: given[name] for name in one.feeds}
+    return Inputs(fixed, max(inputs.batch for inputs in made.values()))
+
+
+def _varies(graph: onnx.ModelProto) -> bool:
+    return batch_of(graph, 0)[1]
 
 
 def _inputs_of(graph: onnx.ModelProto, batch: int, seed: int) -> Inputs:
@@ -129,13 +159,20 @@ def _inputs_of(graph: onnx.ModelProto, batch: int, seed: int) -> Inputs:
     return Inputs(random_feeds(graph, fed, seed), fed if varies else 0)
 
 
-def _words(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+def _words(feeds: Feeds) -> str:
+    return ", ".join(
+        f"{name} {feeds[name].dtype} {' x '.join(map(str, feeds[name].shape))}" for name in sorted(feeds)
+    )
 
 
 def _read_inputs(path: Path) -> Feeds:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CompressError(f"{path}: cannot be read as an .npz file of inputs by name: {error}") from error
+            feeds = {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:
+        raise CompressError(f"{path}: cannot be read as an .npz file of inputs by name ({error})") from error
+    if not feeds:
+        raise CompressError(f"{path}: holds no arrays; save the inputs by name with numpy.savez")
+    if wrong := [n for n, x in feeds.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
+        raise CompressError(f"{path}: input {wrong[0]!r} holds NaN or infinite values")
+    return feeds

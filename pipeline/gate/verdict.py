@@ -2,67 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from math import expm1
 from statistics import median
 
 from ..report_text import byte_size, metric_value, ms, signed
 from .accuracy import Paired
-from .record import LatencyResult, Measure, Verdict
+from .record import LatencyResult, LookRow, Measure, Verdict
 from .sequential import Limits, holm
+
+ACCEPT = "accept it with --accept if it is meant"
 
 
 def size_measure(device: str, reference: int, candidate: int, against: str) -> Measure:
     """Bytes of what is shipped, exactly. against: where the reference comes from, in words."""
     grown = candidate - reference
-    reason = (
-        f"{grown:,} bytes more than {against}; accept it with --accept if it is meant"
-        if grown > 0
-        else f"no larger than {against}"
-    )
     return Measure(
         name="size",
         device=device,
         verdict="FAIL" if grown > 0 else "PASS",
         baseline=byte_size(reference),
         candidate=byte_size(candidate),
-        reason=reason,
+        reason=f"{grown:,} bytes more than {against}; {ACCEPT}" if grown > 0 else f"no larger than {against}",
     )
 
 
-def outputs_measure(device: str, same: bool, difference: str, against: str) -> Measure:
+def outputs_measure(device: str, same: bool, finite: bool, difference: str, against: str) -> Measure:
     """Outputs on the fixed inputs, bit for bit. difference: in words, where they are not the same."""
-    reason = (
-        f"bit for bit those of {against}"
-        if same
-        else f"not those of {against}: {difference}; accept them with --accept if they are meant"
-    )
+    if not finite:
+        reason = "they hold NaN or infinite values"
+    elif same:
+        reason = f"bit for bit those of {against}"
+    else:
+        reason = f"not those of {against}: {difference}; {ACCEPT}"
     return Measure(
         name="outputs",
         device=device,
-        verdict="PASS" if same else "FAIL",
+        verdict="PASS" if same and finite else "FAIL",
         baseline=against,
         candidate="the same" if same else "other",
         reason=reason,
     )
 
 
-def accuracy_measure(device: str, found: Paired) -> Measure:
-    """The paired test of a metric; its verdict is settled with the other tests."""
-    low, high = found.ci95
-    drop = f"{signed(-100 * found.drop)} points, 95 % interval {signed(-100 * high)} to {signed(-100 * low)}"
+def accuracy_measure(device: str, found: Paired, most_drop: float) -> Measure:
+    """The paired test of a metric; a FAIL is settled with the other tests. most_drop: what must surely be kept."""
+    kept = found.at_most <= most_drop
+    bound = f"surely no more than {100 * max(found.at_most, 0):.2f} points lost"
+    limit = f"the limit is {100 * most_drop:g}"
+    more = "" if kept else f", {limit}: too few samples to tell, or too many that differ"
     return Measure(
         name="accuracy",
         device=device,
-        verdict="PASS",
+        verdict="PASS" if kept else "INCONCLUSIVE",
         baseline=f"{found.baseline.name} {metric_value(found.baseline.value)}",
         candidate=f"{found.candidate.name} {metric_value(found.candidate.value)}",
-        reason=f"{drop}, n = {found.baseline.n}",
+        reason=f"{signed(-100 * found.drop)} points, {bound}{more}, n = {found.baseline.n}",
         p=found.p,
     )
 
 
-def latency_measure(device: str, found: LatencyResult) -> Measure:
-    """The sequential test of one device; its verdict is settled with the other tests."""
+def latency_measure(device: str, found: LatencyResult, limits: Limits) -> Measure:
+    """The sequential test of one device; a FAIL is settled with the other tests."""
     last = found.last
     if last is None:
         return Measure(
@@ -74,28 +75,46 @@ def latency_measure(device: str, found: LatencyResult) -> Measure:
             reason=f"no look was reached: {_set_aside(found)}",
             p=1.0,
         )
-    typical = _baseline_ms(found)
+    typical = median(row.median_ms for row in found.launches if row.side == "baseline")
     change = f"{signed(100 * (last.ratio - 1), 1)} %"
     bounds = f"{signed(100 * (last.lower - 1), 1)} to {signed(100 * (last.upper - 1), 1)} %"
     return Measure(
         name="latency",
         device=device,
-        verdict="PASS",
+        verdict="PASS" if last.decision == "PASS" else "INCONCLUSIVE",
         baseline=ms(typical),
         candidate=ms(typical * last.ratio),
-        reason=f"{change}, decision bounds {bounds}, {last.pairs} pairs",
-        p=last.p,
+        reason=f"{change}, decision bounds {bounds}, {last.pairs} pairs{_because(found, last, typical, limits)}",
+        p=last.p if last.ranks_fail else 1.0,
     )
 
 
-def settle(
-    measures: Sequence[Measure], latencies: Mapping[str, LatencyResult], limits: Limits
-) -> tuple[list[Measure], Verdict, str]:
-    """Adjust the tests' p-values for each other, give each its verdict, and the gate the worst of all."""
+def _because(found: LatencyResult, last: LookRow, typical: float, limits: Limits) -> str:
+    """What decided, or why nothing did."""
+    minded, barred = (100 * expm1(limit(typical)) for limit in (limits.minded, limits.barred))
+    floor = f" (the floor of {limits.floor_ms:g} ms)" if minded > 100.001 * limits.tolerance else ""
+    if last.decision == "FAIL":
+        return f"; slower than the {minded:.3g} % that nobody minds{floor}, beyond noise"
+    if last.decision == "PASS":
+        above = last.ratio > 1 + limits.tolerance
+        told = f", yet above the tolerance of {100 * limits.tolerance:g} %" if above else ""
+        return f"; surely below {barred:.3g} %{floor}{told}"
+    if last.pairs < limits.looks[-1]:
+        return f"; the device did not hold out: {_set_aside(found)}"
+    told = f"neither surely slower than {minded:.3g} % nor surely below {barred:.3g} %{floor}"
+    return f"; {told}; measure on a quieter machine"
+
+
+def settle(measures: Sequence[Measure], limits: Limits) -> tuple[list[Measure], Verdict, str]:
+    """Adjust the tests' p-values for each other, make FAIL what they prove, and give the gate the worst of all."""
     tested = [i for i, measure in enumerate(measures) if measure.p is not None]
     adjusted = dict(zip(tested, holm([measures[i].p or 0.0 for i in tested]), strict=True))
     settled = [
-        _settled(measure, adjusted[i], latencies, limits) if i in adjusted else measure
+        measure.model_copy(
+            update={"p": adjusted[i], **({"verdict": "FAIL"} if adjusted[i] <= limits.false_fail else {})}
+        )
+        if i in adjusted
+        else measure
         for i, measure in enumerate(measures)
     ]
     for verdict in ("FAIL", "INCONCLUSIVE"):
@@ -110,32 +129,6 @@ def subject_of(measure: Measure) -> str:
     return f"{measure.name} on {measure.device}" if measure.device else measure.name
 
 
-def _settled(measure: Measure, p: float, latencies: Mapping[str, LatencyResult], limits: Limits) -> Measure:
-    verdict: Verdict = "FAIL" if p <= limits.false_fail else "PASS"
-    reason = measure.reason
-    if measure.name == "latency":
-        found = latencies[measure.device]
-        verdict, why = _latency_verdict(found, p, limits)
-        reason += f"; {why}" if why else ""
-    return measure.model_copy(update={"p": p, "verdict": verdict, "reason": reason})
-
-
-def _latency_verdict(found: LatencyResult, p: float, limits: Limits) -> tuple[Verdict, str]:
-    last = found.last
-    if last is None:
-        return "INCONCLUSIVE", ""
-    if p <= limits.false_fail and last.ranks_fail and last.difference_ms > limits.floor_ms:
-        return "FAIL", f"slower than the tolerance of {100 * limits.tolerance:g} %"
-    if last.decision == "PASS":
-        return "PASS", ""
-    if last.pairs < limits.looks[-1]:
-        return "INCONCLUSIVE", f"the device did not hold out: {_set_aside(found)}"
-    return "INCONCLUSIVE", "too noisy here to tell after all pairs; measure on a quieter machine"
-
-
 def _set_aside(found: LatencyResult) -> str:
-    return f"{len(found.set_aside)} pairs were set aside, the last because {found.set_aside[-1]}"
-
-
-def _baseline_ms(found: LatencyResult) -> float:
-    return median(row.median_ms for row in found.launches if row.side == "baseline")
+    last = f", the last because {found.set_aside[-1]}" if found.set_aside else ""
+    return f"{len(found.set_aside)} pairs were set aside{last}"

@@ -77,6 +77,7 @@ class Agent:
         self._leased: tuple[LocalDevice, AgentFiles] | None = None
         self._engines: dict[str, Frozen] = {}
         self._fed: tuple[str, Feeds] | None = None
+        self._own_files = True
 
     def answer(self, message: Message) -> bytes:
         """The line that answers a request; what fails is told, never raised."""
@@ -105,8 +106,9 @@ class Agent:
             raise CompressError(f"runtime {runtime!r} is unknown; known: {', '.join(sorted(TARGETS))}")
         chosen = options_of(options)
         name = chosen.device or next(iter(TARGETS[runtime].devices()), "")
-        self._lease = Lease(f"{runtime}:{name}", wait_s)
+        self._lease = Lease(name, wait_s)  # of the hardware: two runtimes on one CPU disturb each other
         folder = Path(workdir).expanduser() if workdir else self._scratch / "files"
+        self._own_files = not workdir  # others may be using what is in a kept folder
         device = LocalDevice(label, runtime, chosen, self._scratch)
         self._leased = device, AgentFiles(folder, self._scratch)
 
@@ -164,7 +166,7 @@ class Agent:
         if self._fed is None or self._fed[0] != sha256:
             with self._stored().open(sha256) as file:
                 fed = read_feeds(Path(file.name))
-            if self._fed is not None:
+            if self._fed is not None and self._own_files:
                 self._stored().drop(self._fed[0])
             self._fed = sha256, fed
         return self._fed[1]

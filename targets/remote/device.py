@@ -45,7 +45,7 @@ class RemoteDevice:
         lease = {"label": label, "runtime": runtime, "options": asdict(options), "workdir": host.workdir}
         self._link = AgentLink(label, host, ssh_command(host) if command is None else command, lease)
         self._engines: dict[str, list[Path]] = {}
-        self._packed: tuple[Feeds, bytes] | None = None
+        self._packed: dict[int, tuple[Feeds, bytes]] = {}
 
     @property
     def there(self) -> There | None:
@@ -153,10 +153,10 @@ class RemoteDevice:
 
     def _feeds(self, feeds: Feeds) -> bytes:
         """The inputs as a file's bytes, made once for the same inputs."""
-        if self._packed is None or self._packed[0] is not feeds:
+        if id(feeds) not in self._packed:
             with tempfile.TemporaryDirectory() as folder:
-                self._packed = feeds, save_feeds(feeds, Path(folder)).read_bytes()
-        return self._packed[1]
+                self._packed[id(feeds)] = feeds, save_feeds(feeds, Path(folder)).read_bytes()
+        return self._packed[id(feeds)][1]
 
 
 def _whole(onnx_path: Path) -> bytes:
@@ -186,8 +186,10 @@ def _built(told: Body) -> tuple[Frozen, str, list[Body]]:
     """Engine, digest of its ONNX file, and its files; ValueError for a name that would leave its folder."""
     for file in told["files"]:
         name = file["name"]
-        if name in (".", "..") or Path(name).name != name or "\\" in name:
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise ValueError(f"{name!r} is not a plain file name")
+        if not (isinstance(file["sha256"], str) and isinstance(file["bytes"], int)):
+            raise ValueError(f"{name!r} comes without a digest or a size")
     return frozen_from(told["frozen"]), told["onnx_sha256"], told["files"]
 
 

@@ -176,7 +176,8 @@ class AgentLink:
 
     def _exchange(self, connection: Connection, body: Body, silence_s: float) -> Any:
         """What the agent did; CompressError of the kind that it raised there."""
-        answer = connection.ask(body, self._host.timeout_s, silence_s)
+        timeout_s = self._host.timeout_s + body.get("seconds", 0)  # of a sustained load
+        answer = connection.ask(body, timeout_s, silence_s)
         if answer.keys() == {"ok"}:
             return answer["ok"]
         if answer.keys() != {"error", "exit_code"}:

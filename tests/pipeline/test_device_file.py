@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.pipeline.device_file import EXAMPLE, DeviceSection, changed, find_devices, opened, read_devices
+from edgepress.pipeline.device_file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
+from edgepress.pipeline.open_devices import opened
 from edgepress.pipeline.recipe_problems import RecipeError
 from edgepress.targets.device import LocalDevice
 from edgepress.targets.fake import FakeDevice
@@ -46,6 +47,10 @@ def test_keys_of_ssh_are_beside_the_file(tmp_path: Path) -> None:
         ("device: {}", "unknown key 'device'; did you mean 'devices'?"),
         ("devices:\n  a: {}", "devices.a.runtime: this key is required"),
         ("devices:\n  a: { runtime: openvin }", "unknown runtime 'openvin'; did you mean 'openvino'?"),
+        ("devices:\n  openvino:CPU: { runtime: fake }", "expected a name of letters, digits, - _ and ."),
+        ("devices:\n  ../x: { runtime: fake }", "expected a name of letters, digits, - _ and ."),
+        ("devices:\n  a: { runtime: openvino, noise: {} }", "noise means nothing for the runtime openvino"),
+        ("devices:\n  a: { runtime: fake, ssh: { host: h } }", "ssh means nothing for the runtime fake"),
         (
             "devices:\n  a: { runtime: fake, thread: 2 }",
             "devices.a: unknown key 'thread'; did you mean 'threads'?",
@@ -97,7 +102,7 @@ def test_devices_are_opened_and_closed(tmp_path: Path) -> None:
         "a": DeviceSection(runtime="fake", seed=5),
         "b": DeviceSection(runtime="onnxruntime", threads=1),
     }
-    with opened(sections, 2, tmp_path) as devices:
+    with opened(sections, 2) as devices:
         assert isinstance(devices["a"], FakeDevice) and isinstance(devices["b"], LocalDevice)
         assert (devices["b"].label, devices["b"].options.threads, devices["b"].options.batch) == ("b", 1, 2)
 
@@ -109,8 +114,8 @@ def test_another_power_mode_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         pytest.raises(
             DeviceUnavailableError, match="a: its CPU governor is 'powersave', and the devices file says"
         ),
-        opened(wanted, 0, tmp_path),
+        opened(wanted),
     ):
         pass
-    with opened({"a": DeviceSection(runtime="fake", power_mode="powersave")}, 0, tmp_path):
+    with opened({"a": DeviceSection(runtime="fake", power_mode="powersave")}):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +22,8 @@ from edgepress.pipeline.gate.record import GateRecord, Measure
 from edgepress.pipeline.gate.reports import github_annotations, html, junit_xml, markdown
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.gate.sequential import Limits
+from edgepress.pipeline.gate.subjects import subject
+from edgepress.pipeline.gate.verdict import accuracy_measure
 from onnx import TensorProto, helper, numpy_helper
 
 FAKE = {"sim": find_devices(["fake"], None)["fake"]}
@@ -38,6 +41,18 @@ def network(nodes: int = 1, scale: float = 1.0, width: int = 512) -> onnx.ModelP
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name in ("x", "y")]
     graph = helper.make_graph(operators, "net", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    with BytesIO() as file:
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    with BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
 
 
 @pytest.fixture
@@ -59,7 +74,8 @@ def verdict_of(record: GateRecord, name: str) -> Measure:
 
 def test_a_model_against_itself_passes(models: Path) -> None:
     record = gate(models / "base.onnx", models / "base.onnx", FAKE, QUICK)
-    assert (record.verdict, record.reason) == ("PASS", "All 3 measures hold.")
+    told = "All 3 measures hold. Both sides are the same engine. Simulated, not measured: sim."
+    assert (record.verdict, record.reason) == ("PASS", told)
     assert [(m.name, m.device, m.verdict) for m in record.measures] == [
         ("size", "sim", "PASS"),
         ("outputs", "sim", "PASS"),
@@ -82,7 +98,7 @@ def test_a_larger_slower_model_fails_in_each_measure(models: Path) -> None:
     grown = (models / "slower.onnx").stat().st_size - (models / "base.onnx").stat().st_size
     assert verdict_of(record, "size").reason.startswith(f"{grown} bytes more than the baseline")
     latency = verdict_of(record, "latency")
-    assert "slower than the tolerance of 1 %" in latency.reason
+    assert "% that nobody minds (the floor of 0.02 ms), beyond noise" in latency.reason
     assert latency.p is not None and latency.p <= 0.01
 
 
@@ -125,7 +141,9 @@ def test_a_device_that_is_not_here(models: Path) -> None:
 
 def test_models_of_other_interfaces(models: Path) -> None:
     onnx.save(network(width=256), str(models / "narrow.onnx"))
-    with pytest.raises(CompressError, match=r"narrow\.onnx takes the inputs x 1 x 256, and .* x 1 x 512"):
+    with pytest.raises(
+        CompressError, match=r"narrow\.onnx: the inputs x float32 1 x 256, and .* x float32 1 x 512"
+    ):
         gate(models / "base.onnx", models / "narrow.onnx", FAKE, QUICK)
 
 
@@ -169,7 +187,8 @@ def test_what_a_person_accepted_is_the_reference(models: Path) -> None:
     result = gated(models, "base.onnx", "base.onnx")
     assert result.exit_code == 3
     record = GateRecord.model_validate_json((models / "out" / "gate.json").read_text())
-    assert verdict_of(record, "outputs").reason.startswith("not those of what was accepted at ")
+    assert verdict_of(record, "outputs").reason.startswith("not those of what was accepted (other, ")
+    assert ", which the baseline's are not either: largest difference" in verdict_of(record, "outputs").reason
 
 
 def test_a_golden_file_of_other_inputs_is_refused(models: Path) -> None:
@@ -222,8 +241,11 @@ def test_accuracy_is_a_paired_test() -> None:
     found = paired(measurement(before), measurement(after))
     assert found.p == pytest.approx((1 + 10) / 2**10)
     assert found.drop == pytest.approx(0.08)
+    d = 8 / 102  # 9.5 and 1.5 of 102 after half a sample for each cell
+    assert found.at_most == pytest.approx(d + 1.6449 * (11 - 102 * d**2) ** 0.5 / 102)
     same = paired(measurement(before), measurement(before))
-    assert (same.p, same.drop, same.ci95) == (1.0, 0.0, (0.0, 0.0))
+    assert (same.p, same.drop) == (1.0, 0.0)
+    assert same.at_most == pytest.approx(1.6449 / 102)
 
 
 def test_a_metric_of_the_users_own_is_tested_by_t() -> None:
@@ -250,7 +272,7 @@ def test_accuracy_of_real_engines_on_a_recipes_data(tmp_path: Path) -> None:
     record = gate(float_path, broken_path, find_devices(["onnxruntime"], None), plan)
     found = verdict_of(record, "accuracy")
     assert found.verdict == "FAIL" and found.p is not None and found.p < 1e-6
-    assert found.baseline == "top1 99.78 %" and "points, 95 % interval" in found.reason
+    assert found.baseline == "top1 99.78 %" and "points, surely no more than" in found.reason
 
 
 def exported_digits(path: Path, keep: float) -> Path:
@@ -266,12 +288,113 @@ def exported_digits(path: Path, keep: float) -> Path:
     return export(model, path)
 
 
+def test_few_samples_are_inconclusive_and_never_pass() -> None:
+    """Of 30 samples none differs: the bound is 1.6449 / 32 = 5.1 points, beyond the 2 that are asked for."""
+    found = accuracy_measure("d", paired(measurement([1.0] * 30), measurement([1.0] * 30)), 0.02)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "surely no more than 5.14 points lost, the limit is 2: too few samples to tell" in found.reason
+    assert (
+        accuracy_measure("d", paired(measurement([1.0] * 200), measurement([1.0] * 200)), 0.02).verdict
+        == "PASS"
+    )
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, float("nan")]], ids=["one", "NaN"])
+def test_scores_that_no_test_can_use(scores: list[float]) -> None:
+    with pytest.raises(CompressError, match="a test needs at least 2, all with numbers"):
+        paired(measurement(scores), measurement(scores))
+
+
+def test_a_golden_file_of_another_machine_is_not_asked_for_bits(models: Path) -> None:
+    accepted(models, "other.onnx")
+    path = golden_path(models / "golden", "fake")
+    golden = json.loads(path.read_text()) | {"machine": "another"}
+    path.write_text(json.dumps(golden))
+    assert gated(models, "base.onnx", "base.onnx").exit_code == 0
+    record = GateRecord.model_validate_json((models / "out" / "gate.json").read_text())
+    assert (
+        "(what was accepted is of another, None: its bits mean nothing here)"
+        in verdict_of(record, "outputs").reason
+    )
+
+
+def test_outputs_that_are_no_numbers_fail_also_where_nothing_changed(models: Path) -> None:
+    graph = network(1)
+    graph.graph.node[0].output[0] = "t"
+    graph.graph.node.append(helper.make_node("Log", ["t"], ["y"], "log"))  # of negative numbers
+    onnx.save(graph, str(models / "nan.onnx"))
+    record = gate(models / "nan.onnx", models / "nan.onnx", FAKE, QUICK)
+    assert verdict_of(record, "outputs").reason == "they hold NaN or infinite values"
+    assert accepted(models, "nan.onnx").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as an .npz file"),
+        (b"PK\x03\x04cut", "cannot be read as an .npz file"),
+        (npy(np.zeros(3)), "cannot be read as an .npz file"),
+        (npz(), "holds no arrays"),
+        (npz(x=np.full((1, 512), np.nan, np.float32)), "input 'x' holds NaN"),
+        (npz(y=np.zeros((1, 512), np.float32)), "the inputs y float32 1 x 512, and"),
+        (npz(x=np.zeros((1, 512), np.int64)), "the inputs x int64 1 x 512, and"),
+    ],
+    ids=["empty", "cut", "npy", "no arrays", "NaN", "name", "type"],
+)
+def test_inputs_that_cannot_be_fed(models: Path, content: bytes, message: str) -> None:
+    (models / "x.npz").write_bytes(content)
+    result = gated(models, "base.onnx", "base.onnx", "--inputs", models / "x.npz")
+    assert result.exit_code == 2 and message in result.output
+
+
+def test_inputs_of_the_user_are_fed_and_fix_the_batch(models: Path) -> None:
+    (models / "x.npz").write_bytes(npz(x=np.ones((3, 512), np.float32)))
+    assert gated(models, "base.onnx", "base.onnx", "--inputs", models / "x.npz").exit_code == 0
+    record = GateRecord.model_validate_json((models / "out" / "gate.json").read_text())
+    assert record.devices[0].options["batch"] == 3
+
+
+def test_weights_beside_an_onnx_file_count(models: Path) -> None:
+    graph = onnx.load(str(models / "base.onnx"))
+    onnx.save(graph, str(models / "ext.onnx"), save_as_external_data=True, location="ext.data")
+    with subject(models / "ext.onnx") as side:
+        assert side.bytes == (models / "ext.onnx").stat().st_size + (models / "ext.data").stat().st_size
+
+
+def test_an_earlier_verdict_does_not_survive_a_gate_that_could_not_run(models: Path) -> None:
+    gated(models, "base.onnx", "base.onnx")
+    assert gated(models, "base.onnx", "base.onnx", "--inputs", models / "gone.npz").exit_code == 2
+    assert list((models / "out").iterdir()) == []
+
+
+def test_a_device_that_goes_away_is_exit_code_5(models: Path) -> None:
+    (models / "devices.yaml").write_text(
+        "devices:\n  gone: { runtime: fake, noise: { disconnect_rate: 0.99 } }\n"
+    )
+    result = compress(
+        "gate", "--baseline", models / "base.onnx", "--candidate", models / "base.onnx", "-d", "gone",
+        "--devices", models / "devices.yaml", "-o", models / "out",
+    )  # fmt: skip
+    assert result.exit_code == 5
+    assert (
+        GateRecord.model_validate_json((models / "out" / "gate.json").read_text()).verdict == "INCONCLUSIVE"
+    )
+
+
+def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(models / "gone" / "summary.md"))
+    result = gated(models, "base.onnx", "base.onnx")
+    assert result.exit_code == 0 and "the step summary was not written" in result.output
+
+
 # Reports and exit codes
 
 
 @pytest.mark.parametrize(
     ("candidate", "code", "words"),
-    [("base.onnx", 0, "PASS: All 3 measures hold."), ("slower.onnx", 3, "FAIL: size on fake")],
+    [("base.onnx", 0, "PASS: All 3 measures hold. Both sides"), ("slower.onnx", 3, "FAIL: size on fake")],
 )
 def test_exit_codes_and_files(models: Path, candidate: str, code: int, words: str) -> None:
     result = gated(models, "base.onnx", candidate)
@@ -291,11 +414,11 @@ def test_a_noisy_device_is_inconclusive(models: Path) -> None:
         "--devices", models / "devices.yaml", "-o", models / "out",
     )  # fmt: skip
     assert result.exit_code == 4
-    assert "too noisy here to tell after all pairs; measure on a quieter machine" in " ".join(
-        result.output.split()
-    )
+    told = " ".join(result.output.split())
+    assert "neither surely slower than" in told and "measure on a quieter machine" in told
     suite = ElementTree.fromstring((models / "out" / "junit.xml").read_text()).find("testsuite")
-    assert [case.find("skipped") is not None for case in suite] == [False, False, True]
+    assert [case.find("error") is not None for case in suite] == [False, False, True]
+    assert suite.get("errors") == "1"
 
 
 def test_json_is_one_document(models: Path) -> None:
@@ -312,8 +435,20 @@ def test_json_is_one_document(models: Path) -> None:
             "must be below --budget 5",
         ),
         (["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fakes"], "did you mean 'fake'?"),
+        (
+            ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--tolerance", "nan"],
+            "must be below --budget",
+        ),
+        (
+            ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--floor", "inf"],
+            "and --floor a number",
+        ),
+        (
+            ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--accept"],
+            "--baseline is not looked at",
+        ),
     ],
-    ids=["no baseline", "tolerance", "device"],
+    ids=["no baseline", "tolerance", "device", "NaN", "no floor", "accept"],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
     result = compress("gate", *arguments)

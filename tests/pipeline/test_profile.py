@@ -196,6 +196,27 @@ def test_sustained_load_is_one_long_launch(tmp_path: Path) -> None:
     assert long.seconds > 1 and long.first_ms > 0 and len(long.windows_ms) >= 1
 
 
+def test_a_device_that_cannot_be_reached_is_a_row(tmp_path: Path) -> None:
+    ssh = {"host": "nowhere.invalid", "config": "none", "connect_timeout_s": 2}
+    sections = {
+        "far": DeviceSection.model_validate({"runtime": "onnxruntime", "ssh": ssh}),
+        **find_devices(["fake"], None),
+    }
+    (found,) = profile([saved(gemm(), tmp_path)], sections, tmp_path / "out", QUICK).profiles
+    assert [(d.label, d.status) for d in found.devices] == [("far", "unavailable"), ("fake", "run")]
+    assert "nowhere.invalid" in found.devices[0].reason
+
+
+def test_a_device_that_is_lost_keeps_the_rows_of_the_others(tmp_path: Path) -> None:
+    sections = {
+        "gone": DeviceSection.model_validate({"runtime": "fake", "noise": {"disconnect_rate": 0.99}}),
+        **find_devices(["fake"], None),
+    }
+    (found,) = profile([saved(gemm(), tmp_path)], sections, tmp_path / "out", QUICK).profiles
+    assert [(d.label, d.status) for d in found.devices] == [("gone", "unavailable"), ("fake", "run")]
+    assert found.devices[0].reason == "gone: the connection was lost"
+
+
 # Inputs
 
 

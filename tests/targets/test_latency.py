@@ -11,8 +11,25 @@ from conftest import conv_float, conv_qdq
 from edgepress.errors import CompressError
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from edgepress.targets.launch import LaunchResult, LaunchSpec, launch, read_feeds, save_feeds
+from edgepress.targets.device import DeviceLostError
+from edgepress.targets.latency import (
+    Contender,
+    LaunchSamples,
+    launch_interleaved,
+    measure_interleaved,
+    of,
+    speedup,
+    summarize,
+)
+from edgepress.targets.launch import (
+    LaunchResult,
+    LaunchSpec,
+    launch,
+    launch_pair,
+    paired_log_ratio,
+    read_feeds,
+    save_feeds,
+)
 from edgepress.targets.worker import steady
 
 
@@ -118,6 +135,39 @@ def test_real_launches_are_interleaved_and_counted(save, feeds, tmp_path):
     found = summarize(of(launches, "int8"))
     assert (found.n, found.launches) == (22, 2) and found.load_ms > 0 and found.first_inference_ms > 0
     assert speedup(of(launches, "float"), of(launches, "int8")).pairs == 2
+
+
+def test_two_launches_take_turns(save, feeds, tmp_path):
+    spec = a_spec(save(conv_float()), feeds, tmp_path)
+    first, second = launch_pair(spec, spec, order_seed=0)
+    assert len(first.samples_ns) == len(second.samples_ns) == 20  # 11 were asked for: whole turns of ten
+    assert first.outputs_sha256 == second.outputs_sha256 and first.joules is None
+
+
+def test_a_pair_is_compared_turn_by_turn():
+    """Turns of ten: ratios 2, 2 and 4 in turns that are themselves 1, 5 and 9 ms; the median is 2."""
+    first = a_launch([1.0] * 10 + [5.0] * 10 + [9.0] * 10).result
+    second = a_launch([2.0] * 10 + [10.0] * 10 + [36.0] * 10).result
+    assert paired_log_ratio(first, second) == pytest.approx(log(2))
+
+
+def test_one_of_a_pair_that_fails_ends_both(save, feeds, tmp_path):
+    good = a_spec(save(conv_float()), feeds, tmp_path)
+    with pytest.raises(
+        CompressError, match=r"(?s)gone\.onnx on onnxruntime: the worker process ended.*gone\.onnx"
+    ):
+        launch_pair(good, a_spec(tmp_path / "gone.onnx", feeds, tmp_path), order_seed=0)
+
+
+def test_a_device_that_is_lost_does_not_take_the_others_along():
+    def lost():
+        raise DeviceLostError("gone")
+
+    reasons: dict[str, str] = {}
+    launches = launch_interleaved({"a": lambda: a_launch([1.0]).result, "b": lost}, 3, 0, lost=reasons)
+    assert ([x.label for x in launches], reasons) == (["a"] * 3, {"b": "gone"})
+    with pytest.raises(DeviceLostError):
+        launch_interleaved({"b": lost}, 3, 0)
 
 
 def a_spec(path: Path, feeds, folder: Path, target="onnxruntime") -> LaunchSpec:

@@ -26,7 +26,10 @@ FILES = {
     "proc/stat": "cpu  10 0 10 100 0 0 0 250 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n",
     "sys/class/powercap/intel-rapl:0/name": "package-0\n",
     "sys/class/powercap/intel-rapl:0/energy_uj": "2500000\n",
+    "sys/class/powercap/intel-rapl:0:0/name": "core\n",
     "sys/class/powercap/intel-rapl:0:0/energy_uj": "1\n",
+    "sys/class/powercap/intel-rapl:1/name": "psys\n",
+    "sys/class/powercap/intel-rapl:1/energy_uj": "9000000\n",
 }
 
 
@@ -52,7 +55,7 @@ def test_what_is_not_told_is_none_and_never_zero(tmp_path):
 
 
 def test_energy_is_that_of_the_packages(root):
-    """Cores (intel-rapl:0:0) are part of their package: adding them would count them twice."""
+    """Cores are part of their package, and psys holds the package: adding them would count it twice."""
     before = energy_joules(root=root)
     assert before == {"rapl package-0": 2.5}
     (root / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("4000000\n")
@@ -84,8 +87,8 @@ def test_energy_that_cannot_be_told(before, after):
         ),
         pytest.param(
             MachineState(),
-            MachineState(gpu={"throttled": ["sw_power_cap"]}),
-            "the GPU throttled (sw_power_cap)",
+            MachineState(gpu={"throttled": ["hw_slowdown"]}),
+            "the GPU throttled (hw_slowdown)",
             id="GPU",
         ),
         pytest.param(MachineState(celsius=40), MachineState(celsius=95), None, id="warm is not throttled"),

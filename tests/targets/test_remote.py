@@ -121,6 +121,11 @@ class TestOverSsh:
         assert adopted.sha256 == ends.built_here.sha256
         assert ends.there.launch(adopted, ends.feeds, 11, 0.1).engine_sha256 == adopted.sha256
 
+    def test_pairs_take_turns_there(self, ends):
+        pair = ends.there.launch_pair((ends.built_there, ends.built_there), ends.feeds, 25, 0.1, seed=0)
+        assert [len(result.samples_ns) for result in pair] == [30, 30]  # whole turns of ten
+        assert {result.engine_sha256 for result in pair} == {ends.built_here.sha256}
+
     def test_what_goes_wrong_there_is_told_and_the_connection_stays(self, ends):
         with pytest.raises(
             CompressError, match=r"^lab on 127\.0\.0\.1: the model takes the inputs \['x'\]"
@@ -131,9 +136,13 @@ class TestOverSsh:
 
     def test_a_second_lease_names_who_holds_the_device(self, ends, server):
         holder = ends.there.there
-        told = rf"openvino:CPU is leased to {holder.user} \(process {holder.pid} on {holder.host}\) since 20"
+        told = rf"CPU is leased to {holder.user} \(process {holder.pid} on {holder.host}\) since 20"
         with pytest.raises(DeviceUnavailableError, match=told):
             RemoteDevice("other name", "openvino", ONE_THREAD, server.host).facts()
+        with pytest.raises(
+            DeviceUnavailableError, match=told
+        ):  # another runtime would be on the same hardware
+            RemoteDevice("lab", "onnxruntime", ONE_THREAD, server.host).facts()
 
     def test_a_host_key_that_is_not_known_is_refused(self, server, tmp_path):
         file = tmp_path / "none"
@@ -305,7 +314,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(save, feeds, tmp_path):
     pid = device.there.pid
     device._link._host = replace(HERE, timeout_s=3)  # how long the adoption may take does not matter here
     with pytest.raises(DeviceLostError, match="no answer to 'launch' within 3 s"):
-        device.launch(frozen, feeds, 11, 0.1, seconds=60)
+        device.launch(frozen, feeds, 10**7, 0.1)
     assert gone(pid)
 
 
