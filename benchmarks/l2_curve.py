@@ -7,13 +7,14 @@
 
 Every row is a file: the pass compresses the recipe's float network to the ratio, the .l2z file is written, unpacked to
 ONNX, and the accuracy is that of onnxruntime on the unpacked file, on the test part. The ratio is float32 bytes over
-all bytes of the file. Trainings are kept in results/l2_curve/ and resumed; the curve is an SVG beside the table. Exit
+all bytes of the file. Trainings and finished rows are kept in results/l2_curve/; the curve is an SVG beside the table. Exit
 code 1 when a limit is broken.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,6 @@ NETWORKS = {
     ),
     "digits-vit": Network(EXAMPLES / "digits" / "vit.yaml", {8: 0.5}, (5, 8, 12), {"epochs": 20, "lr": 1e-2}),
 }
-QUICK = {"epochs": 1}
 
 
 @click.command(help=__doc__)
@@ -65,13 +65,15 @@ QUICK = {"epochs": 1}
 @click.option(
     "--ratio", "ratios", multiple=True, type=click.FloatRange(min=1, min_open=True), help="Instead."
 )
+@click.option("--epochs", type=click.IntRange(1), help="Of training, in place of the network's own.")
 @click.option("--quick", is_flag=True, help="One epoch: proves nothing.")
-def main(names: tuple[str, ...], ratios: tuple[float, ...], quick: bool) -> None:
+def main(names: tuple[str, ...], ratios: tuple[float, ...], epochs: int | None, quick: bool) -> None:
     """Compress each network to each ratio, and write the table and the curve."""
     told = environment(PACKAGES)
+    epochs = 1 if quick else epochs
     rows, broken = [], []
     for name in names or NETWORKS:
-        found = _network(name, NETWORKS[name], ratios or NETWORKS[name].ratios, quick)
+        found = _network(name, NETWORKS[name], ratios or NETWORKS[name].ratios, epochs)
         rows += found
         limits = {} if quick else NETWORKS[name].limits
         broken += [
@@ -89,17 +91,26 @@ def main(names: tuple[str, ...], ratios: tuple[float, ...], quick: bool) -> None
     sys.exit(bool(broken))
 
 
-def _network(name: str, network: Network, ratios: tuple[float, ...], quick: bool) -> list[dict[str, Any]]:
+def _network(
+    name: str, network: Network, ratios: tuple[float, ...], epochs: int | None
+) -> list[dict[str, Any]]:
     from edgepress.pipeline.l2z.pack import packed_bytes
 
     model, data, context, _ = _read(network.recipe)
     float_value = context.metric.measure(model.run, data.judge, 16)
     context = replace(context, packed_bytes=packed_bytes)
-    return [_row(name, network, ratio, model, data, context, float_value, quick) for ratio in ratios]
+    return [_row(name, network, ratio, model, data, context, float_value, epochs) for ratio in ratios]
 
 
 def _row(
-    name: str, network: Network, ratio: float, model: Any, data: Any, context: Any, before: Any, quick: bool
+    name: str,
+    network: Network,
+    ratio: float,
+    model: Any,
+    data: Any,
+    context: Any,
+    before: Any,
+    epochs: int | None,
 ) -> dict[str, Any]:
     from edgepress.calibration.metric import mcnemar
     from edgepress.passes.l2 import L2
@@ -108,11 +119,15 @@ def _row(
     from edgepress.targets import onnxruntime
     from edgepress.targets.base import TargetOptions
 
-    training = {**network.training, **(QUICK if quick else {})}
+    training = {**network.training, **({"epochs": epochs} if epochs else {})}
     chosen = L2.model_validate({**network.options, "ratio": ratio, "training": training})
     digest = hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]
     folder = RESULTS / "l2_curve" / f"{name}-{ratio:g}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "row.json"
+    if done.is_file():
+        print(f"{name} at {ratio:g}x: {done} is there, remove it to do it again", flush=True)
+        return dict(json.loads(done.read_text()))
     print(f"{name} at {ratio:g}x", flush=True)
     started = time.perf_counter()
     result = chosen.apply(model, replace(context, scratch=folder))
@@ -123,7 +138,7 @@ def _row(
     engine = onnxruntime.load(folder / "unpacked.onnx", TargetOptions())
     after = context.metric.measure(_forward(engine), data.judge, 16)
     float_bytes = model.facts().bytes
-    return {
+    row = {
         "network": name,
         "asked": ratio,
         "bytes": small.stat().st_size,
@@ -135,6 +150,8 @@ def _row(
         "mcnemar_p": mcnemar(before.scores, after.scores),
         "minutes": (time.perf_counter() - started) / 60,
     }
+    done.write_text(json.dumps(row, indent=1) + "\n")
+    return row
 
 
 HEADER = ("network", "file", "ratio", "accuracy, float", "accuracy, decoded", "drop", "McNemar p", "took")
