@@ -5,7 +5,7 @@
     python benchmarks/gate_real.py MODEL.onnx --gates 5 --device onnxruntime
 
 The extra layer, or two, is a convolution with an identity kernel, at the place where it costs nearest to the slowdown
-asked for, as timed side by side in one process; the outputs stay the same. Every gate measures anew, interleaved. Exit
+asked for, as some pairs have it; the outputs stay the same. Every gate measures anew, interleaved. Exit
 code 1 when a gate fails identical builds, or when more than one in fifteen slowdowns is not caught.
 """
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from math import expm1
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -26,14 +27,15 @@ from edgepress.pipeline.device_file import DeviceSection, find_devices
 from edgepress.pipeline.gate.pairs import LaunchPlan
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.random_inputs import batch_of, random_feeds
-from edgepress.targets import TARGETS
-from edgepress.targets.base import TargetOptions
-from edgepress.targets.latency import Contender, measure_side_by_side, paired
+from edgepress.targets.device import Frozen, LocalDevice
+from edgepress.targets.launch import paired_log_ratio
 from onnx import helper, numpy_helper, shape_inference
 from reporting import environment, markdown_table, provenance, write
 
 PACKAGES = ("edgepress", "openvino", "onnxruntime", "numpy", "scipy")
 PLACES = 8
+CALIBRATING = 5
+"""Pairs for each layer that is tried."""
 NEAR = 0.003
 """How near a measured slowdown must be to the one asked for; else a second layer makes up for the rest."""
 CAUGHT = 28 / 30
@@ -101,7 +103,8 @@ def slowed(model: Path, section: DeviceSection, wanted: float, folder: Path) -> 
     graph = onnx.load(str(model))
     batch, varies = batch_of(graph, 0)
     feeds = random_feeds(graph, batch, 0)
-    options = section.options(batch if varies else 0)
+    device = LocalDevice("here", section.runtime, section.options(batch if varies else 0), folder)
+    frozen = device.build(model, folder / "model", feeds)
     costs: dict[Place, float] = {}
 
     def cost(*layers: Place) -> tuple[Path, float]:
@@ -110,7 +113,7 @@ def slowed(model: Path, section: DeviceSection, wanted: float, folder: Path) -> 
         for number, place in enumerate(layers):
             changed = _with_layer(changed, place, number)
         onnx.save(changed, str(path))
-        found = _slowdown(model, path, section.runtime, options, feeds, folder)
+        found = _slowdown(device, frozen, path, feeds, folder)
         told = " and ".join(f"{place.kernel}x{place.kernel} behind {place.tensor}" for place in layers)
         print(f"  {told}: {100 * found:+.1f} %", flush=True)
         return path, found
@@ -168,15 +171,11 @@ def _with_layer(graph: onnx.ModelProto, place: Place, number: int = 0) -> onnx.M
     return changed
 
 
-def _slowdown(
-    model: Path, slower: Path, runtime: str, options: TargetOptions, feeds: Any, folder: Path
-) -> float:
-    contenders = []
-    for label, path in (("slower", slower), ("model", model)):
-        built = TARGETS[runtime].build(path, options, folder / f"{path.stem}-{label}")
-        contenders.append(Contender(label, runtime, built.artefacts[0].path, options))
-    times = measure_side_by_side(contenders, feeds, rounds=6, iterations=150)
-    return paired(times["slower"], times["model"]).ratio - 1
+def _slowdown(device: LocalDevice, model: Frozen, path: Path, feeds: Any, folder: Path) -> float:
+    """The median of some pairs, measured as the gate does."""
+    slower = device.build(path, folder / path.stem, feeds)
+    pairs = [device.launch_pair((model, slower), feeds, 200, 1.5, seed) for seed in range(CALIBRATING)]
+    return expm1(median(paired_log_ratio(*pair) for pair in pairs))
 
 
 def _kinds(rows: list[dict[str, Any]]) -> list[str]:

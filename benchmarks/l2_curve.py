@@ -7,8 +7,8 @@
 
 Every row is a file: the pass compresses the recipe's float network to the ratio, the .l2z file is written, unpacked to
 ONNX, and the accuracy is that of onnxruntime on the unpacked file, on the test part. The ratio is float32 bytes over
-all bytes of the file. Trainings and finished rows are kept in results/l2_curve/; the curve is an SVG beside the table. Exit
-code 1 when a limit is broken.
+all bytes of the file. Trainings and finished rows are kept in results/l2_curve/; the curve is an SVG beside the table.
+Exit code 1 when a limit is broken.
 """
 
 from __future__ import annotations
