@@ -79,18 +79,33 @@ def asymmetric(tmp_path: Path) -> Path:
 # What every command owes its user
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def leaves(group: click.Group, *path: str) -> dict[str, click.Command]:
+    """Every command that does something, by how it is called: `gate`, `devices probe`."""
+    found = {}
+    for name, command in group.commands.items():
+        inner = (*path, name)
+        if isinstance(command, click.Group):
+            found.update(leaves(command, *inner))
+        else:
+            found[" ".join(inner)] = command
+    return found
+
+
+COMMANDS = leaves(cli)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_is_documented_with_an_example_and_has_json(name: str) -> None:
-    text = compress(name, "--help").output
+    text = compress(*name.split(), "--help").output
     assert f"Example:\n    compress {name}" in text
-    assert "--json" in text
-    assert len(cli.commands[name].get_short_help_str(200)) > 20
+    assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+    assert len(COMMANDS[name].get_short_help_str(200)) > 20
 
 
 def test_every_option_says_what_it_does() -> None:
     undocumented = [
         f"{name} {option.opts[0]}"
-        for name, command in cli.commands.items()
+        for name, command in COMMANDS.items()
         for option in command.params
         if isinstance(option, click.Option) and not option.help
     ]
@@ -312,6 +327,54 @@ def test_targets_and_doctor() -> None:
     assert [row["runtime"] for row in rows] == list(grids)
     for text in (compress("doctor").stdout, compress("targets").stdout):
         assert all(name in text for name in grids)
+
+
+# pack --error
+
+
+def test_pack_with_an_error_keeps_the_graph_and_the_promise(tmp_path: Path) -> None:
+    """Float weights become codes, INT8 weights every k-th integer; both stay within 1 % of their energy."""
+    draw = np.random.default_rng(0)
+    weights = {
+        "f": draw.standard_normal((64, 64)).astype(np.float32),
+        "q": (25 * draw.standard_normal((64, 64))).round().clip(-127, 127).astype(np.int8),
+        "s": np.float32(0.01),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "f"], ["h"], "first"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], "dequantize"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "second"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 64]) for name in ("x", "y")]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "two", ends[:1], ends[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert compress("pack", tmp_path / "m.onnx", "--error", "1").exit_code == 0
+    exact = compress("pack", tmp_path / "m.onnx", "--lossless", "-o", tmp_path / "exact.l2z")
+    assert exact.exit_code == 0
+    assert 3 * (tmp_path / "m.l2z").stat().st_size < (tmp_path / "exact.l2z").stat().st_size
+    compress("unpack", tmp_path / "m.l2z", "-o", tmp_path / "back.onnx")
+    back = onnx.load(str(tmp_path / "back.onnx"))
+    assert [node.SerializeToString() for node in back.graph.node] == [n.SerializeToString() for n in nodes]
+    found = {i.name: numpy_helper.to_array(i) for i in back.graph.initializer}
+    for name, before in weights.items():
+        assert found[name].dtype == before.dtype
+        error = np.square(found[name].astype(float) - before).sum() / np.square(before.astype(float)).sum()
+        assert error <= 0.01 and (error > 0.001 or name == "s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--error", "1", "--lossless"], "--lossless and --error contradict each other"),
+        (["--error", "0"], "0.0 is not in the range 0<x<50"),
+    ],
+    ids=["both", "zero"],
+)
+def test_pack_options_that_contradict(arguments: list[str], message: str) -> None:
+    result = compress("pack", "m.onnx", *arguments)
+    assert result.exit_code == 2 and message in result.output
 
 
 # inspect, lint, profile
