@@ -47,6 +47,10 @@ SLOWEST = 10
     help="What float layers run in: the runtime's choice (BF16 on some CPUs), or always f32.",
 )  # fmt: skip
 @click.option(
+    "--copies/--no-copies", default=None,
+    help="Whether handing inputs in and outputs out is timed too, as an application has it (the default).",
+)  # fmt: skip
+@click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
 @click.option("--threads", type=click.IntRange(0, 1024), help="CPU threads; 0 is the runtime's own choice.")
@@ -67,6 +71,7 @@ def profile(
     mode: Mode | None,
     sustain_s: float,
     float_precision: FloatPrecision | None,
+    copies: bool | None,
     batch: int | None,
     threads: int | None,
     seed: int,
@@ -90,7 +95,7 @@ def profile(
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream
 
-    settings = {"mode": mode, "float_precision": float_precision, "threads": threads}
+    settings = {"mode": mode, "float_precision": float_precision, "threads": threads, "copies": copies}
     sections = {
         name: changed(section, **settings) for name, section in find_devices(names, devices_file).items()
     }

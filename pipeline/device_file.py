@@ -119,6 +119,8 @@ class DeviceSection(Section):
     """What is timed: one inference at a time, or as many at once as the device likes."""
     float_precision: Literal["default", "f32"] = "default"
     """What float layers run in: the runtime's choice, or always f32."""
+    copies: bool = True
+    """Whether a timed inference includes handing inputs in and outputs out, as an application has it."""
     compute_capabilities: tuple[ComputeCapability, ...] = ()
     """TensorRT only: the GPUs to build for ahead of time."""
     power_mode: str = ""
@@ -152,6 +154,7 @@ class DeviceSection(Section):
             batch,
             self.mode,
             self.streams,
+            self.copies,
         )
 
 

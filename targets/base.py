@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +29,8 @@ class TargetOptions:
     batch: fix a varying batch to this size when the model is compiled, which is faster; 0 leaves it varying.
     mode: what is timed: one inference at a time, or as many at once as the device likes.
     streams: inferences at once in throughput mode; 0 means the runtime's own choice.
+    copies: whether a timed inference takes its inputs from the caller and gives its outputs back, as an application
+        does; without, they stay where the runtime has them, as vendors' own tools time it. Latency mode only.
     """
 
     device: str = ""
@@ -38,6 +40,7 @@ class TargetOptions:
     batch: int = 0
     mode: Mode = "latency"
     streams: int = 0
+    copies: bool = True
 
     def declared(self) -> dict[str, Any]:
         """As records keep it: what must be the same before two times are compared."""
@@ -90,6 +93,9 @@ class Engine(Protocol):
 
     def run(self, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """One synchronous inference; arrays in and out by value, in the model's output order."""
+
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """An inference on inputs that are in place already, whose outputs stay where they are."""
 
     def run_many(self, feeds: Feeds, count: int) -> None:
         """`count` inferences, as many at once as the options say, and back when all are done."""

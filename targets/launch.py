@@ -49,7 +49,7 @@ class LaunchSpec:
 
 @dataclass(frozen=True)
 class LaunchResult:
-    """What one launch measured. The timed region is inference, copies in and out included.
+    """What one launch measured. The timed region is inference; copies in and out as the options say.
 
     samples_ns: times of one inference in order, each the mean of `calls_per_sample` calls: one after the other in
         latency mode, at once in throughput mode.

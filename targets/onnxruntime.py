@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,16 @@ class OnnxruntimeEngine:
             raise CompressError(
                 f"{self._path}: onnxruntime cannot run it on these inputs: {reason}"
             ) from error
+
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """The session with its inputs and outputs bound."""
+        ready = require_feeds(feeds, self._inputs)
+        binding = self._session.io_binding()
+        for name, array in ready.items():
+            binding.bind_cpu_input(name, array)
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name)
+        return partial(self._session.run_with_iobinding, binding)
 
     def run_many(self, feeds: Feeds, count: int) -> None:
         """`count` inferences from as many threads as there are streams, two when none are named."""

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CompressError
-from .base import Engine, Feeds, Mode
+from .base import Engine, Feeds, Mode, TargetOptions
 from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
 from .machine import energy_between, energy_joules, gpu_of, machine_state, peak_bytes, resident_bytes
 
@@ -61,7 +62,9 @@ class Measurement:
         begin = perf_counter_ns()
         self._outputs = self._engine.run(feeds)
         self._first_ms = (perf_counter_ns() - begin) / 1e6
-        self._timer = _timer(self._engine, feeds, spec.options.mode)
+        told = {} if spec.options.copies else {"timed_region": "synchronous, copies not timed"}
+        self._settings = {str(key): str(value) for key, value in {**self._engine.settings, **told}.items()}
+        self._timer = _timer(self._engine, feeds, spec.options)
         begin = perf_counter_ns()
         self._warmup, self._warmed_up = _warm_up(self._timer, spec.warmup_s)
         self._warmup_s = (perf_counter_ns() - begin) / 1e9
@@ -96,7 +99,7 @@ class Measurement:
             warmed_up=self._warmed_up,
             calls_per_sample=self._calls,
             samples_ns=tuple(self._samples),
-            settings={str(key): str(value) for key, value in self._engine.settings.items()},
+            settings=self._settings,
             started_at=self._started,
             before=self._before,
             after=machine_state(self._gpu),
@@ -130,11 +133,13 @@ Timer = Callable[[int], float]
 """Nanoseconds of one inference, the mean of so many."""
 
 
-def _timer(engine: Engine, feeds: Feeds, mode: Mode) -> Timer:
+def _timer(engine: Engine, feeds: Feeds, options: TargetOptions) -> Timer:
+    infer = partial(engine.run, feeds) if options.copies else engine.prepared(feeds)
+
     def one_by_one(calls: int) -> float:
         begin = perf_counter_ns()
         for _ in range(calls):
-            engine.run(feeds)
+            infer()
         return (perf_counter_ns() - begin) / calls
 
     def at_once(calls: int) -> float:
@@ -142,7 +147,7 @@ def _timer(engine: Engine, feeds: Feeds, mode: Mode) -> Timer:
         engine.run_many(feeds, calls)
         return (perf_counter_ns() - begin) / calls
 
-    return at_once if mode == "throughput" else one_by_one
+    return at_once if options.mode == "throughput" else one_by_one
 
 
 def _calls_per_sample(typical_ns: float, mode: Mode) -> int:

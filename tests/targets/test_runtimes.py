@@ -465,3 +465,20 @@ def test_two_builds_of_one_model_in_one_process_give_the_same_bytes(tmp_path: Pa
         for name in ("first", "second")
     ]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_an_inference_without_copies_is_the_same_inference(name, save, feeds, tmp_path):
+    """Inputs are in place before it is timed; what it computes is what `run` gives."""
+    engine = TARGETS[name].build(save(conv_float()), TargetOptions(float_precision="f32"), tmp_path)
+    expected = engine.run(feeds)
+    prepared = engine.prepared(feeds)
+    for _ in range(3):
+        prepared()
+    assert np.array_equal(engine.run(feeds)[0], expected[0])
+    changed = {"x": feeds["x"].copy()}
+    prepared = engine.prepared(changed)
+    changed["x"][:] = 0  # it reads these arrays, not a copy of them
+    result = prepared()
+    if name == "openvino":
+        assert not np.asarray(next(iter(result.values()))).any()
