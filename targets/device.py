@@ -13,9 +13,9 @@ from ..errors import CompressError, DeviceUnavailableError
 from . import TARGETS
 from .attribution import precision_shares
 from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
+from .digests import files_digest
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state
-from .worker import files_digest
 
 LAYER_ITERATIONS = 30
 

@@ -150,7 +150,7 @@ class _Worker:
 
     def start(self) -> None:
         """Load and warm up, and wait for the turns."""
-        self._ask({**asdict(self._spec), "path": str(self._spec.path), "feeds": str(self._spec.feeds)})
+        self._ask(_told(self._spec))
         self._answer()
 
     def take_turn(self, iterations: int) -> None:
@@ -161,7 +161,7 @@ class _Worker:
     def result(self) -> LaunchResult:
         """What was measured, once nothing more is asked."""
         if PACED not in self._mode:
-            self._ask({**asdict(self._spec), "path": str(self._spec.path), "feeds": str(self._spec.feeds)})
+            self._ask(_told(self._spec))
         with suppress(BrokenPipeError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -176,7 +176,7 @@ class _Worker:
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if line:
+        if line.endswith("\n"):  # else the process ended within it
             return json.loads(line)
         what = f"measuring {self._spec.path.name} on {self._spec.target}"
         code = self._process.wait()
@@ -198,6 +198,10 @@ def result_of(told: dict[str, Any]) -> LaunchResult:
         raise ValueError("samples_ns must be whole numbers above 0")
     states = {key: MachineState(**told[key]) for key in ("before", "after")}
     return LaunchResult(**{**told, **states, "samples_ns": tuple(told["samples_ns"])})
+
+
+def _told(spec: LaunchSpec) -> dict[str, Any]:
+    return {**asdict(spec), "path": str(spec.path), "feeds": str(spec.feeds)}
 
 
 def spec_of(told: dict[str, Any]) -> LaunchSpec:

@@ -6,25 +6,22 @@ when its stdin ends: so two launches take turns.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
-from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
-import numpy as np
-
 from ..errors import CompressError
 from .base import Engine, Feeds, Mode, TargetOptions
+from .digests import files_digest, outputs_digest
 from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
 from .machine import energy_between, energy_joules, gpu_of, machine_state, peak_bytes, resident_bytes
 
@@ -109,24 +106,6 @@ class Measurement:
             engine_memory_bytes=None if peak is None or self._empty is None else peak - self._empty,
             joules=None if used is None else used / (len(self._samples) * self._calls),
         )
-
-
-def files_digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of an engine: of its files' digests, one a line."""
-    lines = []
-    for path in paths:
-        with path.open("rb") as file:
-            lines.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def outputs_digest(outputs: Sequence[np.ndarray[Any, Any]]) -> str:
-    """SHA-256 of arrays, bit for bit, with their types and shapes."""
-    digest = hashlib.sha256()
-    for array in outputs:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 Timer = Callable[[int], float]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ...errors import CompressError
 from ...targets.device import DeviceFacts
-from ...targets.worker import outputs_digest
+from ...targets.digests import outputs_digest
 from ..files import write_atomically
 from ..open_devices import folder_name
 from ..random_inputs import Feeds

@@ -13,8 +13,8 @@ from typing import Any
 
 from ...progress import Progress, Silent
 from ...targets.device import Device
+from ...targets.digests import outputs_digest
 from ...targets.fake import RUNTIME as FAKE
-from ...targets.worker import outputs_digest
 from ..device_file import DeviceSection
 from ..environment import environment
 from ..open_devices import opened, require_reached

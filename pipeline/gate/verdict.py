@@ -91,18 +91,24 @@ def latency_measure(device: str, found: LatencyResult, limits: Limits) -> Measur
 
 def _because(found: LatencyResult, last: LookRow, typical: float, limits: Limits) -> str:
     """What decided, or why nothing did."""
-    minded, barred = (100 * expm1(limit(typical)) for limit in (limits.minded, limits.barred))
-    floor = f" (the floor of {limits.floor_ms:g} ms)" if minded > 100.001 * limits.tolerance else ""
+    minded = _limit_in_words(limits.minded(typical), limits.tolerance, limits)
+    barred = _limit_in_words(limits.barred(typical), limits.budget, limits)
     if last.decision == "FAIL":
-        return f"; slower than the {minded:.3g} % that nobody minds{floor}, beyond noise"
+        return f"; slower than the {minded} that nobody minds, beyond noise"
     if last.decision == "PASS":
         above = last.ratio > 1 + limits.tolerance
         told = f", yet above the tolerance of {100 * limits.tolerance:g} %" if above else ""
-        return f"; surely below {barred:.3g} %{floor}{told}"
+        return f"; surely below {barred}{told}"
     if last.pairs < limits.looks[-1]:
         return f"; the device did not hold out: {_set_aside(found)}"
-    told = f"neither surely slower than {minded:.3g} % nor surely below {barred:.3g} %{floor}"
-    return f"; {told}; measure on a quieter machine"
+    return f"; neither surely slower than {minded} nor surely below {barred}; measure on a quieter machine"
+
+
+def _limit_in_words(log_ratio: float, own: float, limits: Limits) -> str:
+    """Per cent, and whether they are the floor's because it is more than the limit's own."""
+    share = expm1(log_ratio)
+    floor = f" (the floor of {limits.floor_ms:g} ms)" if share > 1.001 * own else ""
+    return f"{100 * share:.3g} %{floor}"
 
 
 def settle(measures: Sequence[Measure], limits: Limits) -> tuple[list[Measure], Verdict, str]:

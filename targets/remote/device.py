@@ -178,7 +178,7 @@ def _whole(onnx_path: Path) -> bytes:
 
 
 def _engine_digest(contents: Sequence[bytes]) -> str:
-    """As `worker.files_digest` makes it of files."""
+    """As `files_digest` makes it of files."""
     return digest("\n".join(map(digest, contents)).encode())
 
 

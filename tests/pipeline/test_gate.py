@@ -18,12 +18,12 @@ from edgepress.pipeline.device_file import find_devices
 from edgepress.pipeline.gate.accuracy import paired
 from edgepress.pipeline.gate.golden import difference, golden_path
 from edgepress.pipeline.gate.pairs import LaunchPlan
-from edgepress.pipeline.gate.record import GateRecord, Measure
+from edgepress.pipeline.gate.record import GateRecord, LatencyResult, Measure
 from edgepress.pipeline.gate.reports import github_annotations, html, junit_xml, markdown
 from edgepress.pipeline.gate.run import GatePlan, gate
-from edgepress.pipeline.gate.sequential import Limits
+from edgepress.pipeline.gate.sequential import Limits, look
 from edgepress.pipeline.gate.subjects import subject
-from edgepress.pipeline.gate.verdict import accuracy_measure
+from edgepress.pipeline.gate.verdict import accuracy_measure, latency_measure
 from onnx import TensorProto, helper, numpy_helper
 
 FAKE = {"sim": find_devices(["fake"], None)["fake"]}
@@ -98,8 +98,23 @@ def test_a_larger_slower_model_fails_in_each_measure(models: Path) -> None:
     grown = (models / "slower.onnx").stat().st_size - (models / "base.onnx").stat().st_size
     assert verdict_of(record, "size").reason.startswith(f"{grown} bytes more than the baseline")
     latency = verdict_of(record, "latency")
-    assert "% that nobody minds (the floor of 0.02 ms), beyond noise" in latency.reason
+    assert "% (the floor of 0.02 ms) that nobody minds, beyond noise" in latency.reason
     assert latency.p is not None and latency.p <= 0.01
+
+
+def test_the_floor_is_named_only_where_it_decides() -> None:
+    """Of 1 ms, 20 us are 2 %: more than the tolerance of 1 %, less than the budget of 5 %."""
+    rows = [
+        {
+            "side": side, "pair": 0, "block": 10, "median_ms": 1.0, "samples_ns": [1], "state_before": {},
+            "state_after": {},
+        }
+        for side in ("baseline", "candidate")
+    ]  # fmt: skip
+    d = [0.001, -0.001, 0.002, -0.002, 0.001, 0.0]
+    looked = [vars(look(d, 1.0, Limits()))]
+    found = LatencyResult.model_validate({"looks": looked, "launches": rows, "log_ratios": d})
+    assert latency_measure("d", found, Limits()).reason.endswith("6 pairs; surely below 5 %")
 
 
 def test_a_faster_candidate_passes(models: Path) -> None:
