@@ -119,9 +119,9 @@ def gate(
     from ..pipeline.gate.sequential import Limits
     from ..progress import for_stream
 
-    if not (isfinite(floor) and tolerance < budget):  # nan is in every range
+    if not (isfinite(floor + max_drop) and tolerance < budget):  # nan is in every range
         raise click.UsageError(
-            f"--tolerance {tolerance:g} must be below --budget {budget:g}, and --floor a number"
+            f"--tolerance {tolerance:g} must be below --budget {budget:g}, and --floor and --max-drop numbers"
         )
     if (baseline is None) != accept:
         told = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..errors import CompressError
 from ..targets import TARGETS
@@ -142,6 +143,8 @@ class DeviceSection(Section):
         unused = {"noise", "seed"} if self.runtime != FAKE else {"ssh"}
         if wrong := sorted(unused & self.model_fields_set):
             raise ValueError(f"{', '.join(wrong)} means nothing for the runtime {self.runtime}: remove it")
+        if self.mode == "throughput" and not self.copies:
+            raise ValueError("copies: false means nothing in throughput mode: remove it")
         return self
 
     def options(self, batch: int) -> TargetOptions:
@@ -192,7 +195,9 @@ def _beside(section: DeviceSection, folder: Path) -> DeviceSection:
     keys = ("identity", "known_hosts", "config")
     paths = {key: getattr(section.ssh, key) for key in keys}
     absolute = {
-        key: (folder / value.expanduser()).resolve() for key, value in paths.items() if value is not None
+        key: (folder / os.path.expanduser(value)).resolve()  # noqa: PTH111  # keeps the ~ of unknown users
+        for key, value in paths.items()
+        if value is not None
     }
     return section.model_copy(update={"ssh": section.ssh.model_copy(update=absolute)})
 
@@ -229,4 +234,8 @@ def runtime_and_device(label: str, runtimes: Collection[str] = TARGETS) -> tuple
 
 def changed(section: DeviceSection, **settings: Any) -> DeviceSection:
     """The section with the settings that a command line names; those that are None stay."""
-    return section.model_copy(update={key: value for key, value in settings.items() if value is not None})
+    named = {key: value for key, value in settings.items() if value is not None}
+    try:
+        return DeviceSection.model_validate({**section.model_dump(exclude_unset=True), **named})
+    except ValidationError as error:
+        raise CompressError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error

@@ -131,7 +131,7 @@ class _Worker:
         self._late = False
 
     def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile("w+")  # closed by __exit__
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # closed by __exit__
         # -P: a module in the current folder must not stand in for a runtime of the same name
         command = [sys.executable, "-P", "-m", "edgepress.targets.worker", *self._mode]
         pipe = subprocess.PIPE

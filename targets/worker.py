@@ -59,7 +59,11 @@ class Measurement:
         begin = perf_counter_ns()
         self._outputs = self._engine.run(feeds)
         self._first_ms = (perf_counter_ns() - begin) / 1e6
-        told = {} if spec.options.copies else {"timed_region": "synchronous, copies not timed"}
+        told = (
+            {}
+            if spec.options.copies or spec.options.mode == "throughput"
+            else {"timed_region": "synchronous, copies not timed"}
+        )
         self._settings = {str(key): str(value) for key, value in {**self._engine.settings, **told}.items()}
         self._timer = _timer(self._engine, feeds, spec.options)
         begin = perf_counter_ns()

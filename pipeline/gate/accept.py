@@ -11,7 +11,7 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from ..device_file import DeviceSection
 from ..open_devices import opened
-from .golden import finite, golden_of, read_golden_anyway, write_golden
+from .golden import finite, golden_of, golden_path, read_golden_anyway, write_golden
 from .run import GatePlan
 from .subjects import common_inputs, freeze, subject
 
@@ -39,6 +39,10 @@ def accept(
                     raise CompressError(f"{candidate}: its outputs on {name} hold NaN or infinite values")
                 new = golden_of(name, device.facts(), side, inputs.feeds, outputs, plan.commit)
             old = read_golden_anyway(golden, name)
+            if old is not None and old.device != name:
+                raise CompressError(
+                    f"{golden_path(golden, name)}: is of the device {old.device!r}, not {name!r}; rename one"
+                )
             before = f"{old.bytes:,} bytes, outputs {old.outputs_sha256[:12]} → " if old is not None else ""
             told = f"{before}{new.bytes:,} bytes, outputs {new.outputs_sha256[:12]}"
             written.append((write_golden(golden, new), told))

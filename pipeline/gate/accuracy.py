@@ -69,7 +69,7 @@ def compare(
     progress: Progress = Silent(),
 ) -> Paired:
     """Measure both on the device, in batches as large as `feeds`, which tell the inputs' names in order."""
-    batch = len(next(iter(feeds.values())))
+    batch = len(np.atleast_1d(next(iter(feeds.values()))))
     before, after = (
         judged.metric.measure(_forward(device, side, feeds), judged.part, batch, progress)
         for side in (baseline, candidate)
@@ -115,10 +115,17 @@ def _by_t(difference: Scores) -> tuple[float, float]:
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:
     from ...calibration.metric import padded
 
-    names = list(feeds)
+    names, first = list(feeds), next(iter(feeds.values()))
+    if first.ndim == 0:
+        raise CompressError(f"input {names[0]!r} is a single number: accuracy needs a batch of samples")
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if len(inputs) != len(names):
+            raise CompressError(
+                f"the recipe's data gives {len(inputs)} inputs a sample, and the models take {len(names)}: "
+                f"{', '.join(names)}; name a recipe for these models"
+            )
         fed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         return tuple(torch.from_numpy(np.asarray(y)) for y in device.outputs(frozen, fed))
 
-    return padded(run, len(next(iter(feeds.values()))))
+    return padded(run, len(first))

@@ -62,7 +62,11 @@ def golden_path(folder: Path, device: str) -> Path:
 def golden_of(
     device: str, facts: DeviceFacts, side: Subject, feeds: Feeds, outputs: Outputs, commit: str = ""
 ) -> Golden:
-    """What a side would be accepted as now."""
+    """What a side would be accepted as now; CompressError for outputs that are no numbers, such as text."""
+    if wrong := [array.dtype for array in outputs if array.dtype.kind in "OSU"]:
+        raise CompressError(
+            f"{side.path}: an output is of type {wrong[0]}; only numbers can be compared bit for bit"
+        )
     return Golden(
         device=device,
         machine=facts.machine,

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ...errors import CompressError
 from ..files import write_atomically
 from ..report import junit_document
 from ..report_pages import clean, clean_markdown, page_environment
@@ -22,6 +23,8 @@ REPORTS = ("gate.json", "gate.md", "gate.html", "junit.xml")
 
 def make_room(folder: Path) -> None:
     """Make the folder, and take away what an earlier gate left: it must not be taken for this one's."""
+    if (folder / "run.json").is_file() or (folder / "profile.json").is_file():
+        raise CompressError(f"{folder}: holds a run or a profile; name another folder for the gate with -o")
     folder.mkdir(parents=True, exist_ok=True)
     for name in REPORTS:
         (folder / name).unlink(missing_ok=True)

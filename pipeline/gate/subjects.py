@@ -104,8 +104,8 @@ def _built(side: Subject, device: Device, feeds: Feeds, place: Path) -> Frozen:
 
 def _engine_of_run(side: Subject, device: Device) -> Path | None:
     """The first file of the compressed engine, if the side's run ran one on this device and it is still the same."""
-    if side.run is None or not isinstance(device, LocalDevice):
-        return None
+    if side.run is None or not isinstance(device, LocalDevice) or device.runtime == "tensorrt":
+        return None  # a TensorRT engine has its batch and its precision built in
     own = (device.runtime, device.options.device)
     if not any((t.runtime, t.device) == own and t.status == "run" for t in side.run.targets):
         return None

@@ -57,7 +57,7 @@ def accuracy_measure(device: str, found: Paired, most_drop: float) -> Measure:
         verdict="PASS" if kept else "INCONCLUSIVE",
         baseline=f"{found.baseline.name} {metric_value(found.baseline.value)}",
         candidate=f"{found.candidate.name} {metric_value(found.candidate.value)}",
-        reason=f"{signed(-100 * found.drop)} points, {bound}{more}, n = {found.baseline.n}",
+        reason=f"{signed(-100 * found.drop + 0.0)} points, {bound}{more}, n = {found.baseline.n}",
         p=found.p,
     )
 
@@ -85,7 +85,7 @@ def latency_measure(device: str, found: LatencyResult, limits: Limits) -> Measur
         baseline=ms(typical),
         candidate=ms(typical * last.ratio),
         reason=f"{change}, decision bounds {bounds}, {last.pairs} pairs{_because(found, last, typical, limits)}",
-        p=last.p if last.ranks_fail else 1.0,
+        p=last.p if last.ranks_fail and last.decision != "PASS" else 1.0,
     )
 
 
@@ -116,11 +116,7 @@ def settle(measures: Sequence[Measure], limits: Limits) -> tuple[list[Measure], 
     tested = [i for i, measure in enumerate(measures) if measure.p is not None]
     adjusted = dict(zip(tested, holm([measures[i].p or 0.0 for i in tested]), strict=True))
     settled = [
-        measure.model_copy(
-            update={"p": adjusted[i], **({"verdict": "FAIL"} if adjusted[i] <= limits.false_fail else {})}
-        )
-        if i in adjusted
-        else measure
+        _settled(measure, adjusted[i], limits) if i in adjusted else measure
         for i, measure in enumerate(measures)
     ]
     for verdict in ("FAIL", "INCONCLUSIVE"):
@@ -128,6 +124,13 @@ def settle(measures: Sequence[Measure], limits: Limits) -> tuple[list[Measure], 
         if named:
             return settled, verdict, " ".join(f"{subject_of(m)}: {m.reason}." for m in named)
     return settled, "PASS", f"All {len(settled)} measures hold."
+
+
+def _settled(measure: Measure, p: float, limits: Limits) -> Measure:
+    if p > limits.false_fail:
+        return measure.model_copy(update={"p": p})
+    reason = measure.reason.partition("; neither")[0]  # Holm's later steps may prove what its first could not
+    return measure.model_copy(update={"p": p, "verdict": "FAIL", "reason": reason})
 
 
 def subject_of(measure: Measure) -> str:

@@ -50,6 +50,10 @@ def test_keys_of_ssh_are_beside_the_file(tmp_path: Path) -> None:
         ("devices:\n  openvino:CPU: { runtime: fake }", "expected a name of letters, digits, - _ and ."),
         ("devices:\n  ../x: { runtime: fake }", "expected a name of letters, digits, - _ and ."),
         ("devices:\n  a: { runtime: openvino, noise: {} }", "noise means nothing for the runtime openvino"),
+        (
+            "devices:\n  a: { runtime: openvino, mode: throughput, copies: false }",
+            "copies: false means nothing",
+        ),
         ("devices:\n  a: { runtime: fake, ssh: { host: h } }", "ssh means nothing for the runtime fake"),
         (
             "devices:\n  a: { runtime: fake, thread: 2 }",

@@ -23,7 +23,7 @@ from edgepress.pipeline.gate.reports import github_annotations, html, junit_xml,
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.gate.sequential import Limits, look
 from edgepress.pipeline.gate.subjects import subject
-from edgepress.pipeline.gate.verdict import accuracy_measure, latency_measure
+from edgepress.pipeline.gate.verdict import accuracy_measure, latency_measure, settle
 from onnx import TensorProto, helper, numpy_helper
 
 FAKE = {"sim": find_devices(["fake"], None)["fake"]}
@@ -456,7 +456,7 @@ def test_json_is_one_document(models: Path) -> None:
         ),
         (
             ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--floor", "inf"],
-            "and --floor a number",
+            "--floor and --max-drop numbers",
         ),
         (
             ["--baseline", "x.onnx", "--candidate", "x.onnx", "-d", "fake", "--accept"],
@@ -522,3 +522,35 @@ def test_a_gate_adds_its_candidate_to_the_history(models: Path) -> None:
     low, high = lines[0]["ci95"]
     assert low < lines[0]["value"] < high
     assert lines[0]["value"] == pytest.approx(float(np.median(medians)))
+
+
+def test_a_pass_stays_one_whatever_the_other_tests_say() -> None:
+    """Holm's later steps are laxer than the share that a look was given."""
+    passed = {"pairs": 6, "decision": "PASS", "ratio": 1.03, "lower": 1.008, "upper": 1.048, "p": 0.008}
+    rows = {"looks": [{**passed, "ranks_fail": True, "ranks_pass": True}], "launches": []}
+    rows["launches"] = [
+        {
+            "side": side, "pair": 0, "block": 10, "median_ms": 9.0, "samples_ns": [1], "state_before": {},
+            "state_after": {},
+        }
+        for side in ("baseline", "candidate")
+    ]  # fmt: skip
+    found = LatencyResult.model_validate(rows)
+    slow = LatencyResult.model_validate(
+        {
+            **rows,
+            "looks": [{**passed, "decision": "FAIL", "p": 1e-6, "ranks_fail": True, "ranks_pass": False}],
+        }
+    )
+    measures = [latency_measure("a", slow, Limits()), latency_measure("b", found, Limits())]
+    settled, verdict, _ = settle(measures, Limits())
+    assert ([m.verdict for m in settled], verdict) == (["FAIL", "PASS"], "FAIL")
+
+
+def test_a_gate_does_not_overwrite_a_run(models: Path) -> None:
+    (models / "out").mkdir()
+    (models / "out" / "run.json").write_text("{}")
+    (models / "out" / "junit.xml").write_text("of the run")
+    result = gated(models, "base.onnx", "base.onnx")
+    assert result.exit_code == 2 and "name another folder for the gate" in result.output.replace("\n", " ")
+    assert (models / "out" / "junit.xml").read_text() == "of the run"
