@@ -22,7 +22,7 @@ from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import MeasureSection, TargetSection
-from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord
+from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord, plain_settings
 from .steps import METRIC_BATCH, metric_record
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def measure_target(
         built = target.build(candidate.compressed_onnx, options_of(section), folder / "compressed")
         if isinstance(built, BuiltOnly):
             compressed = EngineRecord(
-                label=COMPRESSED, settings=_plain(built.settings), engine_bytes=_largest(built.artefacts)
+                label=COMPRESSED,
+                settings=plain_settings(built.settings),
+                engine_bytes=_largest(built.artefacts),
             )
             record = _record(section, target, "built", built.reason)
             return Measured(record.model_copy(update={"compressed": compressed}), built.artefacts)
@@ -146,7 +148,7 @@ def _run(
     records = {
         label: EngineRecord(
             label=label,
-            settings=_plain(engine.settings),
+            settings=plain_settings(engine.settings),
             latency_ms=_latency(launches, label),
             metric=metrics[label],
             engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
@@ -265,10 +267,3 @@ def _record(section: TargetSection, target: Target, status: Any, reason: str) ->
 
 def _largest(artefacts: Sequence[Artefact]) -> int:
     return max((a.path.stat().st_size for a in artefacts), default=0)
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if isinstance(value, (int, float, str, bool)) else str(value)
-        for key, value in settings.items()
-    }

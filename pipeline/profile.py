@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import CompressError, DeviceUnavailableError
 from ..progress import Progress, Silent
@@ -22,7 +22,7 @@ from .onnx_file import read_graph
 from .open_devices import folder_name, opened
 from .profile_record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 from .random_inputs import Feeds, batch_of, random_feeds
-from .result import EngineRecord, LatencyRecord, LayerRecord
+from .result import EngineRecord, LatencyRecord, LayerRecord, plain_settings
 
 N = TypeVar("N", int, float)
 
@@ -45,7 +45,6 @@ class _Cell:
 
     row: DeviceProfile
     device: Device
-    batch: int
     frozen: Frozen | None = None
     launches: list[LaunchSamples] = field(default_factory=list)
 
@@ -111,44 +110,34 @@ def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
 
 def _built(device: Device, model: _Model, place: Path) -> _Cell:
     """The row of a model on a device so far, and its engine when there is something to time."""
+    row = DeviceProfile(
+        device=device.options.device, runtime=device.runtime, version=None, status="run", label=device.label,
+        options=device.options.declared(),
+    )  # fmt: skip
+    cell = _Cell(row, device)
     try:
         facts = device.facts()
-    except DeviceUnavailableError as error:
-        row = DeviceProfile(
-            device=device.options.device, runtime=device.runtime, version=None, status="unavailable",
-            reason=str(error), label=device.label, options=device.options.declared(),
-        )  # fmt: skip
-        return _Cell(row, device, model.batch)
-    row = DeviceProfile(
-        device=facts.device, runtime=facts.runtime, version=facts.version, status="run", label=device.label,
-        machine=facts.machine, options=device.options.declared(),
-    )  # fmt: skip
-    try:
-        frozen = device.build(model.path, place, model.feeds)
+        row.version, row.machine = facts.version, facts.machine
+        cell.frozen = frozen = device.build(model.path, place, model.feeds)
     except BuiltOnlyError as error:
+        row.status, row.reason = "built", error.built.reason
         size = sum(artefact.path.stat().st_size for artefact in error.built.artefacts)
-        engine = EngineRecord(label=device.label, settings=_plain(error.built.settings), engine_bytes=size)
-        update = {"status": "built", "reason": error.built.reason, "engine": engine}
-        return _Cell(row.model_copy(update=update), device, model.batch)
+        settings = plain_settings(error.built.settings)
+        row.engine = EngineRecord(label=device.label, settings=settings, engine_bytes=size)
     except DeviceUnavailableError as error:
-        return _Cell(
-            row.model_copy(update={"status": "unavailable", "reason": str(error)}), device, model.batch
-        )
+        row.status, row.reason = "unavailable", str(error)
     except CompressError as error:
-        return _Cell(row.model_copy(update={"status": "failed", "reason": str(error)}), device, model.batch)
-    row.engine = EngineRecord(
-        label=device.label,
-        settings=_plain(frozen.settings),
-        engine_bytes=frozen.bytes,
-        precision=frozen.precision,
-        layers=[LayerRecord.model_validate(asdict(layer)) for layer in frozen.layers],
-    )
-    row.engine_sha256 = frozen.sha256
-    return _Cell(row, device, model.batch, frozen)
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+        row.status, row.reason = "failed", str(error)
+    else:
+        row.engine_sha256 = frozen.sha256
+        row.engine = EngineRecord(
+            label=device.label,
+            settings=plain_settings(frozen.settings),
+            engine_bytes=frozen.bytes,
+            precision=frozen.precision,
+            layers=[LayerRecord.model_validate(asdict(layer)) for layer in frozen.layers],
+        )
+    return cell
 
 
 def _time(
@@ -176,7 +165,7 @@ def _time(
         if name in lost:
             ready[key].row.status, ready[key].row.reason = "unavailable", lost[name]
         else:
-            _summarize(ready[key], of(launches, name))
+            _summarize(ready[key], of(launches, name), models[key[0]].batch)
     if plan.sustain_s:
         for name, key in names.items():
             if name in lost:
@@ -191,14 +180,14 @@ def _time(
             ready[key].row.sustained = SustainedRecord.model_validate(asdict(found))
 
 
-def _summarize(cell: _Cell, launches: list[LaunchSamples]) -> None:
+def _summarize(cell: _Cell, launches: list[LaunchSamples], batch: int) -> None:
     engine, results = cell.row.engine, [x.result for x in launches]
     assert engine is not None
     cell.launches = launches
     engine.latency_ms = LatencyRecord.model_validate(asdict(summarize(launches)))
     engine.settings = results[0].settings
     cell.row.resources = ResourceRecord(
-        throughput_per_s=1000 / engine.latency_ms.p50 * cell.batch,
+        throughput_per_s=1000 / engine.latency_ms.p50 * batch,
         peak_memory_bytes=_median(r.peak_bytes for r in results),
         engine_memory_bytes=_median(r.engine_memory_bytes for r in results),
         joules=_median(r.joules for r in results),

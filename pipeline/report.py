@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ..errors import CompressError
 from .files import write_atomically
-from .result import SCHEMA_VERSION, ParityRecord, RunRecord
+from .result import SCHEMA_VERSION, ParityRecord, RunRecord, require_schema
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,14 +47,8 @@ def load_run(folder: Path) -> RunRecord:
     except (json.JSONDecodeError, RecursionError) as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise CompressError(f"{path}: damaged, not valid JSON ({where}); run the recipe again") from error
-    if not isinstance(content, dict) or "schema_version" not in content:
-        raise CompressError(f"{path}: not the record of a run: it has no schema_version")
-    version = content["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise CompressError(
-            f"{path}: schema_version is {version!r:.40}, this edgepress reads {SCHEMA_VERSION}; "
-            "run the recipe again, or use the edgepress that wrote it"
-        )
+    hint = "run the recipe again, or use the edgepress that wrote it"
+    require_schema(content, str(path), "the record of a run", SCHEMA_VERSION, hint)
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:

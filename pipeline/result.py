@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from ..errors import CompressError
 
 SCHEMA_VERSION = 1
 
@@ -14,6 +17,24 @@ class Record(BaseModel):
     """A part of run.json."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # an SQNR may be infinite
+
+
+def require_schema(content: object, where: str, what: str, version: int, hint: str) -> None:
+    """CompressError, with the hint, when what was read from a file is no record of this schema version."""
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise CompressError(f"{where}: not {what}: it has no schema_version")
+    if content["schema_version"] != version:
+        raise CompressError(
+            f"{where}: schema_version is {content['schema_version']!r:.40}, this edgepress reads {version}; {hint}"
+        )
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an engine as a record keeps them: what is no plain value as its text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in settings.items()
+    }
 
 
 class MetricRecord(Record):

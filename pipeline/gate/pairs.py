@@ -44,7 +44,6 @@ def gate_latency(
     look) the pairs ran out, or the device did.
     """
     result = LatencyResult(looks=[], launches=[])
-    log_ratios: list[float] = []
     medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
@@ -53,13 +52,12 @@ def gate_latency(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):
         for side, launched in zip(("baseline", "candidate"), pair, strict=True):
-            result.launches.append(_row(side, len(log_ratios), launched))
-        log_ratios.append(paired_log_ratio(*pair))
+            result.launches.append(_row(side, len(medians), launched))
+        result.log_ratios.append(paired_log_ratio(*pair))
         medians.append(pair[0].median_ns / 1e6)
-        result.log_ratios = log_ratios
-        if len(log_ratios) < target:
+        if len(medians) < target:
             continue
-        found = look(log_ratios, median(medians), limits, share)
+        found = look(result.log_ratios, median(medians), limits, share)
         result.looks.append(LookRow.model_validate(asdict(found)))
         if found.decision != "MORE":
             break

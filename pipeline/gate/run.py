@@ -155,19 +155,16 @@ class _OnDevice:
         before, after = (self.device.outputs(frozen, feeds) for frozen in self.frozen)
         baseline = golden_of(label, self.facts, self.sides[0], feeds, before)
         golden = read_golden(self.plan.golden, label, feeds) if self.plan.golden is not None else None
-        size = golden or baseline
-        outputs = size if golden is None or golden.made_on(self.facts) else baseline
-        against = {True: "the baseline", False: f"what was accepted ({golden.origin})" if golden else ""}
-        told = against[outputs is baseline]
-        if golden is not None and outputs is baseline:
-            told += (
-                f" (what was accepted is of {golden.machine}, {golden.version}: its bits mean nothing here)"
-            )
+        accepted = f"what was accepted ({golden.origin})" if golden is not None else "the baseline"
+        size, outputs, told = golden or baseline, golden or baseline, accepted
+        if golden is not None and not golden.made_on(self.facts):
+            outputs, elsewhere = baseline, f"{golden.machine}, {golden.version}"
+            told = f"the baseline (what was accepted is of {elsewhere}: its bits mean nothing here)"
         elif golden is not None and baseline.outputs_sha256 != golden.outputs_sha256:
             told += ", which the baseline's are not either"
         same = outputs_digest(after) == outputs.outputs_sha256
         return [
-            size_measure(label, size.bytes, self.sides[1].bytes, against[size is baseline]),
+            size_measure(label, size.bytes, self.sides[1].bytes, accepted),
             outputs_measure(label, same, finite(after), difference(outputs.outputs, after), told),
         ]
 

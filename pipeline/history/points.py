@@ -23,7 +23,7 @@ from pydantic import (
 
 from ...errors import CompressError
 from ..judge import shipped, target_label
-from ..result import Record, RunRecord
+from ..result import Record, RunRecord, require_schema
 
 try:
     import fcntl
@@ -205,14 +205,7 @@ def _point(where: str, line: bytes) -> Point:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CompressError(f"{where}: damaged, not valid JSON; mend or delete the line") from error
-    if not isinstance(content, dict) or "schema_version" not in content:
-        raise CompressError(f"{where}: not a point of a history: it has no schema_version")
-    version = content["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise CompressError(
-            f"{where}: schema_version is {version!r:.40}, this edgepress reads {SCHEMA_VERSION}; "
-            "use the edgepress that wrote it"
-        )
+    require_schema(content, where, "a point of a history", SCHEMA_VERSION, "use the edgepress that wrote it")
     try:
         return Point.model_validate(content)
     except ValidationError as error:
