@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ..report_text import bare_ms, short
+from ..svg import add, markup, svg
 from .pareto import Estimate, Point, Standing
 
 PLOT_TOP, PLOT_HEIGHT, AXIS_HEIGHT = 32, 300, 40
@@ -114,10 +115,8 @@ def front_chart(marks: Sequence[Mark], scale: Scale) -> Markup:
     """Every mark with its 95 % whiskers; those of the front are filled, named, and joined by a line."""
     front = sorted((m for m in marks if m.standing.kind == "front"), key=lambda m: m.point.x.value)
     spoken = f"Latency against {scale.title}. On the front: {', '.join(mark.name for mark in front)}"
-    svg = ElementTree.Element("svg", {"class": "chart", "role": "img", "aria-label": short(spoken, 400)})
-    svg.attrib |= {"width": "100%", "height": f"{PLOT_TOP + PLOT_HEIGHT + AXIS_HEIGHT}"}
     plot = _Plot(
-        svg=svg,
+        svg=svg(PLOT_TOP + PLOT_HEIGHT + AXIS_HEIGHT, spoken),
         x=axis_over((m.point.x for m in marks), from_zero=True),
         y=axis_over((m.point.y for m in marks), from_zero=not scale.more_is_better),
     )
@@ -130,7 +129,7 @@ def front_chart(marks: Sequence[Mark], scale: Scale) -> Markup:
         _draw_mark(plot, mark)
     for mark in sorted(marks, key=lambda m: m.standing.kind != "front"):
         _draw_label(plot, mark)
-    return Markup(ElementTree.tostring(svg, encoding="unicode"))
+    return markup(plot.svg)
 
 
 def _draw_axes(plot: _Plot, scale: Scale) -> None:
@@ -202,9 +201,9 @@ def _place(plot: _Plot, mark: Mark) -> tuple[float, float]:
 
 def _line(plot: _Plot, css: str, x1: float, y1: float, x2: float, y2: float) -> None:
     ends = {"x1": f"{x1:.2f}%", "y1": f"{y1:.1f}", "x2": f"{x2:.2f}%", "y2": f"{y2:.1f}"}
-    ElementTree.SubElement(plot.svg, "line", {"class": css, **ends})
+    add(plot.svg, "line", css, **ends)
 
 
 def _text(plot: _Plot, css: str, text: str, x: float, y: float, anchor: str) -> None:
     place = {"x": f"{x:.2f}%", "y": f"{y:.1f}", "text-anchor": anchor}
-    ElementTree.SubElement(plot.svg, "text", {"class": css, **place}).text = text
+    add(plot.svg, "text", css, text, **place)
