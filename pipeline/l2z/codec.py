@@ -90,7 +90,7 @@ class _Packing:
     entries: list[Entry] = field(default_factory=list)
     tables: list[bytes] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
-    coded: list[tuple[Bytes, Plan]] = field(default_factory=list)
+    coded: list[Plan] = field(default_factory=list)
     count: int = 0
 
     def add(self, name: str, tensor: Tensor, known: CodedTensor | None = None) -> None:
@@ -126,10 +126,10 @@ class _Packing:
             self.raw.append(symbols.tobytes())
             return Plane(groups=0)
         self.count += len(chosen.tables)
-        self.coded.append((symbols - np.uint8(centre) + np.uint8(CENTRE), chosen))
+        self.coded.append(chosen)
         cuts = cuts_of(chosen.groups)
         self.tables.append(bytes(cuts) + chosen.written)
-        return Plane(groups=1 + len(cuts), centre=centre)
+        return Plane(groups=1 + len(cuts), centre=centre, taps=len(chosen.coefficients))
 
     def _values(self, form: Form) -> None:
         if form.palette is not None:
@@ -140,9 +140,9 @@ class _Packing:
             self.raw.append(form.scales.values.tobytes())
 
     def sections(self, graph: bytes) -> Sections:
-        writer = Writer(sum(len(symbols) for symbols, _ in self.coded))
-        for symbols, chosen in reversed(self.coded):
-            writer.write(symbols, chosen.chosen, chosen.tables)
+        writer = Writer(sum(len(each.symbols) for each in self.coded))
+        for each in reversed(self.coded):
+            writer.write(each.symbols, each.chosen, each.tables)
         return Sections(
             tables=b"".join(self.tables), raw=b"".join(self.raw), payload=writer.payload(), graph=graph
         )
@@ -184,8 +184,9 @@ class _Unpacking:
         if not part.plane.groups:
             return self._raw(part.symbols), 0.0
         groups = groups_of(self.tables.cuts(part.plane.groups - 1))
+        coefficients = self.tables.coefficients(part.plane.taps)
         tables = self.tables.tables(part.tables)
-        symbols, bits = self.reader.read(part.symbols, part.columns, groups, part.path, tables)
+        symbols, bits = self.reader.read(part.symbols, part.columns, groups, coefficients, part.path, tables)
         return symbols + np.uint8(part.plane.centre) - np.uint8(CENTRE), bits
 
     def _from_palette(self, entry: Entry, indices: Bytes) -> Bytes:

@@ -19,6 +19,7 @@ from ...errors import CompressError
 from .kernels import CENTRE, CONTEXTS
 from .ladder import MOST_RUNGS
 from .planes import DTYPES, PALETTE, WORDS
+from .prediction import MOST_TAPS
 from .tables import MOST_TABLE
 
 MAGIC = b"\x89L2Z\r\n\x1a\n"
@@ -39,13 +40,14 @@ Natural = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 class Plane(BaseModel):
-    """A plane of a tensor: into how many groups its contexts fall, 0 for one stored as it is, and the symbol that
-    symbols are turned to have in the middle."""
+    """A plane of a tensor: into how many groups its contexts fall, 0 for one stored as it is, the symbol that symbols
+    are turned to have in the middle, and of how many taps the kernels are in which it is predicted, 0 for none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     groups: Annotated[int, Field(ge=0, le=CONTEXTS)]
     centre: Annotated[int, Field(ge=0, lt=256)] = 0
+    taps: Annotated[int, Field(ge=0, le=MOST_TAPS)] = 0
 
 
 class Entry(BaseModel):
@@ -119,6 +121,12 @@ class Part:
         """How many it has: in a trellis two for each group."""
         return self.plane.groups * (1 if self.path is None else 2)
 
+    @property
+    def told(self) -> int:
+        """The most bytes that its cuts, coefficients and tables may take."""
+        taps = self.plane.taps
+        return self.plane.groups + taps * (taps - 1) // 2 + self.tables * MOST_TABLE
+
 
 class Header(BaseModel):
     """What the file says of itself. graph: bytes of the ONNX graph without its tensors, 0 without one."""
@@ -187,7 +195,7 @@ def read(content: bytes, where: str) -> tuple[Header, Sections]:
     header = _header(_inflate(parts[0], most_header(len(content)), where), where)
     _check(header, len(content), where)
     parts_of = [part for entry in header.tensors for part in entry.parts]
-    most_tables = sum(part.plane.groups + part.tables * MOST_TABLE for part in parts_of)
+    most_tables = sum(part.told for part in parts_of)
     sections = Sections(
         tables=_inflate(parts[1], most_tables, where),
         raw=parts[2],
@@ -270,6 +278,10 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
                 raise CompressError(
                     f"{where}: tensor {entry.name!r} has a trellis that is not about {CENTRE}"
                 )
+            if part.plane.taps and not _may_be_predicted(part):
+                raise CompressError(
+                    f"{where}: tensor {entry.name!r} cannot be predicted in kernels of {part.plane.taps} taps"
+                )
             if part.plane.groups and not part.symbols:
                 raise CompressError(f"{where}: tensor {entry.name!r} has tables without symbols")
             tables += part.tables
@@ -288,6 +300,10 @@ def _may_have_palette(entry: Entry) -> bool:
 
 def _may_have_ladder(entry: Entry) -> bool:
     return entry.dtype == "float32" and entry.ladder > 0 and not entry.palette and entry.elements > 0
+
+
+def _may_be_predicted(part: Part) -> bool:
+    return part.plane.groups > 0 and part.plane.taps > 1 and part.columns % part.plane.taps == 0
 
 
 def _may_be_scaled(entry: Entry) -> bool:

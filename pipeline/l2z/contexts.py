@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
-from .kernels import CONTEXTS, Bytes, contexts
+from .kernels import CONTEXTS, Bytes, Coefficients, contexts, numbers_of, unpredicted
+from .prediction import NONE, coefficients_for, write_coefficients
 from .tables import Table, coded_bits, table_of, write_table
 
 ALIKE = 7.95
@@ -29,9 +30,12 @@ LEAST_GAIN = 0.003
 
 @dataclass(frozen=True)
 class Plan:
-    """How a plane is coded. groups: of each context, (CONTEXTS,); chosen: the table of each symbol; tables: one for
-    each group, or two where the plane is one of a trellis; written: these as bytes; size: bytes in all, by estimate."""
+    """How a plane is coded. symbols: what of it is coded, less what is predicted with the coefficients; groups: of each
+    context, (CONTEXTS,); chosen: the table of each symbol; tables: one for each group, or two where the plane is one of
+    a trellis; written: coefficients and tables as bytes; size: bytes in all, by estimate."""
 
+    symbols: Bytes
+    coefficients: Coefficients
     groups: Bytes
     chosen: Bytes
     tables: list[Table]
@@ -39,29 +43,40 @@ class Plan:
     size: float
 
 
-def plan(symbols: Bytes, columns: int, bits: Bytes | None = None) -> Plan | None:
-    """The smallest plan that was found for a plane in rows of `columns`; None where all symbols are alike often.
+def plan(symbols: Bytes, columns: int, grids: Bytes | None = None, taps: int = 0) -> Plan | None:
+    """The smallest plan that was found for a plane, (n,), turned to be about CENTRE, in rows of `columns`; None where
+    all symbols are alike often.
 
-    bits: 0 or 1 for each symbol, which doubles every group's tables.
+    grids: of a trellis, the last bit of the state that each symbol is met in, which doubles every group's tables. taps:
+    how many neighbours in a row are a kernel, in which those before may tell the next one; 0 for none.
     """
-    whole = np.bincount(symbols, minlength=256)
-    own = _entropy(whole)
+    trellis, each = grids is not None, 1 if grids is None else 2
+    grids = np.zeros(len(symbols), np.uint8) if grids is None else grids
+    plain = _plan(symbols, columns, grids, each, NONE)
+    coefficients = coefficients_for(numbers_of(symbols, trellis, grids), taps) if taps else None
+    if coefficients is None:
+        return plain
+    left = _plan(unpredicted(symbols, coefficients, trellis, grids), columns, grids, each, coefficients)
+    return min((found for found in (plain, left) if found is not None), key=lambda p: p.size, default=None)
+
+
+def _plan(symbols: Bytes, columns: int, grids: Bytes, each: int, coefficients: Coefficients) -> Plan | None:
+    """each: tables of a group."""
+    own = _entropy(np.bincount(symbols, minlength=256))
     if not len(symbols) or own > ALIKE:
         return None
-    each = 1 if bits is None else 2
-    grid = np.zeros(len(symbols), np.uint8) if bits is None else bits
     found = np.zeros(len(symbols), np.uint8)
     groups = np.zeros(CONTEXTS, np.uint8)
     if own < MOST_TRIED or _promising(symbols[:PART], columns):
         found = contexts(symbols, columns)
-        groups = grouped(_counts(symbols, found, grid, CONTEXTS, each), TABLE_BITS)
-    chosen = _chosen(found, groups, grid, each)
+        groups = grouped(_counts(symbols, found, grids, CONTEXTS, each), TABLE_BITS)
+    chosen = _chosen(found, groups, grids, each)
     number = each * (int(groups.max()) + 1)
-    counts = _counts(symbols, chosen, grid, number, 1)[:, 0]
+    counts = _counts(symbols, chosen, grids, number, 1)[:, 0]
     tables = [table_of(each) for each in counts]
-    bits_in_all = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
-    written = b"".join(write_table(table) for table in tables)
-    return Plan(groups, chosen, tables, written, bits_in_all / 8 + len(written))
+    bits = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
+    written = write_coefficients(coefficients) + b"".join(write_table(table) for table in tables)
+    return Plan(symbols, coefficients, groups, chosen, tables, written, bits / 8 + len(written))
 
 
 def cuts_of(groups: Bytes) -> list[int]:

@@ -14,6 +14,7 @@ from .contexts import Plan, plan
 from .kernels import CENTRE, Bytes
 from .ladder import Rungs, rungs_for, symbols_of
 from .planes import PALETTE, Palette, Scales, columns_of, palette_of, palette_of_coded, scales_of, split
+from .prediction import taps_of
 
 WORTHWHILE = 0.995
 """A plane is coded where it takes less than this share of its bytes, and stored as it is elsewhere."""
@@ -57,15 +58,16 @@ def smallest_form(content: Bytes, tensor: Tensor) -> Form:
 
 
 def _forms(content: Bytes, tensor: Tensor) -> Iterator[Form]:
-    columns = columns_of(tuple(tensor.shape))
-    yield Form([planned(plane, columns) for plane in split(content, tensor.dtype)])
+    columns, taps = columns_of(tuple(tensor.shape)), taps_of(tuple(tensor.shape))
+    planes = split(content, tensor.dtype)
+    yield Form([planned(plane, columns, taps if len(planes) == 1 else 0) for plane in planes])
     for by_rows in (False, True):
         rows = tensor.shape[0] if by_rows and tensor.dim() > 1 else 1
         if not len(content) or (by_rows and rows == 1):
             continue
         found = palette_of(content, tensor.dtype, rows)
         if found is not None and len(found.values) < len(content):
-            yield Form([planned(found.indices, columns)], found, by_rows)
+            yield Form([planned(found.indices, columns, taps)], found, by_rows)
 
 
 def coded_form(known: CodedTensor) -> Form | None:
@@ -76,23 +78,23 @@ def coded_form(known: CodedTensor) -> Form | None:
     if scales is not None and len(scales.values) > PALETTE:
         return None
     factors = [] if scales is None else [planned(scales.places, len(scales.places))]
-    columns = columns_of(tuple(known.indices.shape))
+    columns, taps = columns_of(tuple(known.indices.shape)), taps_of(tuple(known.indices.shape))
     rungs = rungs_for(known.values.numpy())
     if rungs is None:
         palette = palette_of_coded(known)
-        return Form([planned(palette.indices, columns), *factors], palette, scales=scales)
-    symbols, bits = symbols_of(known)
-    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, bits), symbols), CENTRE)
+        return Form([planned(palette.indices, columns, taps), *factors], palette, scales=scales)
+    symbols, grids = symbols_of(known)
+    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, grids, taps), symbols), CENTRE)
     return Form([plane, *factors], rungs=rungs, path=known.path, scales=scales)
 
 
-def planned(symbols: Bytes, columns: int) -> PlannedPlane:
-    """A plane in rows of `columns`, about its most frequent symbol."""
+def planned(symbols: Bytes, columns: int, taps: int = 0) -> PlannedPlane:
+    """A plane in rows of `columns` and kernels of `taps`, about its most frequent symbol."""
     if not len(symbols):
         return PlannedPlane(symbols, None)
     centre = int(np.bincount(symbols, minlength=256).argmax())
     turned = symbols - np.uint8(centre) + np.uint8(CENTRE)
-    return PlannedPlane(symbols, _worthwhile(plan(turned, columns), symbols), centre)
+    return PlannedPlane(symbols, _worthwhile(plan(turned, columns, taps=taps), symbols), centre)
 
 
 def _storable(known: CodedTensor) -> bool:

@@ -25,8 +25,12 @@ SLOWEST = 7
 """An average that has seen n sizes moves by 2^-(1 + ⌊log2(n + 1)⌋) towards the next, and by 2^-7 at the least."""
 CONTEXTS = 2 * 2 * 24
 """Averages are below 2^24: half-octaves of two of them."""
+UNIT = 16
+"""By what the coefficients of predictions are divided."""
 
 Bytes = NDArray[np.uint8]
+Coefficients = NDArray[np.int8]
+"""(taps, taps): of the taps before, (columns), in the prediction of each tap, (rows); zero elsewhere."""
 
 
 @compiled
@@ -71,6 +75,50 @@ def contexts(symbols: Bytes, columns: int) -> Bytes:
 
 
 @compiled
+def number_of(symbol: np.int64, trellis: bool, grid: np.int64) -> np.int64:
+    """What a symbol counts as in predictions: its distance from CENTRE, in a trellis its multiple.
+
+    grid: the last bit of the trellis' state.
+    """
+    steps = symbol - CENTRE
+    return 2 * steps - grid * np.sign(steps) if trellis else steps
+
+
+@compiled
+def predicted(
+    numbers: NDArray[np.int64], coefficients: Coefficients, tap: int, trellis: bool, grid: np.int64
+) -> np.int64:
+    """How far from CENTRE a symbol is expected, after the numbers of the taps before its own."""
+    total = np.int64(UNIT // 2)
+    for before in range(tap):
+        total += np.int64(coefficients[tap, before]) * numbers[before]
+    number = total // UNIT
+    return (number + grid * np.sign(number)) // 2 if trellis else number
+
+
+@compiled
+def numbers_of(symbols: Bytes, trellis: bool, grids: Bytes) -> NDArray[np.int64]:
+    """`number_of` each symbol, (n,); grids: of each."""
+    found = np.empty(len(symbols), np.int64)
+    for i in range(len(symbols)):
+        found[i] = number_of(np.int64(symbols[i]), trellis, np.int64(grids[i]))
+    return found
+
+
+@compiled
+def unpredicted(symbols: Bytes, coefficients: Coefficients, trellis: bool, grids: Bytes) -> Bytes:
+    """The symbols of a plane, (n,), less what is predicted of each, modulo 256; grids: of each."""
+    taps = len(coefficients)
+    numbers = np.zeros(taps, np.int64)
+    found = np.empty(len(symbols), np.uint8)
+    for i in range(len(symbols)):
+        tap, symbol, grid = i % taps, np.int64(symbols[i]), np.int64(grids[i])
+        found[i] = (symbol - predicted(numbers, coefficients, tap, trellis, grid)) & 255
+        numbers[tap] = number_of(symbol, trellis, grid)
+    return found
+
+
+@compiled
 def encode(
     symbols: Bytes,
     chosen: Bytes,
@@ -103,6 +151,7 @@ def decode(
     first: int,
     columns: int,
     groups: Bytes,
+    coefficients: Coefficients,
     path: int,
     following: Bytes,
     frequencies: NDArray[np.uint32],
@@ -114,6 +163,9 @@ def decode(
 ) -> int:
     """The place of the next word, -1 where words are missing. met: counts how often each table codes each symbol;
     following: the state of the trellis after each one, and an even or odd symbol, (states, 2)."""
+    taps = len(coefficients)
+    numbers = np.zeros(taps, np.int64)
+    grid = np.int64(0)
     of_columns = np.full(columns, START, np.uint32)
     of_row = np.uint32(START)
     walks = np.zeros(columns if path == 0 else 1, np.uint8)
@@ -124,7 +176,8 @@ def decode(
         if path == 1 and column == 0:
             walks[0] = 0
         if path >= 0:
-            table = 2 * table + (walks[walk] & 1)
+            grid = np.int64(walks[walk] & 1)
+            table = 2 * table + int(grid)
         lane = (first + i) % LANES
         state = np.uint32(states[lane])
         low = state & np.uint32(TOTAL - 1)
@@ -138,8 +191,13 @@ def decode(
         states[lane] = state
         symbols[i] = symbol
         met[table, symbol] += 1
+        if taps > 0:
+            tap = column % taps
+            whole = (symbol + predicted(numbers, coefficients, tap, path >= 0, grid)) & 255
+            numbers[tap] = number_of(whole, path >= 0, grid)
+            symbols[i] = whole
         if path >= 0:
-            walks[walk] = following[walks[walk], symbol & 1]
+            walks[walk] = following[walks[walk], symbols[i] & 1]
         size = size_of(symbol)
         of_row = after(of_row, size, column)
         of_columns[column] = after(of_columns[column], size, row)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import CompressError
 from ...trellis import FOLLOWING
-from .kernels import LANES, LOW, PRECISION, Bytes, decode, encode
+from .kernels import LANES, LOW, PRECISION, Bytes, Coefficients, decode, encode
 from .tables import Table
 
 
@@ -57,11 +57,18 @@ class Reader:
             _require(bool((self.states >= LOW).all()))
 
     def read(
-        self, count: int, columns: int, groups: Bytes, path: int | None, tables: Sequence[Table]
+        self,
+        count: int,
+        columns: int,
+        groups: Bytes,
+        coefficients: Coefficients,
+        path: int | None,
+        tables: Sequence[Table],
     ) -> tuple[Bytes, float]:
         """A plane of so many symbols, in rows of `columns`, and the bits that they take.
 
-        groups: the group of each context; path: that of a trellis, with which a group has two tables.
+        groups: the group of each context; coefficients: of what was taken from each symbol, which is given back; path:
+        that of a trellis, with which a group has two tables.
         """
         _require(not self.empty)
         frequencies, starts = _frequencies(tables)
@@ -73,6 +80,7 @@ class Reader:
             self.read_symbols,
             columns,
             groups,
+            coefficients,
             -1 if path is None else path,
             FOLLOWING,
             frequencies,

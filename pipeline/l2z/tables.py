@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CompressError
-from .kernels import CONTEXTS, TOTAL, Bytes
+from .kernels import CONTEXTS, TOTAL, Bytes, Coefficients
+from .prediction import read_coefficients
 
 MOST_TABLE = 2 + 256 * 3
 """Bytes of the longest table."""
@@ -57,7 +58,7 @@ def write_table(table: Table) -> bytes:
 
 
 class TableReader:
-    """The cuts and tables of one plane after another; CompressError for anything that is none."""
+    """The cuts, coefficients and tables of one plane after another; CompressError for anything that is none."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.place = content, 0
@@ -67,6 +68,11 @@ class TableReader:
         found = np.array([self._byte() for _ in range(count)], np.uint8)
         _require(bool((np.diff(found.astype(np.int64), prepend=0) > 0).all() and (found < CONTEXTS).all()))
         return found
+
+    def coefficients(self, taps: int) -> Coefficients:
+        """Of a plane's predictions."""
+        count = taps * (taps - 1) // 2
+        return read_coefficients(np.array([self._byte() for _ in range(count)], np.uint8), taps)
 
     def tables(self, count: int) -> list[Table]:
         """So many tables."""

@@ -49,8 +49,9 @@ def planes_of(entry: Any, told: Iterator[int], raw: Iterator[int], coded: Payloa
             found.append([next(raw) for _ in range(size)])
             continue
         cuts = [next(told) for _ in range(plane["groups"] - 1)]
+        rows = [[signed(next(told)) for _ in range(tap)] for tap in range(plane["taps"])]
         tables = [table(told) for _ in range(plane["groups"] * (1 if path is None else 2))]
-        turned = plane_of(coded, size, size if factors else columns, cuts, tables, path)
+        turned = plane_of(coded, size, size if factors else columns, cuts, rows, tables, path)
         found.append([(t + plane["centre"] - 128) % 256 for t in turned])
     return found
 
@@ -73,10 +74,18 @@ def table(numbers: Iterator[int]) -> Table:
 
 
 def plane_of(
-    coded: Payload, count: int, columns: int, cuts: list[int], tables: list[Table], path: int | None
+    coded: Payload,
+    count: int,
+    columns: int,
+    cuts: list[int],
+    coefficients: list[list[int]],
+    tables: list[Table],
+    path: int | None,
 ) -> list[int]:
     averages, row_average, symbols = [2**15] * columns, 2**15, []
     states: dict[int, int] = {}
+    numbers: list[int] = []
+    state = 0
     for i in range(count):
         row, column = divmod(i, columns)
         context = half_octaves(row_average) + half_octaves(averages[column])
@@ -86,13 +95,31 @@ def plane_of(
             state = states.get(walk, 0)
             number = 2 * number + state % 2
         symbol = coded.symbol(tables[number])
+        whole = symbol
+        if coefficients:
+            numbers = numbers if i % len(coefficients) else []
+            products = [a * x for a, x in zip(coefficients[len(numbers)], numbers, strict=True)]
+            expected = (8 + sum(products)) // 16
+            if path is not None:
+                expected = (expected + state % 2 * sign(expected)) // 2
+            whole = (symbol + expected) % 256
+            k = whole - 128
+            numbers.append(k if path is None else 2 * k - state % 2 * sign(k))
         if path is not None:
-            states[walk] = following(state, symbol - 128)
+            states[walk] = following(state, whole - 128)
         size = abs(symbol - 128)
         row_average = after(row_average, size, column)
         averages[column] = after(averages[column], size, row)
-        symbols.append(symbol)
+        symbols.append(whole)
     return symbols
+
+
+def signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte
+
+
+def sign(x: int) -> int:
+    return (x > 0) - (x < 0)
 
 
 def half_octaves(x: int) -> int:
@@ -179,7 +206,7 @@ def multiples(symbols: list[int], shape: list[int], path: int | None) -> Iterato
             continue
         walk = i % columns if path == 0 else i // columns
         state = states.get(walk, 0)
-        yield 2 * k - (state % 2) * ((k > 0) - (k < 0))
+        yield 2 * k - (state % 2) * sign(k)
         states[walk] = following(state, k)
 
 

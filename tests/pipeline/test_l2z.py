@@ -25,10 +25,11 @@ from edgepress.pipeline.checkpoint import read_weights
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
 from edgepress.pipeline.l2z.contexts import cuts_of, grouped, groups_of, plan
-from edgepress.pipeline.l2z.kernels import CONTEXTS, TOTAL, contexts
+from edgepress.pipeline.l2z.kernels import CONTEXTS, TOTAL, contexts, unpredicted
 from edgepress.pipeline.l2z.ladder import rungs_for, value_of
 from edgepress.pipeline.l2z.pack import pack_file
 from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
+from edgepress.pipeline.l2z.prediction import NONE
 from edgepress.pipeline.l2z.rans import Reader, Writer
 from edgepress.pipeline.l2z.tables import Table, TableReader, table_of, write_table
 from edgepress.trellis import positions
@@ -68,6 +69,21 @@ def laddered(rows: int, columns: int, path: int | None = None) -> CodedTensor:
     values = torch.from_numpy(np.concatenate([-above[::-1], [np.float32(0)], above]))
     factors = torch.tensor([0.1, 0.3, 1.7])[torch.randint(3, (rows,), generator=draws)]
     return CodedTensor((multiples + most).to(torch.uint8), values, factors, 0, path)
+
+
+def kernels(channels: int, *, alike: float = 0.9, seed: int = 3) -> Tensor:
+    """Depthwise kernels of 3 x 3 whole numbers: multiples of one of them, and noise."""
+    sizes, one = 30 * noise(channels, 1, 1, 1, seed=seed), noise(1, 1, 3, 3, seed=seed + 1)
+    rest = 10 * noise(channels, 1, 3, 3, seed=seed + 2)
+    return (alike * sizes * one + (1 - alike) * rest).round().clamp(-120, 120)
+
+
+def walked_kernels(channels: int, path: int) -> CodedTensor:
+    """The same on a trellis."""
+    steps = (kernels(channels) / 2).short().reshape(channels, 9).numpy()
+    multiples = torch.from_numpy(positions(steps, path)).reshape(channels, 1, 3, 3)
+    most = int(multiples.abs().max())
+    return CodedTensor((multiples + most).to(torch.uint8), 0.1 * torch.arange(-most, most + 1.0), path=path)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -113,7 +129,7 @@ class TestRans:
         counts = np.bincount(symbols, minlength=256)
         coded = written(symbols, [table_of(counts)])
         reader = Reader(coded)
-        found, bits = reader.read(count, count, np.zeros(CONTEXTS, np.uint8), None, [table_of(counts)])
+        found, bits = reader.read(count, count, np.zeros(CONTEXTS, np.uint8), NONE, None, [table_of(counts)])
         reader.close()
         assert np.array_equal(found, symbols)
         share = counts[counts > 0] / count
@@ -141,7 +157,7 @@ class TestRans:
         table = table_of(np.bincount(symbols, minlength=256))
         with pytest.raises(CompressError, match="the coded symbols are damaged"):
             reader = Reader(cut(written(symbols, [table])))
-            reader.read(1000, 10, np.zeros(CONTEXTS, np.uint8), None, [table])
+            reader.read(1000, 10, np.zeros(CONTEXTS, np.uint8), NONE, None, [table])
             reader.close()
 
 
@@ -192,6 +208,61 @@ class TestContexts:
     def test_cuts_that_do_not_ascend_are_damage(self, cuts: list[int]) -> None:
         with pytest.raises(CompressError, match="the frequency tables are damaged"):
             TableReader(bytes(cuts)).cuts(2)
+
+
+class TestPrediction:
+    def test_what_is_left_by_hand(self) -> None:
+        # The second tap is expected at the first one's number: 2, and at -2 the prediction is ⌊(8 - 32) / 16⌋ = -2.
+        coefficients = np.array([[0, 0], [16, 0]], np.int8)
+        symbols = np.array([130, 131, 126, 127], np.uint8)
+        left = unpredicted(symbols, coefficients, False, np.zeros(4, np.uint8))
+        assert left.tolist() == [130, 129, 126, 129]
+
+    def test_what_is_left_in_a_trellis_by_hand(self) -> None:
+        # k = 2 is the multiple 4 on the even grid and 3 on the odd one; 3 on the odd grid is (3 + 1) / 2 = 2 again,
+        # and on the even one ⌊3 / 2⌋ = 1.
+        coefficients = np.array([[0, 0], [16, 0]], np.int8)
+        symbols, grids = np.full(6, 130, np.uint8), np.array([0, 0, 1, 1, 1, 0], np.uint8)
+        assert unpredicted(symbols, coefficients, True, grids).tolist() == [130, 128, 130, 128, 130, 129]
+
+    def test_what_is_out_of_a_bytes_range_comes_back(self) -> None:
+        one = (25 * noise(2000)).round().clamp(-128, 127)
+        weight = torch.stack([one, (2 * one).clamp(-128, 127)], 1).to(torch.int8).reshape(2000, 1, 1, 2)
+        packed = pack_tensors({"w": weight})
+        assert predicted_taps(packed) == [2]
+        assert torch.equal(unpack_tensors(packed, "x")[0]["w"], weight)
+
+    def test_kernels_that_are_alike_take_less(self) -> None:
+        weight = kernels(2000).to(torch.int8)
+        packed = pack_tensors({"w": weight})
+        assert predicted_taps(packed) == [9]
+        mixed = weight.reshape(-1)[torch.randperm(18000, generator=torch.Generator().manual_seed(0))]
+        assert len(packed) < 0.6 * len(pack_tensors({"w": mixed.reshape(2000, 1, 3, 3)}))
+
+    @pytest.mark.parametrize(
+        "weight",
+        [
+            pytest.param(kernels(2000, alike=0.0), id="kernels of noise"),
+            pytest.param(kernels(2000).reshape(2000, 9), id="no kernels"),
+            pytest.param(kernels(2), id="too few of them"),
+            pytest.param(kernels(2000).reshape(20, 9, 100), id="too many taps"),
+        ],
+    )
+    def test_what_tells_nothing_of_the_next_tap_is_left_alone(self, weight: Tensor) -> None:
+        assert predicted_taps(pack_tensors({"w": weight.to(torch.int8)})) == [0]
+
+    @pytest.mark.parametrize("path", [0, 1])
+    def test_walks_through_the_trellis_by_the_page(self, path: int) -> None:
+        known = walked_kernels(300, path)
+        packed = pack_tensors({"w": known.tensor()}, coded={"w": known})
+        assert predicted_taps(packed) == [9]
+        assert torch.equal(unpack_tensors(packed, "x")[0]["w"], known.tensor())
+        assert l2z_reader.read(packed)["w"] == bytes_of(known.tensor()).tobytes()
+
+
+def predicted_taps(packed: bytes) -> list[int]:
+    """Of the first tensor's planes."""
+    return [plane.taps for plane in container.read(packed, "x")[0].tensors[0].planes]
 
 
 def order_0(symbols: np.ndarray[Any, Any]) -> float:
@@ -378,7 +449,8 @@ def packed() -> bytes:
         "steps": torch.tensor(7),
     }
     known = {"scaled": coded(12, 30), "ladder": laddered(12, 30, 0)}
-    return pack_tensors({**tensors, **{n: each.tensor() for n, each in known.items()}}, coded=known)
+    tensors |= {name: each.tensor() for name, each in known.items()}
+    return pack_tensors({**tensors, "kernels": kernels(100).to(torch.int8)}, coded=known)
 
 
 def sealed(content: bytes) -> bytes:
@@ -502,6 +574,22 @@ class TestDamage:
                 "tensor 'scaled' cannot have these factors",
                 id="factors of integers",
             ),
+            *(
+                pytest.param(
+                    lambda c, place=place, taps=taps: with_header(
+                        c, set_in(["tensors", place, "planes", 0, "taps"], taps)
+                    ),
+                    message,
+                    id=name,
+                )
+                for place, taps, message, name in [
+                    (6, 65, "malformed at tensors.6.planes.0.taps", "more taps than there may be"),
+                    (6, 1, "'kernels' cannot be predicted in kernels of 1 taps", "kernels of one tap"),
+                    (6, 6, "'kernels' cannot be predicted in kernels of 6 taps", "taps that do not divide"),
+                    (6, 3, "the frequency tables are damaged", "other taps"),
+                    (2, 2, "'float' cannot be predicted in kernels of 2 taps", "taps of what is not coded"),
+                ]
+            ),
             pytest.param(
                 lambda c: with_header(c, set_in(["tensors"], [0] * 1000)),
                 "malformed at tensors.0",
@@ -528,9 +616,13 @@ class TestDamage:
 
         Ten thousand of them; `make fuzz` sets MUTATIONS to a million.
         """
-        conv = (noise(4, 6, 3, 3) * 2).round().to(torch.int8)
         known = {"scaled": coded(3, 5), "ladder": laddered(6, 5, 0)}
-        tensors = {"conv": conv, "few": few_values(2, 60, 2), "float": noise(5)}
+        tensors = {
+            "conv": (noise(4, 6, 3, 3) * 2).round().to(torch.int8),
+            "kernels": kernels(40).to(torch.int8),
+            "few": few_values(2, 60, 2),
+            "float": noise(5),
+        }
         tensors |= {name: each.tensor() for name, each in known.items()}
         packed = pack_tensors(tensors, coded=known)
         mutations = int(os.environ.get("MUTATIONS", "10000"))
