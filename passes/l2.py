@@ -36,8 +36,8 @@ class L2(Pass):
         None,
         ge=0,
         le=100,
-        description="Largest loss of the metric in points on the validation part, in place of `ratio`: the file is made"
-        " smaller rung by rung, training each time, until the next would lose more.",
+        description="Largest loss of the metric in points on the validation part, in place of `ratio`: the smallest"
+        " file inside it is looked for by doubling and halving, with a training for each file tried.",
     )
     transform: TransformName = Field(
         "edge-scale", description="From weights to codes; step and edge of each tensor are learned."

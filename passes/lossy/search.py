@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,43 +14,57 @@ from .start import OutOfReachError
 if TYPE_CHECKING:
     from .phases import Compressed, Phases
 
-FIRST_RATIO, LAST_RATIO, RUNG = 5.0, 200.0, 1.4
-"""It begins there, ends there, and goes on by this factor."""
+FIRST_RATIO, LEAST_RATIO, LAST_RATIO = 10.0, 2.5, 160.0
+"""The first one that is tried, and the ends of the search, powers of two apart."""
+NEAR = 1.2
+"""The search ends where what loses too much is so many times smaller than what does not, or less."""
 METRIC_BATCH = 16
 
 
 def smallest(phases: Phases, max_drop: float) -> Compressed:
-    """From rung to rung smaller, each trained on from the one before, as long as the metric of the validation part
-    falls by at most so many points.
+    """Twice as small, or half, until one file loses more than so many points of the validation part's metric and
+    another does not; then between these two. Each that is kept is trained on from the one kept before.
 
-    Raises CompressError where the first rung loses more or cannot be reached.
+    Raises CompressError where none is kept.
     """
     before = _metric(phases, phases.model)
-    ratio, best, notes = FIRST_RATIO, None, list[str]()
-    while ratio <= LAST_RATIO:
-        try:
-            found = phases.compressed(phases.float_bytes / ratio)
-        except OutOfReachError:
-            if best is None:
-                raise
-            notes.append(f"no codes take {ratio:.1f}x less")
-            break
-        reached = phases.float_bytes / found.size
-        drop = 100 * (before - _metric(phases, found.model(phases.model)))
-        told = f"{reached:.1f}x loses {drop:+.2f} points on the validation part"
-        phases.context.progress.say(f"  l2: {told}")
-        if drop > max_drop:
-            notes.append(f"{told}, more than {max_drop:g}")
-            break
+    kept, lost, best, notes = 0.0, math.inf, None, list[str]()
+    ratio: float | None = FIRST_RATIO
+    while ratio is not None:
+        found, told, drop = _tried(phases, ratio, before)
         notes.append(told)
-        best = found
-        phases.start_from(found.coding)
-        ratio = max(ratio, reached) * RUNG
+        if found is not None and drop <= max_drop:
+            kept, best = ratio, found
+            phases.start_from(found.coding)
+        else:
+            lost = ratio
+        ratio = next_ratio(kept, lost)
     if best is None:
         raise CompressError(
             f"l2: max_drop: {max_drop:g} cannot be kept: {notes[-1]}; allow a larger drop, or train longer"
         )
     return replace(best, notes=(*notes, *best.notes))
+
+
+def _tried(phases: Phases, ratio: float, before: float) -> tuple[Compressed | None, str, float]:
+    """The network so many times smaller, None where nothing is, what is told of it, and the points that it loses."""
+    try:
+        found = phases.compressed(phases.float_bytes / ratio)
+    except OutOfReachError:
+        return None, f"no codes take {ratio:.1f}x less", math.inf
+    drop = 100 * (before - _metric(phases, found.model(phases.model)))
+    told = f"{phases.float_bytes / found.size:.1f}x loses {drop:+.2f} points on the validation part"
+    phases.context.progress.say(f"  l2: {told}")
+    return found, told, drop
+
+
+def next_ratio(kept: float, lost: float) -> float | None:
+    """The ratio to try after the largest that was kept, 0 for none, and the smallest that lost; None at the end."""
+    if math.isinf(lost):
+        return 2 * kept if kept < LAST_RATIO else None
+    if kept == 0:
+        return lost / 2 if lost > LEAST_RATIO else None
+    return math.sqrt(kept * lost) if lost / kept > NEAR else None
 
 
 def _metric(phases: Phases, model: Model) -> float:

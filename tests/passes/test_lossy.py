@@ -17,6 +17,7 @@ from edgepress.passes.lossy.coded import Codes, Unit, about_zero
 from edgepress.passes.lossy.counter import alike, entropy_bits, rate
 from edgepress.passes.lossy.importance import units
 from edgepress.passes.lossy.rounding import rounded
+from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, next_ratio
 from edgepress.passes.lossy.transforms import Transform, largest_weight
 from edgepress.passes.quantization.capture import capture
 from edgepress.pipeline.l2z import container
@@ -429,6 +430,22 @@ def test_outlying_vectors_are_stored_as_multiples_in_floats() -> None:
     bits = found.view(torch.int32)
     assert not bool((bits & 0xF).any())  # whole multiples of a power of two
     assert len(bits.unique()) > 20 and bool((found[:7] != net[0].bias[:7]).any())
+
+
+@pytest.mark.parametrize("limit", [2.6, 7.0, 9.9, 10.0, 12.0, 28.0, 75.0, 150.0, 1000.0])
+def test_the_search_ends_near_the_smallest_file_that_is_kept(limit: float) -> None:
+    kept, lost, tried = 0.0, math.inf, 0
+    ratio: float | None = FIRST_RATIO
+    while ratio is not None:
+        kept, lost = (ratio, lost) if ratio <= limit else (kept, ratio)
+        tried += 1
+        ratio = next_ratio(kept, lost)
+    assert min(limit, LAST_RATIO) / NEAR <= kept <= limit
+    assert tried <= 7
+
+
+def test_the_search_gives_up_where_nothing_is_kept() -> None:
+    assert [next_ratio(0, lost) for lost in (10.0, 5.0, 2.5)] == [5.0, 2.5, None]
 
 
 def test_the_search_keeps_what_it_found_where_the_next_size_is_out_of_reach() -> None:
