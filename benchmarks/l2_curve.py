@@ -3,6 +3,7 @@
 \b
     python benchmarks/l2_curve.py                                   # about an hour a solar network on two cores
     python benchmarks/l2_curve.py --network solar-cnn --ratio 20 --ratio 30
+    python benchmarks/l2_curve.py --network solar-cnn --max-drop 1  # the smallest file inside a drop
     python benchmarks/l2_curve.py --network digits-cnn --quick
 
 Every row is a file: the pass compresses the recipe's float network to the ratio, the .l2z file is written, unpacked to
@@ -65,21 +66,35 @@ NETWORKS = {
 @click.option(
     "--ratio", "ratios", multiple=True, type=click.FloatRange(min=1, min_open=True), help="Instead."
 )
+@click.option(
+    "--max-drop", type=click.FloatRange(min=0), help="Points on the validation part, instead of ratios."
+)
 @click.option("--epochs", type=click.IntRange(1), help="Of training, in place of the network's own.")
 @click.option("--quick", is_flag=True, help="One epoch: proves nothing.")
-def main(names: tuple[str, ...], ratios: tuple[float, ...], epochs: int | None, quick: bool) -> None:
+def main(
+    names: tuple[str, ...],
+    ratios: tuple[float, ...],
+    max_drop: float | None,
+    epochs: int | None,
+    quick: bool,
+) -> None:
     """Compress each network to each ratio, and write the table and the curve."""
+    if ratios and max_drop is not None:
+        raise click.UsageError("--ratio and --max-drop exclude each other")
     told = environment(PACKAGES)
     epochs = 1 if quick else epochs
     rows, broken = [], []
     for name in names or NETWORKS:
-        found = _network(name, NETWORKS[name], ratios or NETWORKS[name].ratios, epochs)
+        asked = [{"ratio": ratio} for ratio in ratios or NETWORKS[name].ratios]
+        if max_drop is not None:
+            asked = [{"max_drop": max_drop}]
+        found = _network(name, NETWORKS[name], asked, epochs)
         rows += found
         limits = {} if quick else NETWORKS[name].limits
         broken += [
-            f"{name} loses {row['drop']:.2f} points at {row['ratio']:.1f}x, the limit is {limits[row['asked']]}"
+            f"{name} loses {row['drop']:.2f} points at {row['ratio']:.1f}x, the limit is {limit}"
             for row in found
-            if row["asked"] in limits and row["drop"] > limits[row["asked"]] + 1e-9
+            if (limit := limits.get(row["asked"].get("ratio"))) is not None and row["drop"] > limit + 1e-9
         ]
     text = "# Ratio against accuracy of `l2`\n\n" + provenance(told) + "\n" + _table(rows)
     paths = write(
@@ -92,20 +107,20 @@ def main(names: tuple[str, ...], ratios: tuple[float, ...], epochs: int | None, 
 
 
 def _network(
-    name: str, network: Network, ratios: tuple[float, ...], epochs: int | None
+    name: str, network: Network, asked: list[dict[str, float]], epochs: int | None
 ) -> list[dict[str, Any]]:
     from edgepress.pipeline.l2z.pack import packed_bytes
 
     model, data, context, _ = _read(network.recipe)
     float_value = context.metric.measure(model.run, data.judge, 16)
     context = replace(context, packed_bytes=packed_bytes)
-    return [_row(name, network, ratio, model, data, context, float_value, epochs) for ratio in ratios]
+    return [_row(name, network, each, model, data, context, float_value, epochs) for each in asked]
 
 
 def _row(
     name: str,
     network: Network,
-    ratio: float,
+    asked: dict[str, float],
     model: Any,
     data: Any,
     context: Any,
@@ -120,15 +135,17 @@ def _row(
     from edgepress.targets.base import TargetOptions
 
     training = {**network.training, **({"epochs": epochs} if epochs else {})}
-    chosen = L2.model_validate({**network.options, "ratio": ratio, "training": training})
+    chosen = L2.model_validate({**network.options, **asked, "training": training})
     digest = hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]
-    folder = RESULTS / "l2_curve" / f"{name}-{ratio:g}-{digest}"
+    [(aim, value)] = asked.items()
+    told = f"{name}, {aim.replace('_', ' ')} {value:g}"
+    folder = RESULTS / "l2_curve" / f"{name}-{aim}-{value:g}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "row.json"
     if done.is_file():
-        print(f"{name} at {ratio:g}x: {done} is there, remove it to do it again", flush=True)
+        print(f"{told}: {done} is there, remove it to do it again", flush=True)
         return dict(json.loads(done.read_text()))
-    print(f"{name} at {ratio:g}x", flush=True)
+    print(told, flush=True)
     started = time.perf_counter()
     result = chosen.apply(model, replace(context, scratch=folder))
     print("", *result.notes, sep="\n  ", flush=True)
@@ -140,7 +157,7 @@ def _row(
     float_bytes = model.facts().bytes
     row = {
         "network": name,
-        "asked": ratio,
+        "asked": asked,
         "bytes": small.stat().st_size,
         "ratio": float_bytes / small.stat().st_size,
         "float": before.value,
