@@ -6,9 +6,10 @@
     python benchmarks/l2_curve.py --network solar-cnn --max-drop 1  # the smallest file inside a drop
     python benchmarks/l2_curve.py --network digits-cnn --quick
 
-Every row is a file: the pass compresses the recipe's float network to the ratio, the .l2z file is written, unpacked to
-ONNX, and the accuracy is that of onnxruntime on the unpacked file, on the test part. The ratio is float32 bytes over
-all bytes of the file. Trainings and finished rows are kept in results/l2_curve/; the curve is an SVG beside the table.
+Every row is a file: the pass compresses the recipe's float network to the ratio, or as far as the drop allows, the
+.l2z file is written, unpacked to ONNX, and the accuracy is that of onnxruntime on the unpacked file, on the test part.
+The ratio is float32 bytes over all bytes of the file. Trainings and finished rows are kept in results/l2_curve/; the
+curve is an SVG beside the table.
 Exit code 1 when a limit is broken.
 """
 
@@ -78,16 +79,15 @@ def main(
     epochs: int | None,
     quick: bool,
 ) -> None:
-    """Compress each network to each ratio, and write the table and the curve."""
+    """Compress each network to each ratio or drop, and write the table and the curve."""
     if ratios and max_drop is not None:
         raise click.UsageError("--ratio and --max-drop exclude each other")
     told = environment(PACKAGES)
     epochs = 1 if quick else epochs
     rows, broken = [], []
     for name in names or NETWORKS:
-        asked = [{"ratio": ratio} for ratio in ratios or NETWORKS[name].ratios]
-        if max_drop is not None:
-            asked = [{"max_drop": max_drop}]
+        drops = [] if max_drop is None else [{"max_drop": max_drop}]
+        asked = drops or [{"ratio": ratio} for ratio in ratios or NETWORKS[name].ratios]
         found = _network(name, NETWORKS[name], asked, epochs)
         rows += found
         limits = {} if quick else NETWORKS[name].limits
@@ -97,10 +97,9 @@ def main(
             if (limit := limits.get(row["asked"].get("ratio"))) is not None and row["drop"] > limit + 1e-9
         ]
     text = "# Ratio against accuracy of `l2`\n\n" + provenance(told) + "\n" + _table(rows)
-    paths = write(
-        "l2_curve_quick" if quick else "l2_curve", {"environment": told, "rows": rows, "broken": broken}, text
-    )
-    print(text, "written:", *paths, _plot(rows, RESULTS / "l2_curve.svg"))
+    kept = "l2_curve" + ("_quick" if quick else "") + ("" if max_drop is None else "_max_drop")
+    paths = write(kept, {"environment": told, "rows": rows, "broken": broken}, text)
+    print(text, "written:", *paths, _plot(rows, RESULTS / f"{kept}.svg"))
     for limit in broken:
         print(f"LIMIT BROKEN: {limit}")
     sys.exit(bool(broken))
@@ -171,7 +170,17 @@ def _row(
     return row
 
 
-HEADER = ("network", "file", "ratio", "accuracy, float", "accuracy, decoded", "drop", "McNemar p", "took")
+HEADER = (
+    "network",
+    "asked for",
+    "file",
+    "ratio",
+    "accuracy, float",
+    "accuracy, decoded",
+    "drop",
+    "McNemar p",
+    "took",
+)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -180,6 +189,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             [
                 row["network"],
+                *(f"{aim.replace('_', ' ')} {value:g}" for aim, value in row["asked"].items()),
                 f"{row['bytes']:,} B",
                 f"{row['ratio']:.1f}x",
                 f"{100 * row['float']:.2f} %",

@@ -64,7 +64,6 @@ class Phases:
         self.histories: dict[str, Any] = {}
         self.graph = capture(model)
         self.teacher = copy.deepcopy(self.graph)
-        self.attempt = 0
         self.axes = codable(self.graph)
         self.part = self._part()
         inputs, labels = self.part.batch(range(self.static_batch or min(TASK_SAMPLES, len(self.part))))
@@ -107,7 +106,6 @@ class Phases:
 
     def compressed(self, target: float) -> Compressed:
         """The network in a file of so many bytes; OutOfReachError where none is so small."""
-        self.attempt += 1
         start = self._start()
         coding = start.nearest(target)
         self.file.weigh(coding, coding.coded())
@@ -157,7 +155,7 @@ class Phases:
         job = Job(
             f"l2, {learns}", objective, self.part, training, context.seed, context.device, context.folder
         )
-        name = f"{learns}-{self.attempt}" if self.attempt > 1 else learns
+        name = f"{learns}-{target:.0f}"  # so that a search that is resumed finds each size's own
         checkpoint = context.scratch / f"{name}.safetensors" if context.scratch is not None else None
         history = train(job, None, checkpoint, context.progress)
         self.histories[name] = asdict(history)

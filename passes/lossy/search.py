@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .phases import Compressed, Phases
 
 FIRST_RATIO, LEAST_RATIO, LAST_RATIO = 10.0, 2.5, 160.0
-"""The first one that is tried, and the ends of the search, powers of two apart."""
+"""The first one that is tried, and about where the search ends."""
 NEAR = 1.2
 """The search ends where what loses too much is so many times smaller than what does not, or less."""
 METRIC_BATCH = 16
@@ -28,34 +28,44 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
     Raises CompressError where none is kept.
     """
     before = _metric(phases, phases.model)
+    if math.isnan(before):
+        raise CompressError("l2: max_drop: the network's own metric on the validation part is NaN")
     kept, lost, best, notes = 0.0, math.inf, None, list[str]()
     ratio: float | None = FIRST_RATIO
     while ratio is not None:
-        found, told, drop = _tried(phases, ratio, before)
-        notes.append(told)
-        if found is not None and drop <= max_drop:
-            kept, best = ratio, found
+        found, drop = _tried(phases, ratio, before)
+        reached = 0.0 if found is None else phases.float_bytes / found.size
+        keeps = found is not None and drop <= max_drop and reached > kept
+        notes.append(_told(ratio, reached, drop, keeps))
+        phases.context.progress.say(f"  l2: {notes[-1]}")
+        if found is not None and keeps:
+            kept, best = max(ratio, reached), found
             phases.start_from(found.coding)
         else:
             lost = ratio
         ratio = next_ratio(kept, lost)
     if best is None:
         raise CompressError(
-            f"l2: max_drop: {max_drop:g} cannot be kept: {notes[-1]}; allow a larger drop, or train longer"
+            f"l2: no file loses at most {max_drop:g} points: {'; '.join(notes)}. Allow a larger max_drop, train longer,"
+            " or leave l2 out"
         )
     return replace(best, notes=(*notes, *best.notes))
 
 
-def _tried(phases: Phases, ratio: float, before: float) -> tuple[Compressed | None, str, float]:
-    """The network so many times smaller, None where nothing is, what is told of it, and the points that it loses."""
+def _tried(phases: Phases, ratio: float, before: float) -> tuple[Compressed | None, float]:
+    """The network so many times smaller and the points that it loses, None where no codes are so small."""
     try:
         found = phases.compressed(phases.float_bytes / ratio)
     except OutOfReachError:
-        return None, f"no codes take {ratio:.1f}x less", math.inf
-    drop = 100 * (before - _metric(phases, found.model(phases.model)))
-    told = f"{phases.float_bytes / found.size:.1f}x loses {drop:+.2f} points on the validation part"
-    phases.context.progress.say(f"  l2: {told}")
-    return found, told, drop
+        return None, math.inf
+    return found, 100 * (before - _metric(phases, found.model(phases.model)))
+
+
+def _told(ratio: float, reached: float, drop: float, keeps: bool) -> str:
+    if not reached:
+        return f"no codes take {ratio:.1f}x less"
+    told = f"{reached:.1f}x loses {drop:+.2f} points on the validation part"
+    return told if keeps else f"{told} and is not kept"
 
 
 def next_ratio(kept: float, lost: float) -> float | None:

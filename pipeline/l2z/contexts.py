@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
-from .kernels import CONTEXTS, Bytes, Coefficients, contexts, numbers_of, unpredicted
+from .kernels import CONTEXTS, Bytes, Coefficients, contexts, products, unpredicted
 from .prediction import NONE, coefficients_for, write_coefficients
 from .tables import Table, coded_bits, table_of, write_table
 
@@ -45,23 +45,26 @@ class Plan:
 
 def plan(symbols: Bytes, columns: int, grids: Bytes | None = None, taps: int = 0) -> Plan | None:
     """The smallest plan that was found for a plane, (n,), turned to be about CENTRE, in rows of `columns`; None where
-    all symbols are alike often.
+    all symbols are about as frequent.
 
     grids: of a trellis, the last bit of the state that each symbol is met in, which doubles every group's tables. taps:
     how many neighbours in a row are a kernel, in which those before may tell the next one; 0 for none.
     """
-    trellis, each = grids is not None, 1 if grids is None else 2
+    trellis = grids is not None
     grids = np.zeros(len(symbols), np.uint8) if grids is None else grids
-    plain = _plan(symbols, columns, grids, each, NONE)
-    coefficients = coefficients_for(numbers_of(symbols, trellis, grids), taps) if taps else None
+    plain = _plan(symbols, columns, trellis, grids, NONE)
+    coefficients = coefficients_for(products(symbols, taps, trellis, grids), len(symbols)) if taps else None
     if coefficients is None:
         return plain
-    left = _plan(unpredicted(symbols, coefficients, trellis, grids), columns, grids, each, coefficients)
+    left = _plan(unpredicted(symbols, coefficients, trellis, grids), columns, trellis, grids, coefficients)
     return min((found for found in (plain, left) if found is not None), key=lambda p: p.size, default=None)
 
 
-def _plan(symbols: Bytes, columns: int, grids: Bytes, each: int, coefficients: Coefficients) -> Plan | None:
-    """each: tables of a group."""
+def _plan(
+    symbols: Bytes, columns: int, trellis: bool, grids: Bytes, coefficients: Coefficients
+) -> Plan | None:
+    """The plan for what is left of a plane after its predictions; None as in `plan`."""
+    each = 2 if trellis else 1
     own = _entropy(np.bincount(symbols, minlength=256))
     if not len(symbols) or own > ALIKE:
         return None
@@ -73,7 +76,7 @@ def _plan(symbols: Bytes, columns: int, grids: Bytes, each: int, coefficients: C
     chosen = _chosen(found, groups, grids, each)
     number = each * (int(groups.max()) + 1)
     counts = _counts(symbols, chosen, grids, number, 1)[:, 0]
-    tables = [table_of(each) for each in counts]
+    tables = [table_of(own) for own in counts]
     bits = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
     written = write_coefficients(coefficients) + b"".join(write_table(table) for table in tables)
     return Plan(symbols, coefficients, groups, chosen, tables, written, bits / 8 + len(written))
@@ -161,22 +164,22 @@ def _cost(one: NDArray[np.float64], other: NDArray[np.float64], table_bits: floa
 
 
 @compiled
-def _chosen(found: Bytes, groups: Bytes, bits: Bytes, each: int) -> Bytes:
-    """The table of each symbol, of its context's group and its bit."""
+def _chosen(found: Bytes, groups: Bytes, grids: Bytes, each: int) -> Bytes:
+    """The table of each symbol, of its context's group and its grid."""
     chosen = np.empty(len(found), np.uint8)
     for i in range(len(found)):
         chosen[i] = each * groups[found[i]]
         if each == 2:
-            chosen[i] += bits[i]
+            chosen[i] += grids[i]
     return chosen
 
 
 @compiled
-def _counts(symbols: Bytes, found: Bytes, bits: Bytes, number: int, each: int) -> NDArray[np.int64]:
-    """How often each symbol occurs in each context, (number, each, 256); bits: with two tables each, which one."""
+def _counts(symbols: Bytes, found: Bytes, grids: Bytes, number: int, each: int) -> NDArray[np.int64]:
+    """How often each symbol occurs in each context, (number, each, 256); grids: with two tables each, which one."""
     counts = np.zeros((number, each, 256), np.int64)
     for i in range(len(symbols)):
-        counts[found[i], bits[i] if each == 2 else 0, symbols[i]] += 1
+        counts[found[i], grids[i] if each == 2 else 0, symbols[i]] += 1
     return counts
 
 

@@ -88,20 +88,29 @@ def number_of(symbol: np.int64, trellis: bool, grid: np.int64) -> np.int64:
 def predicted(
     numbers: NDArray[np.int64], coefficients: Coefficients, tap: int, trellis: bool, grid: np.int64
 ) -> np.int64:
-    """How far from CENTRE a symbol is expected, after the numbers of the taps before its own."""
-    total = np.int64(UNIT // 2)
+    """How far from CENTRE a symbol is expected, after the numbers of the taps before its own: the nearest one."""
+    total = np.int64(0)
     for before in range(tap):
         total += np.int64(coefficients[tap, before]) * numbers[before]
-    number = total // UNIT
-    return (number + grid * np.sign(number)) // 2 if trellis else number
+    size = abs(total)
+    if size < UNIT // 2:
+        return np.int64(0)
+    steps = (size + UNIT * (1 + grid)) // (2 * UNIT) if trellis else (size + UNIT // 2) // UNIT
+    return steps if total > 0 else -steps
 
 
 @compiled
-def numbers_of(symbols: Bytes, trellis: bool, grids: Bytes) -> NDArray[np.int64]:
-    """`number_of` each symbol, (n,); grids: of each."""
-    found = np.empty(len(symbols), np.int64)
+def products(symbols: Bytes, taps: int, trellis: bool, grids: Bytes) -> NDArray[np.int64]:
+    """Of each two taps' numbers, summed over all kernels of a plane, (taps, taps); grids: of each symbol."""
+    numbers = np.zeros(taps, np.int64)
+    found = np.zeros((taps, taps), np.int64)
     for i in range(len(symbols)):
-        found[i] = number_of(np.int64(symbols[i]), trellis, np.int64(grids[i]))
+        tap = i % taps
+        numbers[tap] = number_of(np.int64(symbols[i]), trellis, np.int64(grids[i]))
+        for before in range(tap + 1):
+            found[tap, before] += numbers[tap] * numbers[before]
+    for tap in range(taps):
+        found[:tap, tap] = found[tap, :tap]
     return found
 
 

@@ -15,13 +15,14 @@ from .kernels import UNIT, Bytes, Coefficients
 MOST_TAPS = 64
 NONE: Coefficients = np.zeros((0, 0), np.int8)
 """Those of a plane in which nothing is predicted."""
+NONE.setflags(write=False)
 DAMPING = 0.01
 """Share of a tap's mean square that is added to all of them: small coefficients take fewer bytes."""
-LEAST_GAIN = 0.02
+LEAST_PREDICTED = 0.02
 """Bits a symbol, by the variances, from which on a prediction is tried."""
 COEFFICIENT_BITS = 4.0
-ROUNDING = 0.25
-"""Variance of a number that is less than a step."""
+BELOW_A_STEP = 0.25
+"""Is added to variances, so that nothing is gained on numbers that are rounded to 0 anyway."""
 
 
 def taps_of(shape: tuple[int, ...]) -> int:
@@ -30,26 +31,38 @@ def taps_of(shape: tuple[int, ...]) -> int:
     return taps if 2 <= taps <= MOST_TAPS else 0
 
 
-def coefficients_for(numbers: NDArray[np.int64], taps: int) -> Coefficients | None:
-    """Those of least squares for a sequence of kernels of `taps`; None where they gain too little."""
-    kernels = numbers.reshape(-1, taps).astype(np.float64)
-    products = kernels.T @ kernels / max(1, len(kernels))
-    damped = products + np.eye(taps) * (DAMPING * np.trace(products) / taps + 1e-9)
+def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients | None:
+    """Those of least squares for a plane of so many symbols; None where they gain too little.
+
+    products: of each two taps' numbers, summed over all kernels, (taps, taps).
+    """
+    taps = len(products)
+    kernels = max(1, symbols // taps)
+    means = products / kernels
+    damped = means + np.eye(taps) * (DAMPING * np.trace(means) / taps + 1e-9)
     found = np.zeros((taps, taps), np.int8)
     for tap in range(1, taps):
-        exact = np.linalg.solve(damped[:tap, :tap], products[:tap, tap])
-        found[tap, :tap] = np.round(UNIT * exact).clip(-127, 127)
-    gain = _gain(products, found) * len(kernels)
+        found[tap, :tap] = _rounded(damped[:tap, :tap], means[:tap, tap])
     told = COEFFICIENT_BITS * taps * (taps - 1) / 2
-    return found if gain > max(told, LEAST_GAIN * numbers.size) else None
+    return found if kernels * _gain(means, found) > max(told, LEAST_PREDICTED * symbols) else None
+
+
+def _rounded(products: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int8]:
+    """The solution in UNITs: one after another is rounded, and those after it make up for that."""
+    found = np.zeros(len(wanted))
+    for at in range(len(wanted)):
+        left = wanted[at:] - products[at:, :at] @ found[:at]
+        exact = np.linalg.solve(products[at:, at:], left)[0]
+        found[at] = np.clip(np.round(UNIT * exact), -127, 127) / UNIT
+    return (UNIT * found).astype(np.int8)
 
 
 def _gain(products: NDArray[np.float64], coefficients: Coefficients) -> float:
     """Bits that a kernel takes less: of each tap half the logarithm of how much smaller the variance of what is left
-    is, rounding counted."""
+    is."""
     left = np.eye(len(products)) - coefficients / UNIT
     before, after = np.diag(products), np.diag(left @ products @ left.T)
-    return float(0.5 * np.log2((before + ROUNDING) / (after + ROUNDING)).sum())
+    return float(0.5 * np.log2((before + BELOW_A_STEP) / (after + BELOW_A_STEP)).sum())
 
 
 def write_coefficients(coefficients: Coefficients) -> bytes:

@@ -448,21 +448,34 @@ def test_the_search_gives_up_where_nothing_is_kept() -> None:
     assert [next_ratio(0, lost) for lost in (10.0, 5.0, 2.5)] == [5.0, 2.5, None]
 
 
+class Tabled(nn.Module):
+    """A linear layer of 36,600 numbers, and a buffer of 600 times `width`, which nothing makes smaller."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(60, 600)
+        self.register_buffer("table", torch.randn(600, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).relu() @ self.table
+
+
 def test_the_search_keeps_what_it_found_where_the_next_size_is_out_of_reach() -> None:
-    """A buffer, which nothing makes smaller, takes a seventh of the network: no file is a tenth of it."""
-
-    class Large(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(20, 600)
-            self.register_buffer("table", torch.randn(600, 3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(x).relu() @ self.table
-
-    _, result = plan_of(Large(), (20,), {"max_drop": 100})
-    assert any(note.startswith("no codes take ") for note in result.notes)
+    """The buffer is a sixteenth of the network: a file may be a tenth of it, none a twentieth."""
+    _, result = plan_of(Tabled(4), (60,), {"max_drop": 100})
+    tried = [note for note in result.notes if "x loses " in note or note.startswith("no codes take ")]
+    assert tried[0].startswith("10.") and tried[1].startswith("no codes take 20.")
+    assert result.plan.structure["bytes"] <= 39_000 * 4 / 10
     assert result.model.coded
+
+
+def test_a_search_that_finds_nothing_tells_what_it_tried() -> None:
+    with pytest.raises(
+        CompressError,
+        match=r"l2: no file loses at most 1 points: no codes take 10\.0x less; no codes take 5\.0x less; no codes take"
+        r" 2\.5x less\. Allow a larger max_drop",
+    ):
+        plan_of(Tabled(60), (60,), {"max_drop": 1})
 
 
 def test_the_rate_is_what_the_file_takes() -> None:

@@ -98,10 +98,10 @@ def plane_of(
         whole = symbol
         if coefficients:
             numbers = numbers if i % len(coefficients) else []
-            products = [a * x for a, x in zip(coefficients[len(numbers)], numbers, strict=True)]
-            expected = (8 + sum(products)) // 16
+            q = sum(a * x for a, x in zip(coefficients[len(numbers)], numbers, strict=True))
+            expected = sign(q) * ((abs(q) + 8) // 16)
             if path is not None:
-                expected = (expected + state % 2 * sign(expected)) // 2
+                expected = sign(q) * ((abs(q) + 16 + 16 * (state % 2)) // 32) if abs(q) >= 8 else 0
             whole = (symbol + expected) % 256
             k = whole - 128
             numbers.append(k if path is None else 2 * k - state % 2 * sign(k))

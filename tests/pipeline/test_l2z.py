@@ -212,18 +212,25 @@ class TestContexts:
 
 class TestPrediction:
     def test_what_is_left_by_hand(self) -> None:
-        # The second tap is expected at the first one's number: 2, and at -2 the prediction is ⌊(8 - 32) / 16⌋ = -2.
-        coefficients = np.array([[0, 0], [16, 0]], np.int8)
-        symbols = np.array([130, 131, 126, 127], np.uint8)
-        left = unpredicted(symbols, coefficients, False, np.zeros(4, np.uint8))
-        assert left.tolist() == [130, 129, 126, 129]
+        # The second tap is expected at 3/4 of the first one's number: at 2 of 2 (24/16 = 1.5), -2 of -2, 0 of 0.
+        coefficients = np.array([[0, 0], [12, 0]], np.int8)
+        symbols = np.array([130, 131, 126, 127, 128, 128], np.uint8)
+        left = unpredicted(symbols, coefficients, False, np.zeros(6, np.uint8))
+        assert left.tolist() == [130, 129, 126, 129, 128, 128]
 
     def test_what_is_left_in_a_trellis_by_hand(self) -> None:
-        # k = 2 is the multiple 4 on the even grid and 3 on the odd one; 3 on the odd grid is (3 + 1) / 2 = 2 again,
-        # and on the even one ⌊3 / 2⌋ = 1.
+        # k = 2 is the multiple 4 on the even grid and 3 on the odd one. 3 is k = 2 on the odd grid; on the even one it
+        # lies between 2 and 4, and the farther one is taken. k = -1 is -1 on the odd grid, expected as k = -1 there.
         coefficients = np.array([[0, 0], [16, 0]], np.int8)
-        symbols, grids = np.full(6, 130, np.uint8), np.array([0, 0, 1, 1, 1, 0], np.uint8)
-        assert unpredicted(symbols, coefficients, True, grids).tolist() == [130, 128, 130, 128, 130, 129]
+        symbols = np.array([130, 130, 130, 130, 130, 130, 127, 127], np.uint8)
+        grids = np.array([0, 0, 1, 1, 1, 0, 1, 1], np.uint8)
+        left = unpredicted(symbols, coefficients, True, grids)
+        assert left.tolist() == [130, 128, 130, 128, 130, 128, 127, 128]
+
+    def test_kernels_of_many_taps_that_are_all_alike(self) -> None:
+        weight = torch.arange(-100, 100).repeat_interleave(10).to(torch.int8).reshape(-1, 1, 1, 1)
+        packed = pack_tensors({"w": weight.expand(2000, 1, 8, 8).contiguous()})
+        assert len(packed) < 8000  # 2000 bytes of first taps, and coefficients
 
     def test_what_is_out_of_a_bytes_range_comes_back(self) -> None:
         one = (25 * noise(2000)).round().clamp(-128, 127)
