@@ -27,9 +27,12 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	$(BIN)/python benchmarks/distill_table.py || status=1; \
 	$(BIN)/python benchmarks/qat_peers.py --epochs 3 --lr 5e-5 || status=1; \
 	$(BIN)/python benchmarks/l2_curve.py || status=1; \
+	{ $(PIP) --no-deps nncodec && $(BIN)/python benchmarks/size_peers.py; } || status=1; \
 	$(BIN)/python benchmarks/l2z_scale.py || status=1; \
 	$(BIN)/python benchmarks/gate_simulation.py || status=1; \
 	$(BIN)/compress run examples/solar/cnn.yaml -o runs/solar-cnn || status=1; \
+	$(BIN)/python benchmarks/pack_error.py examples/solar/cnn.yaml runs/solar-cnn/float.onnx runs/solar-cnn/model.onnx \
+		|| status=1; \
 	for each in gate_real benchmark_app remote_loopback; do \
 		$(BIN)/python benchmarks/$$each.py runs/solar-cnn/float.onnx || status=1; \
 	done; \
