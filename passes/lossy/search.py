@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...calibration.metric import padded
+import numpy as np
+
+from ...calibration.metric import Measurement, padded
 from ...errors import CompressError
 from ...model import Model
 from .start import OutOfReachError
@@ -27,23 +29,32 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
 
     Raises CompressError where none is kept.
     """
-    before = _metric(phases, phases.model)
-    if math.isnan(before):
-        raise CompressError("l2: max_drop: the network's own metric on the validation part is NaN")
-    kept, lost, best, notes = 0.0, math.inf, None, list[str]()
+    before = _measured(phases, phases.model)
+    kept, lost, best = 0.0, math.inf, None
+    notes, drops = list[str](), list[Drop]()
     ratio: float | None = FIRST_RATIO
     while ratio is not None:
-        found, drop = _tried(phases, ratio, before)
-        reached = 0.0 if found is None else phases.float_bytes / found.size
-        keeps = found is not None and drop <= max_drop and reached > kept
-        notes.append(_told(ratio, reached, drop, keeps))
-        phases.context.progress.say(f"  l2: {notes[-1]}")
-        if found is not None and keeps:
-            kept, best = max(ratio, reached), found
-            phases.start_from(found.coding)
+        try:
+            found = phases.compressed(phases.float_bytes / ratio)
+        except OutOfReachError:
+            keeps, told = False, f"no codes take {ratio:.1f}x less"
         else:
-            lost = ratio
+            drops.append(drop_of(before, _measured(phases, found.model(phases.model))))
+            reached = phases.float_bytes / found.size
+            keeps = drops[-1].points <= max_drop and reached > kept
+            told = f"{reached:.1f}x loses {drops[-1]}" + ("" if keeps else " and is not kept")
+            if keeps:
+                kept, best = max(ratio, reached), found
+                phases.start_from(found.coding)
+        lost = lost if keeps else ratio
+        notes.append(told)
+        phases.context.progress.say(f"  l2: {told}")
         ratio = next_ratio(kept, lost)
+    if drops and drops[-1].error > max_drop:
+        notes.append(
+            f"the validation part's {before.n} samples tell drops only to about {drops[-1].error:.2f} points, more than"
+            " max_drop: the size is as much chance; give the part more samples"
+        )
     if best is None:
         raise CompressError(
             f"l2: no file loses at most {max_drop:g} points: {'; '.join(notes)}. Allow a larger max_drop, train longer,"
@@ -52,20 +63,22 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
     return replace(best, notes=(*notes, *best.notes))
 
 
-def _tried(phases: Phases, ratio: float, before: float) -> tuple[Compressed | None, float]:
-    """The network so many times smaller and the points that it loses, None where no codes are so small."""
-    try:
-        found = phases.compressed(phases.float_bytes / ratio)
-    except OutOfReachError:
-        return None, math.inf
-    return found, 100 * (before - _metric(phases, found.model(phases.model)))
+@dataclass(frozen=True)
+class Drop:
+    """How much less a metric is, in points, with the standard error of that over n samples."""
+
+    points: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} ± {self.error:.2f} points of the validation part (n = {self.n})"
 
 
-def _told(ratio: float, reached: float, drop: float, keeps: bool) -> str:
-    if not reached:
-        return f"no codes take {ratio:.1f}x less"
-    told = f"{reached:.1f}x loses {drop:+.2f} points on the validation part"
-    return told if keeps else f"{told} and is not kept"
+def drop_of(before: Measurement, after: Measurement) -> Drop:
+    """Of two measurements of the same samples: the error is that of the mean of their differences."""
+    differences = 100 * (np.asarray(before.scores, np.float64) - np.asarray(after.scores, np.float64))
+    return Drop(100 * (before.value - after.value), float(differences.std() / math.sqrt(before.n)), before.n)
 
 
 def next_ratio(kept: float, lost: float) -> float | None:
@@ -77,7 +90,7 @@ def next_ratio(kept: float, lost: float) -> float | None:
     return math.sqrt(kept * lost) if lost / kept > NEAR else None
 
 
-def _metric(phases: Phases, model: Model) -> float:
+def _measured(phases: Phases, model: Model) -> Measurement:
     batch = phases.static_batch or METRIC_BATCH
     forward = padded(model.run, batch) if phases.static_batch else model.run
-    return phases.context.metric.measure(forward, phases.context.data.validation, batch).value
+    return phases.context.metric.measure(forward, phases.context.data.validation, batch)

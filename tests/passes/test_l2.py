@@ -124,7 +124,7 @@ def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None
 def test_the_smallest_file_inside_a_drop(tmp_path: Path) -> None:
     path = recipe(tmp_path, "{ max_drop: 1, transform_epochs: 0, training: { epochs: 1, lr: 1e-2 } }")
     record = compress(path, tmp_path / "run", progress=Silent())
-    notes = [note for note in record.steps[1].notes if "on the validation part" in note]
+    notes = [note for note in record.steps[1].notes if "x loses " in note]
     assert len(notes) >= 2
     assert record.steps[0].bytes / (tmp_path / "run" / "model.l2z").stat().st_size >= 7
     assert record.verdict == "PASS", record.reason

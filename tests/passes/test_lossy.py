@@ -10,6 +10,7 @@ import pytest
 import quantization_nets as nets
 import torch
 from edgepress.calibration.data import Part
+from edgepress.calibration.metric import Measurement
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor, Model
 from edgepress.passes.l2 import L2
@@ -17,7 +18,7 @@ from edgepress.passes.lossy.coded import Codes, Unit, about_zero
 from edgepress.passes.lossy.counter import alike, entropy_bits, rate
 from edgepress.passes.lossy.importance import units
 from edgepress.passes.lossy.rounding import rounded
-from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, next_ratio
+from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, drop_of, next_ratio
 from edgepress.passes.lossy.transforms import Transform, largest_weight
 from edgepress.passes.quantization.capture import capture
 from edgepress.pipeline.l2z import container
@@ -442,6 +443,15 @@ def test_the_search_ends_near_the_smallest_file_that_is_kept(limit: float) -> No
         ratio = next_ratio(kept, lost)
     assert min(limit, LAST_RATIO) / NEAR <= kept <= limit
     assert tried <= 7
+
+
+def test_a_drop_has_the_error_of_paired_samples() -> None:
+    """Three of 100 samples are lost and one is won: 2 points; the mean square of the differences is 0.04."""
+    before, after = np.array([1] * 60 + [0] * 40), np.array([1] * 57 + [0] * 42 + [1])
+    drop = drop_of(*(Measurement("top1", s.mean(), 100, (0, 1), "validation", s) for s in (before, after)))
+    assert (drop.points, drop.n) == (pytest.approx(2.0), 100)
+    assert drop.error == pytest.approx(100 * (0.04 - 0.02**2) ** 0.5 / 10)
+    assert str(drop) == "+2.00 ± 1.99 points of the validation part (n = 100)"
 
 
 def test_the_search_gives_up_where_nothing_is_kept() -> None:
