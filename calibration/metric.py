@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..model import Forward
     from .data import Part
 
+ROUNDING = 1e-9
+"""0.8674 - 0.8624 is a little over 0.005 in floating point, and is half a point all the same."""
+
 Scores = np.ndarray[Any, Any]
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ..calibration.metric import ROUNDING
 from .report_text import NOT_MEASURED, TIMES, between, byte_size, known, metric_value, ms, percent, ratio
 from .result import (
     ArtefactRecord,
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
-
-ROUNDING = 1e-9  # 0.8674 - 0.8624 is a little over 0.005 in floating point, and is half a point all the same
 FLOAT_PRECISION = "f32"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...calibration.metric import Measurement, padded
+from ...calibration.metric import ROUNDING, Measurement, padded
 from ...errors import CompressError
 from ...model import Model
 from .start import OutOfReachError
@@ -41,7 +41,7 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
         else:
             drops.append(drop_of(before, _measured(phases, found.model(phases.model))))
             reached = phases.float_bytes / found.size
-            keeps = drops[-1].points <= max_drop and reached > kept
+            keeps = drops[-1].points <= max_drop + ROUNDING and reached > kept
             told = f"{reached:.1f}x loses {drops[-1]}" + ("" if keeps else " and is not kept")
             if keeps:
                 kept, best = max(ratio, reached), found
@@ -78,7 +78,7 @@ class Drop:
 def drop_of(before: Measurement, after: Measurement) -> Drop:
     """Of two measurements of the same samples: the error is that of the mean of their differences."""
     differences = 100 * (np.asarray(before.scores, np.float64) - np.asarray(after.scores, np.float64))
-    return Drop(100 * (before.value - after.value), float(differences.std() / math.sqrt(before.n)), before.n)
+    return Drop(float(differences.mean()), float(differences.std() / math.sqrt(before.n)), before.n)
 
 
 def next_ratio(kept: float, lost: float) -> float | None:

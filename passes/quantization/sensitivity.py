@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from ...calibration.metric import ROUNDING
 from ...progress import Progress
 from .observe import Batch, first_output
 from .placement import Placement
@@ -51,13 +52,13 @@ def fewest_float_layers(
     are needed, then each is quantized again if the drop allows. Returns the set and, for each layer in it,
     the drop (a fraction) that quantizing it again would bring. All layers when even that misses `max_drop`.
     """
-    measured = functools.cache(drop_with)
+    measured, limit = functools.cache(drop_with), max_drop + ROUNDING
     failing, count = -1, 0
-    while count < len(ranked) and measured(frozenset(ranked[:count])) > max_drop:
+    while count < len(ranked) and measured(frozenset(ranked[:count])) > limit:
         failing, count = count, min(len(ranked), max(1, 2 * count))
     while count - failing > 1:
         middle = (failing + count) // 2
-        if measured(frozenset(ranked[:middle])) <= max_drop:
+        if measured(frozenset(ranked[:middle])) <= limit:
             count = middle
         else:
             failing = middle
@@ -65,7 +66,7 @@ def fewest_float_layers(
     costs: dict[str, float] = {}
     for layer in reversed(ranked[:count]):
         drop = measured(frozenset(kept - {layer}))
-        if drop <= max_drop:
+        if drop <= limit:
             kept.discard(layer)
         else:
             costs[layer] = drop

@@ -35,6 +35,11 @@ def test_nothing_goes_back_when_the_drop_is_met_already() -> None:
     assert drops.measured == 1
 
 
+def test_a_drop_of_exactly_the_limit_is_met() -> None:
+    """0.99 - 0.985 is 0.0050000000000000044."""
+    assert fewest_float_layers(LAYERS, lambda kept: 0.99 - 0.985, 0.005) == (frozenset(), {})
+
+
 @pytest.mark.parametrize(
     "guilty", [["layer0"], ["layer5"], ["layer11"], ["layer1", "layer7"], ["layer0", "layer1", "layer2"]]
 )
