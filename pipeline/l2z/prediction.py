@@ -40,21 +40,12 @@ def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients 
     kernels = max(1, symbols // taps)
     means = products / kernels
     damped = means + np.eye(taps) * (DAMPING * np.trace(means) / taps + 1e-9)
-    found = np.zeros((taps, taps), np.int8)
-    for tap in range(1, taps):
-        found[tap, :tap] = _rounded(damped[:tap, :tap], means[:tap, tap])
+    # With damped = L D Lᵀ, L having ones on its diagonal, L⁻¹ x is what is left of taps x after the best prediction.
+    lower = np.linalg.cholesky(damped)
+    exact = np.eye(taps) - np.linalg.inv(lower / np.diag(lower))
+    found = np.round(UNIT * np.tril(exact, -1)).clip(-127, 127).astype(np.int8)
     told = COEFFICIENT_BITS * taps * (taps - 1) / 2
     return found if kernels * _gain(means, found) > max(told, LEAST_PREDICTED * symbols) else None
-
-
-def _rounded(products: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int8]:
-    """The solution in UNITs: one after another is rounded, and those after it make up for that."""
-    found = np.zeros(len(wanted))
-    for at in range(len(wanted)):
-        left = wanted[at:] - products[at:, :at] @ found[:at]
-        exact = np.linalg.solve(products[at:, at:], left)[0]
-        found[at] = np.clip(np.round(UNIT * exact), -127, 127) / UNIT
-    return (UNIT * found).astype(np.int8)
 
 
 def _gain(products: NDArray[np.float64], coefficients: Coefficients) -> float:
