@@ -19,7 +19,7 @@ from ...errors import CompressError
 from .kernels import CENTRE, CONTEXTS
 from .ladder import MOST_RUNGS
 from .planes import DTYPES, PALETTE, WORDS
-from .prediction import MOST_TAPS
+from .prediction import MOST_TAPS, coefficients_of
 from .tables import MOST_TABLE
 
 MAGIC = b"\x89L2Z\r\n\x1a\n"
@@ -124,8 +124,7 @@ class Part:
     @property
     def told(self) -> int:
         """The most bytes that its cuts, coefficients and tables may take."""
-        taps = self.plane.taps
-        return self.plane.groups + taps * (taps - 1) // 2 + self.tables * MOST_TABLE
+        return self.plane.groups + coefficients_of(self.plane.taps) + self.tables * MOST_TABLE
 
 
 class Header(BaseModel):

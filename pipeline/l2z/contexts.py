@@ -76,7 +76,7 @@ def _plan(
     chosen = _chosen(found, groups, grids, each)
     number = each * (int(groups.max()) + 1)
     counts = _counts(symbols, chosen, grids, number, 1)[:, 0]
-    tables = [table_of(own) for own in counts]
+    tables = [table_of(row) for row in counts]
     bits = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
     written = write_coefficients(coefficients) + b"".join(write_table(table) for table in tables)
     return Plan(symbols, coefficients, groups, chosen, tables, written, bits / 8 + len(written))

@@ -31,6 +31,11 @@ def taps_of(shape: tuple[int, ...]) -> int:
     return taps if 2 <= taps <= MOST_TAPS else 0
 
 
+def coefficients_of(taps: int) -> int:
+    """How many a plane of such kernels has: of each tap one for each before it."""
+    return taps * (taps - 1) // 2
+
+
 def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients | None:
     """Those of least squares for a plane of so many symbols; None where they gain too little.
 
@@ -44,7 +49,7 @@ def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients 
     lower = np.linalg.cholesky(damped)
     exact = np.eye(taps) - np.linalg.inv(lower / np.diag(lower))
     found = np.round(UNIT * np.tril(exact, -1)).clip(-127, 127).astype(np.int8)
-    told = COEFFICIENT_BITS * taps * (taps - 1) / 2
+    told = COEFFICIENT_BITS * coefficients_of(taps)
     return found if kernels * _gain(means, found) > max(told, LEAST_PREDICTED * symbols) else None
 
 
@@ -62,7 +67,7 @@ def write_coefficients(coefficients: Coefficients) -> bytes:
 
 
 def read_coefficients(content: Bytes, taps: int) -> Coefficients:
-    """The inverse of `write_coefficients`, for taps · (taps - 1) / 2 bytes."""
+    """The inverse of `write_coefficients`, for `coefficients_of` bytes."""
     found = np.zeros((taps, taps), np.int8)
     found[np.tril_indices(taps, -1)] = content.view(np.int8)
     return found

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ...errors import CompressError
 from .kernels import CONTEXTS, TOTAL, Bytes, Coefficients
-from .prediction import read_coefficients
+from .prediction import coefficients_of, read_coefficients
 
 MOST_TABLE = 2 + 256 * 3
 """Bytes of the longest table."""
@@ -71,8 +71,8 @@ class TableReader:
 
     def coefficients(self, taps: int) -> Coefficients:
         """Of a plane's predictions."""
-        count = taps * (taps - 1) // 2
-        return read_coefficients(np.array([self._byte() for _ in range(count)], np.uint8), taps)
+        found = np.array([self._byte() for _ in range(coefficients_of(taps))], np.uint8)
+        return read_coefficients(found, taps)
 
     def tables(self, count: int) -> list[Table]:
         """So many tables."""
