@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import edgepress
 import pytest
@@ -16,8 +18,10 @@ from edgepress.pipeline.l2z.pack import unpack_file
 from edgepress.pipeline.recipe_file import read_recipe
 from edgepress.pipeline.report_text import byte_size
 from edgepress.pipeline.run import compress
-from edgepress.progress import Silent
+from edgepress.progress import Silent, Status
 from pydantic import ValidationError
+
+T = TypeVar("T")
 
 RECIPE = """
 name: small
@@ -121,13 +125,63 @@ def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None
     assert record.verdict == "PASS", record.reason
 
 
-def test_the_smallest_file_inside_a_drop(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "{ max_drop: 1, transform_epochs: 0, training: { epochs: 1, lr: 1e-2 } }")
-    record = compress(path, tmp_path / "run", progress=Silent())
-    notes = [note for note in record.steps[1].notes if "x loses " in note]
-    assert len(notes) >= 2
-    assert record.steps[0].bytes / (tmp_path / "run" / "model.l2z").stat().st_size >= 7
-    assert record.verdict == "PASS", record.reason
+SEARCH = "{ max_drop: 1, transform_epochs: 0, training: { epochs: 1, lr: 1e-2 } }"
+TRIED = re.compile(r"^(\S+)x loses (\S+) ± \S+ points of the validation part \(n = \d+\)( and is not kept)?$")
+
+
+class Steps(Silent):
+    """Counts the steps of training that are taken."""
+
+    taken = 0
+
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
+    ) -> Iterator[T]:
+        for item in items:
+            self.taken += description == "l2, weights"
+            yield item
+
+
+class Interrupted(Silent):
+    """Ctrl-C as the search tells of the second size that it tried."""
+
+    tried = 0
+
+    def say(self, message: str) -> None:
+        self.tried += "x loses " in message
+        if self.tried == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
+    folder, progress = tmp_path_factory.mktemp("l2-search"), Steps()
+    return folder, compress(recipe(folder, SEARCH), folder / "run", progress=progress), progress.taken
+
+
+def test_the_smallest_file_inside_a_drop(searched: tuple[Path, Any, int]) -> None:
+    folder, record, _ = searched
+    tried = [told.groups() for note in record.steps[1].notes if (told := TRIED.match(note))]
+    assert len(tried) >= 2
+    kept = [float(ratio) for ratio, points, lost in tried if not lost and float(points) <= 1]
+    assert all(lost for _, points, lost in tried if float(points) > 1.005)
+    reached = record.steps[0].bytes / (folder / "run" / "model.l2z").stat().st_size
+    assert max(kept) == pytest.approx(reached, abs=0.06) and reached >= 7
+
+
+def test_an_interrupted_search_goes_on_with_each_sizes_own_training(
+    searched: tuple[Path, Any, int], tmp_path: Path
+) -> None:
+    folder, whole, taken = searched
+    path, progress = recipe(tmp_path, SEARCH), Steps()
+    with pytest.raises(KeyboardInterrupt):
+        compress(path, tmp_path / "run", progress=Interrupted())
+    resumed = compress(path, tmp_path / "run", progress=progress)
+    assert resumed.steps[1].notes == whole.steps[1].notes
+    small, other = (each / "run" / "model.l2z" for each in (folder, tmp_path))
+    assert small.read_bytes() == other.read_bytes()
+    tried = sum(bool(TRIED.match(note)) for note in whole.steps[1].notes)
+    assert progress.taken == taken * (tried - 2) / tried
 
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
