@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .trellis import NONE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,15 +23,15 @@ class CodedTensor:
     """A float tensor of few values, as a file can store it.
 
     indices: uint8, of the tensor's shape; values: (n,), at most 256; scale: (channels,), what each slice along `axis`
-    is multiplied by, None for 1. path: where the indices are a walk through the trellis of dependent quantization,
-    along which axis of the matrix whose rows are the slices along the first one.
+    is multiplied by, None for 1. trellis: its kind, where the indices are a walk through that of dependent quantization
+    in row-major order.
     """
 
     indices: Tensor
     values: Tensor
     scale: Tensor | None = None
     axis: int | None = None
-    path: int | None = None
+    trellis: int = NONE
 
     def tensor(self) -> Tensor:
         """The tensor itself: every machine rounds the one product to the same number."""

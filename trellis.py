@@ -1,9 +1,13 @@
 """The trellis of dependent quantization: which of two grids a weight is rounded to follows from those before it.
 
 Weights lie on the whole multiples p of a step. In a state whose last bit is 0 a weight may be any even multiple,
-p = 2k, else any odd one or 0, p = 2k - sign(k); only k is stored. Its parity leads to the next state. The states are
-those of Ungerboeck's code with 64 of them (1982, IEEE Trans. Inf. Theory 28(1), table I; parity checks 103 and 24,
-octal), in trellis-coded quantization (Marcellin and Fischer 1990) with grids as in VVC, whose trellis has 4 or 8.
+p = 2k. Else it may be any odd one, p = 2k - 1, or in trellises of the other kind any odd one or 0, p = 2k - sign(k),
+which is better where many weights are 0. Only k is stored. Its parity leads to the next state. A walk goes through all
+weights of a tensor in row-major order, from state 0 on.
+
+The states are those of Ungerboeck's code with 256 of them (1982, IEEE Trans. Inf. Theory 28(1), table I; parity checks
+515 and 362, octal), in trellis-coded quantization (Marcellin and Fischer 1990, IEEE Trans. Commun. 38(1)); grids that
+both hold 0 are those of VVC, whose trellis has 4 or 8 states.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from numpy.typing import NDArray
 
 from .compiled import compiled
 
-STATES = 64
-FEEDBACK, INPUT = 0o103 >> 1, 0o24 >> 1
+STATES = 256
+FEEDBACK, INPUT = 0o515 >> 1, 0o362 >> 1
 """What the state is XORed with after its shift: where its last bit was 1, and where k is odd."""
+NONE, ODD, ODD_AND_ZERO = 0, 1, 2
+"""Kinds of trellis, by what the second grid holds; no trellis."""
 
 Positions = NDArray[np.int16]
 Steps = NDArray[np.int16]
@@ -32,39 +38,32 @@ FOLLOWING: Bits = np.array([[following(state, odd) for odd in range(2)] for stat
 """The same as a table, (STATES, 2), for compiled loops of other files."""
 
 
-def positions(steps: Steps, path: int) -> Positions:
-    """The multiples p of the k of a matrix, both (rows, columns). path: 0 where each column is walked from the first
-    row on, 1 where each row is from its first column; a walk begins in state 0."""
-    return 2 * steps - grids(steps, path).astype(np.int16) * np.sign(steps)
+def positions(steps: Steps, kind: int) -> Positions:
+    """The multiples p of the k of a walk, both (n,)."""
+    back = np.sign(steps) if kind == ODD_AND_ZERO else np.int16(1)
+    return 2 * steps - grids(steps) * back
 
 
 @compiled
-def grids(steps: Steps, path: int) -> Bits:
-    """The last bit of the state in which each weight is met, (rows, columns)."""
-    rows, columns = steps.shape
-    found = np.empty((rows, columns), np.uint8)
-    states = np.zeros(columns if path == 0 else rows, np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            place = column if path == 0 else row
-            found[row, column] = states[place] & 1
-            states[place] = following(states[place], steps[row, column] & 1)
+def grids(steps: Steps) -> Bits:
+    """The last bit of the state that each weight of a walk, (n,), is met in: of k, or of what is as even or odd."""
+    found = np.empty(len(steps), np.uint8)
+    state = 0
+    for i in range(len(steps)):
+        found[i] = state & 1
+        state = following(state, int(steps[i]) & 1)
     return found
 
 
 @compiled
-def steps_of(multiples: Positions, path: int) -> tuple[Steps, bool]:
+def steps_of(multiples: Positions, kind: int) -> tuple[Steps, bool]:
     """The inverse of `positions`, and whether there is one: not every multiple can follow on every other."""
-    rows, columns = multiples.shape
-    found = np.empty((rows, columns), np.int16)
-    states = np.zeros(columns if path == 0 else rows, np.uint8)
-    possible = True
-    for row in range(rows):
-        for column in range(columns):
-            place = column if path == 0 else row
-            p, state = multiples[row, column], states[place]
-            k = (p + (state & 1) * np.sign(p)) >> 1
-            possible = possible and 2 * k - (state & 1) * np.sign(k) == p
-            found[row, column] = k
-            states[place] = following(state, k & 1)
+    found = np.empty(len(multiples), np.int16)
+    state, possible = 0, True
+    for i in range(len(multiples)):
+        p, grid = int(multiples[i]), state & 1
+        k = (p + grid * (1 if kind == ODD else int(np.sign(p)))) >> 1
+        possible = possible and 2 * k - grid * (1 if kind == ODD else int(np.sign(k))) == p
+        found[i] = k
+        state = following(state, k & 1)
     return found, possible

@@ -39,6 +39,7 @@ WEIGHTS_QP = (-44, -38, -34, -32, -30, -28, -26, -24, -22, -20)
 MOST_LOSSLESS, MOST_AT_ERROR = 1.0, 0.95  # ours / nncodec
 LEAST_AT_ACCURACY, LEAST_FASTER = 2.5, 5.0  # nncodec / ours
 ERRORS = (3e-3, 1e-2, 3e-2, 1e-1)
+SEARCHES = 20
 SPACE_FILLING = 0.5 * np.log2(2 * np.pi * np.e / 12)
 """Bits a weight between rounding each by itself in fine steps and the best that any quantizer could do (Gish and Pierce
 1968, IEEE Trans. Inf. Theory 14(5))."""
@@ -192,17 +193,14 @@ def at_error(weights: Arrays, nmse: float) -> dict[str, float]:
 
 
 def _ours_at_error(weights: Arrays, wanted: float, dependent: bool) -> int:
-    """Bytes of the coarsest step whose squared error is within the wanted one."""
-    first, last, size = -12.0, 0.0, 0
-    while last - first > 0.001:
-        middle = (first + last) / 2
-        error, found = _ours_at(weights, 2.0**middle, dependent)
-        if error < wanted:
-            first, size = middle, found
-        else:
-            last = middle
-    assert size, "no step is fine enough"
-    return size
+    """Bytes at the wanted squared error, or up to a five-hundredth below it."""
+    step = (12 * wanted / sum(weight.size for weight in weights.values())) ** 0.5
+    for _ in range(SEARCHES):
+        error, size = _ours_at(weights, step, dependent)
+        if 0.998 * wanted <= error <= wanted:
+            return size
+        step *= (0.999 * wanted / error) ** 0.5
+    raise RuntimeError(f"no step gives the squared error {wanted:g}")
 
 
 def _ours_at(weights: Arrays, step: float, dependent: bool) -> tuple[float, int]:
@@ -210,18 +208,20 @@ def _ours_at(weights: Arrays, step: float, dependent: bool) -> tuple[float, int]
     import torch
     from edgepress.model import CodedTensor
     from edgepress.passes.lossy.coded import about_zero, evenly
-    from edgepress.passes.lossy.dependent import LARGEST, walked
+    from edgepress.passes.lossy.dependent import LARGEST, kind_for, walked
     from edgepress.pipeline.l2z.codec import pack_tensors
+    from edgepress.trellis import NONE
 
     coded = {}
     for name, weight in weights.items():
         own = max(step, float(np.abs(weight).max()) / LARGEST)
         steps = weight.reshape(len(weight), -1).astype(np.float64) / own
-        multiples = walked(steps) if dependent else np.round(steps).astype(np.int16)
+        kind = kind_for(steps) if dependent else NONE
+        multiples = walked(steps, kind) if dependent else np.round(steps).astype(np.int16)
         most = int(np.abs(multiples).max())
         values = about_zero(evenly(torch.arange(1, most + 1) * torch.tensor(own)))
         indices = torch.from_numpy((multiples + most).astype(np.uint8)).reshape(weight.shape)
-        coded[name] = CodedTensor(indices, values, path=0 if dependent else None)
+        coded[name] = CodedTensor(indices, values, trellis=kind)
     decoded = {name: each.tensor() for name, each in coded.items()}
     error = sum(float(((weights[n] - d.numpy()) ** 2).sum()) for n, d in decoded.items())
     return error, len(pack_tensors(decoded, coded=coded))

@@ -2,7 +2,7 @@
 
 Two grids of twice the step, interleaved, lie finer than one, and which of them a weight is on costs nothing: it follows
 from the weights before. At the same squared error that saves about 0.2 bit a weight (Marcellin and Fischer 1990, IEEE
-Trans. Commun. 38(1), table III: 1.28 dB of 1.53 with 64 states). The best walk is found by Viterbi's algorithm.
+Trans. Commun. 38(1), table III: 1.33 dB of 1.53 with 256 states). The best walk is found by Viterbi's algorithm.
 
 For weights by themselves. `l2` does not use it: after error compensation, which already trades one weight's error for
 another's, the outputs of the solar CNN were no nearer to the network's at the same size.
@@ -14,35 +14,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
-from ...trellis import FOLLOWING, Bits, Positions, Steps, grids, positions
+from ...trellis import FOLLOWING, ODD, ODD_AND_ZERO, Bits, Positions, Steps, grids, positions
 
 FARTHEST = 63
 """The largest k: one-byte indices then reach all multiples, which end at LARGEST."""
 LARGEST = 2.0 * FARTHEST - 1
+SAMPLE, SAMPLE_OF_KINDS = 1 << 15, 1 << 14
+"""Weights on which the lengths of codes and the kind of trellis are found."""
 ROUNDS = 2
 """How often the lengths of codes are taken anew from the walk found before."""
+BLOCK, AHEAD = 1 << 14, 128
+"""So many weights are decided at once, after a look at so many behind them: more change nothing that is seen."""
 _NEVER = np.inf
 
+Weights = NDArray[np.float64]
 Costs = NDArray[np.float64]
 """Of each k from -FARTHEST to FARTHEST on each of the two grids, (2, 2 · FARTHEST + 1)."""
 
 
-SLOPE = 0.25
-"""Squared steps that a bit is worth. At the best rate of a grid of twice the step it is 0.34 with 64 states; less, with
-a coarser step, was smaller at the same error from 1 to 4 bits a weight (benchmarks/size_peers.py)."""
+SLOPE = 0.32
+"""Squared steps that a bit is worth: 0.34 where half a bit for each half of the error holds, with 256 states. A little
+less did as well at 3 to 4 bits a weight, and 2 % better than 0.18 at 1.5 (benchmarks/size_peers.py)."""
 
 
-def walked(matrix: NDArray[np.float64]) -> Positions:
-    """The multiples of the step to which weights, (rows, columns), in steps, are rounded down each column."""
-    return positions(best_walk(matrix, costs_for(matrix)), 0)
+def walked(weights: Weights, kind: int) -> Positions:
+    """The multiples of the step to which weights, in steps, are rounded in row-major order, same shape."""
+    flat = weights.reshape(-1)
+    steps = best_walk(flat, costs_for(_sample(flat, SAMPLE), kind), kind)
+    return positions(steps, kind).reshape(weights.shape)
 
 
-def costs_for(matrix: NDArray[np.float64]) -> Costs:
-    """What each k costs in squared steps, by how often it is chosen for a matrix, in steps."""
-    costs = _costs_of(np.round(matrix / 2).astype(np.int16), None)
+def kind_for(weights: Weights) -> int:
+    """The kind of trellis that does better on a part of weights in steps."""
+    return min((ODD, ODD_AND_ZERO), key=lambda kind: _bits_and_error(_sample(weights, SAMPLE_OF_KINDS), kind))
+
+
+def _sample(weights: Weights, most: int) -> Weights:
+    """So many weights at the most, (n,), spread evenly."""
+    flat = weights.reshape(-1)
+    sample: Weights = flat[np.linspace(0, len(flat) - 1, min(len(flat), most)).astype(np.int64)]
+    return sample
+
+
+def costs_for(weights: Weights, kind: int) -> Costs:
+    """What each k costs in squared steps, by how often it is chosen for weights, (n,), in steps."""
+    costs = _costs_of(np.round(weights / 2).astype(np.int16), None)
     for _ in range(ROUNDS):
-        steps = best_walk(matrix, costs)
-        costs = _costs_of(steps, grids(steps, 0))
+        steps = best_walk(weights, costs, kind)
+        costs = _costs_of(steps, grids(steps))
     return costs
 
 
@@ -56,63 +75,80 @@ def _costs_of(steps: Steps, bits: Bits | None) -> Costs:
     return found
 
 
-def best_walk(weights: NDArray[np.float64], costs: Costs) -> Steps:
-    """The k of the walks down the columns of a matrix, in steps, of the least squared error and cost of each k."""
+def _bits_and_error(weights: Weights, kind: int) -> float:
+    """Bits that a weight would take at a squared error of 1, half a bit halving the error."""
+    costs = costs_for(weights, kind)
+    steps = best_walk(weights, costs, kind)
+    bits = costs[grids(steps), steps + FARTHEST].mean() / SLOPE
+    error = np.square(weights - positions(steps, kind)).mean()
+    return float(bits + 0.5 * np.log2(error + 1e-12))
+
+
+def best_walk(weights: Weights, costs: Costs, kind: int) -> Steps:
+    """The k of the walk through weights, (n,), in steps, of the least squared error and cost of each k."""
     if not np.isfinite(weights).all():
         raise ValueError("weights that are NaN or infinite lie on no grid")
-    return _best_walk(weights, costs, FOLLOWING)
+    return _best_walk(weights, costs, kind == ODD_AND_ZERO, FOLLOWING)
 
 
 @compiled
-def _best_walk(weights: NDArray[np.float64], costs: Costs, following: Bits) -> Steps:
-    rows, columns = weights.shape
+def _best_walk(weights: Weights, costs: Costs, second_zero: bool, following: Bits) -> Steps:
+    """second_zero: whether the second grid holds 0."""
     states = len(following)
-    before, odd_before = np.empty((states, 2), np.int64), np.empty((states, 2), np.int64)
+    # The two states before each one, and the place of the candidate that leads from there.
+    before, places = np.empty((2, states), np.uint16), np.empty((2, states), np.uint8)
     known = np.zeros(states, np.int64)
     for state in range(states):
         for odd in range(2):
             after = following[state, odd]
-            before[after, known[after]], odd_before[after, known[after]] = state, odd
+            before[known[after], after], places[known[after], after] = state, 2 * (state & 1) + odd
             known[after] += 1
-    found = np.empty((rows, columns), np.int16)
-    came = np.empty((rows, states), np.uint8)
-    best_k = np.empty((rows, 4), np.int16)
-    best = np.empty(4)
-    total, fresh = np.empty(states), np.empty(states)
-    for column in range(columns):
+    found = np.empty(len(weights), np.int16)
+    span = min(len(weights), BLOCK + AHEAD)
+    came, best_k = np.empty((span, states), np.uint8), np.empty((span, 4), np.int16)
+    best, total, fresh = np.empty(4), np.empty(states), np.empty(states)
+    first, entered = 0, 0
+    while first < len(weights):
+        last = min(first + span, len(weights))
+        decided = last if last == len(weights) else first + BLOCK
         total[:] = _NEVER
-        total[0] = 0.0
-        for row in range(rows):
-            _candidates(weights[row, column], costs, best, best_k[row])
+        total[entered] = 0.0
+        for i in range(last - first):
+            _candidates(weights[first + i], costs, second_zero, best, best_k[i])
             for state in range(states):
-                one, other = before[state, 0], before[state, 1]
-                first = total[one] + best[2 * (one & 1) + odd_before[state, 0]]
-                second = total[other] + best[2 * (other & 1) + odd_before[state, 1]]
-                came[row, state] = second < first
-                fresh[state] = min(first, second)
+                one = total[before[0, state]] + best[places[0, state]]
+                other = total[before[1, state]] + best[places[1, state]]
+                came[i, state] = other < one
+                fresh[state] = min(one, other)
             total, fresh = fresh, total
         state = int(np.argmin(total))
-        for row in range(rows - 1, -1, -1):
-            chosen = came[row, state]
-            earlier = before[state, chosen]
-            found[row, column] = best_k[row, 2 * (earlier & 1) + odd_before[state, chosen]]
-            state = earlier
+        for i in range(last - first - 1, -1, -1):
+            chosen = came[i, state]
+            if first + i < decided:
+                found[first + i] = best_k[i, places[chosen, state]]
+            state = int(before[chosen, state])
+            if first + i == decided:
+                entered = state
+        first = decided
     return found
 
 
 @compiled
-def _candidates(weight: float, costs: Costs, best: NDArray[np.float64], best_k: Steps) -> None:
+def _candidates(
+    weight: float, costs: Costs, second_zero: bool, best: NDArray[np.float64], best_k: Steps
+) -> None:
     """The cheapest k, and its cost, for each grid and parity: even and odd k on the first, then on the second one."""
     best[:] = _NEVER
-    size, sign = abs(weight), 1 if weight >= 0 else -1
     for grid in range(2):
-        near = min(int((size + grid) / 2), FARTHEST - 1)  # beyond the range the last two are the nearest
-        for number in range(-1, 3):
-            k = 0 if number == 2 else near + number  # zero is cheap, and may pay from afar
-            if k < 0 or k > FARTHEST:
+        back = -grid if second_zero and weight < 0 else grid
+        near = int(np.floor((weight + back) / 2))
+        near = min(max(near, -FARTHEST), FARTHEST - 1)  # beyond the range the last two are the nearest
+        for number in range(-1, 4):
+            k = 0 if number == 3 else near + number  # zero is cheap, and may pay from afar
+            if abs(k) > FARTHEST:
                 continue
-            multiple = 2 * k - (grid if k else 0)
-            cost = (size - multiple) ** 2 + costs[grid, FARTHEST + sign * k]
+            multiple = 2 * k - grid * (int(np.sign(k)) if second_zero else 1)
+            cost = (weight - multiple) ** 2 + costs[grid, FARTHEST + k]
             place = 2 * grid + (k & 1)
             if cost < best[place]:
-                best[place], best_k[place] = cost, sign * k
+                best[place], best_k[place] = cost, k

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from ...model import CodedTensor
 from .coded import about_zero, evenly
-from .dependent import LARGEST, walked
+from .dependent import LARGEST, kind_for, walked
 
 Matrix = NDArray[np.float64]
 
 LEAST_WEIGHTS = 1024
 """Smaller tensors stay as they are: biases and scales, which take no room and are worth every bit."""
-SAMPLE = 1 << 16
+SAMPLE = 1 << 15
 """Weights on which the step is found; the whole tensor is rounded once or twice then."""
-SEARCHES = 12
-FINEST = 4096.0
-"""The largest weight over the finest step that is tried; rows of larger weights get wider ones."""
-NEARLY = 0.97
-CORRECTIONS = 3
+SEARCHES, CORRECTIONS = 6, 3
+WALKED = 0.25
+"""The mean squared error of a walk through wide weights, in squared steps, about."""
+NEARLY, AIM = 0.97, 0.985
+"""Of the error asked for: where the search ends, and what it aims at."""
 
 
 def rounded(weight: Tensor, error: float) -> CodedTensor | None:
@@ -35,15 +35,15 @@ def rounded(weight: Tensor, error: float) -> CodedTensor | None:
     energy = float(np.square(matrix).sum())
     if not np.isfinite(energy) or energy == 0:
         return None
-    step = _step_for(_sample(matrix), error)
+    step, kind = _step_and_kind(_sample(matrix), error)
     for _ in range(CORRECTIONS):
-        found = _coded(matrix, step, weight.shape)
+        found = _coded(matrix, step, kind, weight.shape)
         missed = (
             float(np.square(found.tensor().reshape(matrix.shape).numpy() - matrix).sum()) / energy / error
         )
         if missed <= 1:
             return found
-        step *= (NEARLY / missed) ** 0.5
+        step *= (AIM / missed) ** 0.5
     return None
 
 
@@ -68,19 +68,21 @@ def _sample(matrix: Matrix) -> Matrix:
     return matrix[:, :: max(1, matrix.shape[1] // columns)]
 
 
-def _step_for(matrix: Matrix, error: float) -> float:
-    """The step, by bisection on its logarithm, at which the error is nearly the one asked for."""
-    energy = float(np.square(matrix).sum()) or 1.0
-    high = np.log(float(np.abs(matrix).max()) or 1.0)
-    low = high - np.log(FINEST)
+def _step_and_kind(matrix: Matrix, error: float) -> tuple[float, int]:
+    """The step at which the error is nearly the one asked for, and the kind of trellis that is better about there."""
+    energy = float(np.square(matrix).mean()) or 1.0
+    step = (error * energy / WALKED) ** 0.5
+    kind = kind_for(matrix / _steps(matrix, step))
     for _ in range(SEARCHES):
-        middle = (low + high) / 2
-        steps = _steps(matrix, float(np.exp(middle)))
-        share = float(np.square(walked(matrix / steps) * steps - matrix).sum()) / energy / error
+        steps = _steps(matrix, step)
+        multiples = walked(matrix / steps, kind)
+        share = float(np.square(multiples * steps - matrix).mean()) / energy / error
         if NEARLY <= share <= 1:
-            return float(np.exp(middle))
-        low, high = (middle, high) if share < 1 else (low, middle)
-    return float(np.exp(low))
+            break
+        step *= (
+            AIM / share
+        ) ** 0.5  # the error is as the square of the step, or grows less where most codes are 0
+    return step, kind
 
 
 def _steps(matrix: Matrix, step: float) -> Matrix:
@@ -89,13 +91,13 @@ def _steps(matrix: Matrix, step: float) -> Matrix:
     return steps
 
 
-def _coded(matrix: Matrix, step: float, shape: torch.Size) -> CodedTensor:
+def _coded(matrix: Matrix, step: float, kind: int, shape: torch.Size) -> CodedTensor:
     steps = _steps(matrix, step).astype(np.float32)
-    multiples = walked(matrix / steps)
+    multiples = walked(matrix / steps, kind)
     most = int(np.abs(multiples).max())
     indices = torch.from_numpy((multiples + most).astype(np.uint8)).reshape(shape)
     if (steps == steps[0]).all():
         values = about_zero(evenly(torch.arange(1, most + 1) * torch.from_numpy(steps[0])))
-        return CodedTensor(indices, values, path=0)
+        return CodedTensor(indices, values, trellis=kind)
     values = about_zero(torch.arange(1, most + 1).float())
-    return CodedTensor(indices, values, torch.from_numpy(steps[:, 0].copy()), axis=0, path=0)
+    return CodedTensor(indices, values, torch.from_numpy(steps[:, 0].copy()), 0, kind)

@@ -113,7 +113,7 @@ class _Packing:
                 palette=0 if form.palette is None else len(form.palette.values) // tensor.element_size(),
                 rows=form.rows,
                 ladder=0 if form.rungs is None else len(form.rungs),
-                path=form.path,
+                trellis=form.trellis,
                 scales=0 if form.scales is None else len(form.scales.values),
                 scaled=None if form.scales is None else form.scales.axis,
                 planes=planes,
@@ -165,7 +165,7 @@ class _Unpacking:
             rungs = self._raw(4 * entry.ladder).view("<f4")
             if not bool(np.isfinite(rungs).all()):
                 raise CompressError(f"tensor {entry.name!r} has a ladder that is not of numbers")
-            content = from_ladder(planes[0], rungs, entry.columns, entry.path)
+            content = from_ladder(planes[0], rungs, entry.trellis)
         else:
             content = join(planes, dtype)
         if entry.scales:
@@ -186,7 +186,9 @@ class _Unpacking:
         groups = groups_of(self.tables.cuts(part.plane.groups - 1))
         coefficients = self.tables.coefficients(part.plane.taps)
         tables = self.tables.tables(part.tables)
-        symbols, bits = self.reader.read(part.symbols, part.columns, groups, coefficients, part.path, tables)
+        symbols, bits = self.reader.read(
+            part.symbols, part.columns, groups, coefficients, part.trellis, tables
+        )
         return symbols + np.uint8(part.plane.centre) - np.uint8(CENTRE), bits
 
     def _from_palette(self, entry: Entry, indices: Bytes) -> Bytes:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CompressError
+from ...trellis import NONE, ODD_AND_ZERO
 from .kernels import CENTRE, CONTEXTS
 from .ladder import MOST_RUNGS
 from .planes import DTYPES, PALETTE, WORDS
@@ -54,9 +55,9 @@ class Entry(BaseModel):
     """A tensor: palette counts its different values, or those of all its rows; ladder the values that are told of a
     tensor of evenly spaced ones; both are 0 where its bytes are coded in planes.
 
-    rows: whether each slice along the first axis has a palette of its own. path: along which axis of the matrix a
-    trellis is walked, with a ladder. scales: how many different factors there are for the slices along `scaled`, 0
-    where nothing is multiplied; the last plane then says which slice has which.
+    rows: whether each slice along the first axis has a palette of its own. trellis: the kind of that which a ladder's
+    multiples are a walk through. scales: how many different factors there are for the slices along `scaled`, 0 where
+    nothing is multiplied; the last plane then says which slice has which.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -67,7 +68,7 @@ class Entry(BaseModel):
     palette: Natural = 0
     rows: bool = False
     ladder: Annotated[int, Field(ge=0, le=MOST_RUNGS)] = 0
-    path: Annotated[int, Field(ge=0, le=1)] | None = None
+    trellis: Annotated[int, Field(ge=NONE, le=ODD_AND_ZERO)] = NONE
     scales: Annotated[int, Field(ge=0, le=PALETTE)] = 0
     scaled: Annotated[int, Field(ge=0, lt=64)] | None = None
     planes: list[Plane] = Field(max_length=17, fail_fast=True)
@@ -96,9 +97,9 @@ class Entry(BaseModel):
     @property
     def parts(self) -> list[Part]:
         """Its planes, with what they are planes of."""
-        own = [Part(plane, self.elements, self.columns, self.path) for plane in self.planes]
+        own = [Part(plane, self.elements, self.columns, self.trellis) for plane in self.planes]
         if self.scales:
-            own[-1] = Part(self.planes[-1], self.slices_scaled, self.slices_scaled, None)
+            own[-1] = Part(self.planes[-1], self.slices_scaled, self.slices_scaled, NONE)
         return own
 
     @property
@@ -109,17 +110,17 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """A plane, how many symbols it has, how many of them are a row, and the path of its trellis."""
+    """A plane, how many symbols it has, how many of them are a row, and the kind of its trellis."""
 
     plane: Plane
     symbols: int
     columns: int
-    path: int | None
+    trellis: int
 
     @property
     def tables(self) -> int:
         """How many it has: in a trellis two for each group."""
-        return self.plane.groups * (1 if self.path is None else 2)
+        return self.plane.groups * (2 if self.trellis else 1)
 
     @property
     def told(self) -> int:
@@ -264,7 +265,7 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
             raise CompressError(
                 f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this palette"
             )
-        if (entry.ladder or entry.path is not None) and not _may_have_ladder(entry):
+        if (entry.ladder or entry.trellis) and not _may_have_ladder(entry):
             raise CompressError(
                 f"{where}: tensor {entry.name!r} of type {entry.dtype} cannot have this ladder"
             )
@@ -273,7 +274,7 @@ def _check(header: Header, file_bytes: int, where: str) -> None:
         if entry.rows and not entry.palette:
             raise CompressError(f"{where}: tensor {entry.name!r} has rows without a palette")
         for part in entry.parts:
-            if part.path is not None and part.plane.groups and part.plane.centre != CENTRE:
+            if part.trellis and part.plane.groups and part.plane.centre != CENTRE:
                 raise CompressError(
                     f"{where}: tensor {entry.name!r} has a trellis that is not about {CENTRE}"
                 )

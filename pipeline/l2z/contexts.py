@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiled import compiled
+from ...trellis import NONE as NO_TRELLIS
+from ...trellis import grids as grids_of
 from .kernels import CONTEXTS, Bytes, Coefficients, contexts, products, unpredicted
 from .prediction import NONE, coefficients_for, write_coefficients
 from .tables import Table, coded_bits, table_of, write_table
@@ -43,15 +45,14 @@ class Plan:
     size: float
 
 
-def plan(symbols: Bytes, columns: int, grids: Bytes | None = None, taps: int = 0) -> Plan | None:
+def plan(symbols: Bytes, columns: int, taps: int = 0, trellis: int = NO_TRELLIS) -> Plan | None:
     """The smallest plan that was found for a plane, (n,), turned to be about CENTRE, in rows of `columns`; None where
     all symbols are about as frequent.
 
-    grids: of a trellis, the last bit of the state that each symbol is met in, which doubles every group's tables. taps:
-    how many neighbours in a row are a kernel, in which those before may tell the next one; 0 for none.
+    taps: how many neighbours in a row are a kernel, in which those before may tell the next one; 0 for none. trellis:
+    its kind; the state that a symbol is met in then chooses between two tables of its group.
     """
-    trellis = grids is not None
-    grids = np.zeros(len(symbols), np.uint8) if grids is None else grids
+    grids = grids_of(symbols.astype(np.int16)) if trellis else np.zeros(len(symbols), np.uint8)
     plain = _plan(symbols, columns, trellis, grids, NONE)
     coefficients = coefficients_for(products(symbols, taps, trellis, grids), len(symbols)) if taps else None
     if coefficients is None:
@@ -61,7 +62,7 @@ def plan(symbols: Bytes, columns: int, grids: Bytes | None = None, taps: int = 0
 
 
 def _plan(
-    symbols: Bytes, columns: int, trellis: bool, grids: Bytes, coefficients: Coefficients
+    symbols: Bytes, columns: int, trellis: int, grids: Bytes, coefficients: Coefficients
 ) -> Plan | None:
     """The plan for what is left of a plane after its predictions; None as in `plan`."""
     each = 2 if trellis else 1

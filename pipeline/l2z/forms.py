@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...model import CodedTensor
+from ...trellis import NONE, ODD, ODD_AND_ZERO
 from .contexts import Plan, plan
 from .kernels import CENTRE, Bytes
 from .ladder import Rungs, rungs_for, symbols_of
@@ -42,7 +43,7 @@ class Form:
     palette: Palette | None = None
     rows: bool = False
     rungs: Rungs | None = None
-    path: int | None = None
+    trellis: int = NONE
     scales: Scales | None = None
 
     @property
@@ -83,9 +84,9 @@ def coded_form(known: CodedTensor) -> Form | None:
     if rungs is None:
         palette = palette_of_coded(known)
         return Form([planned(palette.indices, columns, taps), *factors], palette, scales=scales)
-    symbols, grids = symbols_of(known)
-    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, grids, taps), symbols), CENTRE)
-    return Form([plane, *factors], rungs=rungs, path=known.path, scales=scales)
+    symbols = symbols_of(known)
+    plane = PlannedPlane(symbols, _worthwhile(plan(symbols, columns, taps, known.trellis), symbols), CENTRE)
+    return Form([plane, *factors], rungs=rungs, trellis=known.trellis, scales=scales)
 
 
 def planned(symbols: Bytes, columns: int, taps: int = 0) -> PlannedPlane:
@@ -94,7 +95,7 @@ def planned(symbols: Bytes, columns: int, taps: int = 0) -> PlannedPlane:
         return PlannedPlane(symbols, None)
     centre = int(np.bincount(symbols, minlength=256).argmax())
     turned = symbols - np.uint8(centre) + np.uint8(CENTRE)
-    return PlannedPlane(symbols, _worthwhile(plan(turned, columns, taps=taps), symbols), centre)
+    return PlannedPlane(symbols, _worthwhile(plan(turned, columns, taps), symbols), centre)
 
 
 def _storable(known: CodedTensor) -> bool:
@@ -105,7 +106,7 @@ def _storable(known: CodedTensor) -> bool:
         and 0 < len(known.values) <= PALETTE
         and known.indices.numel() > 0
         and axis
-        and known.path in (None, 0, 1)
+        and known.trellis in (NONE, ODD, ODD_AND_ZERO)
     )
 
 

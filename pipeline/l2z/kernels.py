@@ -27,6 +27,8 @@ CONTEXTS = 2 * 2 * 24
 """Averages are below 2^24: half-octaves of two of them."""
 UNIT = 16
 """By what the coefficients of predictions are divided."""
+ODD = 1
+"""The kind of trellis whose second grid holds odd multiples; that with 0 among them is 2, and 0 is none."""
 
 Bytes = NDArray[np.uint8]
 Coefficients = NDArray[np.int8]
@@ -75,23 +77,27 @@ def contexts(symbols: Bytes, columns: int) -> Bytes:
 
 
 @compiled
-def number_of(symbol: np.int64, trellis: bool, grid: np.int64) -> np.int64:
+def number_of(symbol: np.int64, trellis: int, grid: np.int64) -> np.int64:
     """What a symbol counts as in predictions: its distance from CENTRE, in a trellis its multiple.
 
-    grid: the last bit of the trellis' state.
+    trellis: its kind; grid: the last bit of its state.
     """
     steps = symbol - CENTRE
-    return 2 * steps - grid * np.sign(steps) if trellis else steps
+    if trellis == 0:
+        return steps
+    return 2 * steps - grid * (np.int64(1) if trellis == ODD else np.sign(steps))
 
 
 @compiled
 def predicted(
-    numbers: NDArray[np.int64], coefficients: Coefficients, tap: int, trellis: bool, grid: np.int64
+    numbers: NDArray[np.int64], coefficients: Coefficients, tap: int, trellis: int, grid: np.int64
 ) -> np.int64:
     """How far from CENTRE a symbol is expected, after the numbers of the taps before its own: the nearest one."""
     total = np.int64(0)
     for before in range(tap):
         total += np.int64(coefficients[tap, before]) * numbers[before]
+    if trellis == ODD:
+        return (total + UNIT * (1 + grid) - 1) // (2 * UNIT)
     size = abs(total)
     if size < UNIT // 2:
         return np.int64(0)
@@ -100,7 +106,7 @@ def predicted(
 
 
 @compiled
-def products(symbols: Bytes, taps: int, trellis: bool, grids: Bytes) -> NDArray[np.int64]:
+def products(symbols: Bytes, taps: int, trellis: int, grids: Bytes) -> NDArray[np.int64]:
     """Of each two taps' numbers, summed over all kernels of a plane, (taps, taps); grids: of each symbol."""
     numbers = np.zeros(taps, np.int64)
     found = np.zeros((taps, taps), np.int64)
@@ -115,7 +121,7 @@ def products(symbols: Bytes, taps: int, trellis: bool, grids: Bytes) -> NDArray[
 
 
 @compiled
-def unpredicted(symbols: Bytes, coefficients: Coefficients, trellis: bool, grids: Bytes) -> Bytes:
+def unpredicted(symbols: Bytes, coefficients: Coefficients, trellis: int, grids: Bytes) -> Bytes:
     """The symbols of a plane, (n,), less what is predicted of each, modulo 256; grids: of each."""
     taps = len(coefficients)
     numbers = np.zeros(taps, np.int64)
@@ -161,7 +167,7 @@ def decode(
     columns: int,
     groups: Bytes,
     coefficients: Coefficients,
-    path: int,
+    trellis: int,
     following: Bytes,
     frequencies: NDArray[np.uint32],
     starts: NDArray[np.uint32],
@@ -174,18 +180,14 @@ def decode(
     following: the state of the trellis after each one, and an even or odd symbol, (states, 2)."""
     taps = len(coefficients)
     numbers = np.zeros(taps, np.int64)
-    grid = np.int64(0)
+    grid, walk = np.int64(0), np.uint8(0)
     of_columns = np.full(columns, START, np.uint32)
     of_row = np.uint32(START)
-    walks = np.zeros(columns if path == 0 else 1, np.uint8)
     for i in range(len(symbols)):
         row, column = divmod(i, columns)
         table = int(groups[context(of_row, of_columns[column])])
-        walk = column if path == 0 else 0
-        if path == 1 and column == 0:
-            walks[0] = 0
-        if path >= 0:
-            grid = np.int64(walks[walk] & 1)
+        if trellis:
+            grid = np.int64(walk & 1)
             table = 2 * table + int(grid)
         lane = (first + i) % LANES
         state = np.uint32(states[lane])
@@ -202,11 +204,11 @@ def decode(
         met[table, symbol] += 1
         if taps > 0:
             tap = column % taps
-            whole = (symbol + predicted(numbers, coefficients, tap, path >= 0, grid)) & 255
-            numbers[tap] = number_of(whole, path >= 0, grid)
+            whole = (symbol + predicted(numbers, coefficients, tap, trellis, grid)) & 255
+            numbers[tap] = number_of(whole, trellis, grid)
             symbols[i] = whole
-        if path >= 0:
-            walks[walk] = following[walks[walk], symbols[i] & 1]
+        if trellis:
+            walk = following[walk, symbols[i] & 1]
         size = size_of(symbol)
         of_row = after(of_row, size, column)
         of_columns[column] = after(of_columns[column], size, row)

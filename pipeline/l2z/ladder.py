@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from ...errors import CompressError
 from ...model import CodedTensor
-from ...trellis import grids, positions, steps_of
+from ...trellis import positions, steps_of
 from .kernels import CENTRE, Bytes
-from .planes import columns_of
 
 MOST_RUNGS = 255
 """As far as a trellis of one-byte k reaches."""
@@ -48,24 +47,22 @@ def value_of(rungs: Rungs, multiples: NDArray[np.integer]) -> Rungs:
     return found
 
 
-def symbols_of(coded: CodedTensor) -> tuple[Bytes, Bytes | None]:
-    """The symbols of a tensor whose values are a ladder, (n,), and of a trellis the bit of each symbol's grid.
+def symbols_of(coded: CodedTensor) -> Bytes:
+    """The symbols of a tensor whose values are a ladder, (n,).
 
     Raises CompressError where the indices are no walk through it.
     """
-    multiples = coded.indices.numpy().astype(np.int16) - np.int16(len(coded.values) // 2)
-    if coded.path is None:
-        return (multiples + CENTRE).astype(np.uint8).reshape(-1), None
-    matrix = multiples.reshape(-1, columns_of(multiples.shape))
-    steps, possible = steps_of(matrix, coded.path)
-    if not possible:
-        raise CompressError("pack: the indices of a coded tensor are no walk through the trellis")
-    return (steps + CENTRE).astype(np.uint8).reshape(-1), grids(steps, coded.path).reshape(-1)
+    steps = coded.indices.numpy().astype(np.int16).reshape(-1) - np.int16(len(coded.values) // 2)
+    if coded.trellis:
+        steps, possible = steps_of(steps, coded.trellis)
+        if not possible:
+            raise CompressError("pack: the indices of a coded tensor are no walk through the trellis")
+    return (steps + CENTRE).astype(np.uint8)
 
 
-def from_ladder(symbols: Bytes, rungs: Rungs, columns: int, path: int | None) -> Bytes:
-    """The bytes of the float32 values of symbols, (n,), in rows of `columns`."""
+def from_ladder(symbols: Bytes, rungs: Rungs, trellis: int) -> Bytes:
+    """The bytes of the float32 values of symbols, (n,)."""
     multiples = symbols.astype(np.int16) - np.int16(CENTRE)
-    if path is not None:
-        multiples = positions(multiples.reshape(-1, columns), path).reshape(-1)
+    if trellis:
+        multiples = positions(multiples, trellis)
     return value_of(rungs, multiples).view(np.uint8)

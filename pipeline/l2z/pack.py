@@ -135,7 +135,7 @@ def _found_in(tensors: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -
     """What is known of the tensors of a graph: an exporter renames matrices that it transposes."""
     known: dict[bytes, CodedTensor] = {}
     for each in coded.values():
-        for view in (each, _transposed(each)) if each.indices.dim() == 2 else (each,):
+        for view in (each, _transposed(each)) if each.indices.dim() == 2 and not each.trellis else (each,):
             known.setdefault(_fingerprint(view.tensor()), view)
     return {
         name: found
@@ -146,8 +146,7 @@ def _found_in(tensors: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -
 
 def _transposed(coded: CodedTensor) -> CodedTensor:
     axis = None if coded.axis is None else 1 - coded.axis
-    path = None if coded.path is None else 1 - coded.path
-    return CodedTensor(coded.indices.T.contiguous(), coded.values, coded.scale, axis, path)
+    return CodedTensor(coded.indices.T.contiguous(), coded.values, coded.scale, axis)
 
 
 def _fingerprint(tensor: Tensor) -> bytes:

@@ -62,13 +62,13 @@ class Reader:
         columns: int,
         groups: Bytes,
         coefficients: Coefficients,
-        path: int | None,
+        trellis: int,
         tables: Sequence[Table],
     ) -> tuple[Bytes, float]:
         """A plane of so many symbols, in rows of `columns`, and the bits that they take.
 
-        groups: the group of each context; coefficients: of what was taken from each symbol, which is given back; path:
-        that of a trellis, with which a group has two tables.
+        groups: the group of each context; coefficients: of what was taken from each symbol, which is given back;
+        trellis: its kind, with which a group has two tables.
         """
         _require(not self.empty)
         frequencies, starts = _frequencies(tables)
@@ -81,7 +81,7 @@ class Reader:
             columns,
             groups,
             coefficients,
-            -1 if path is None else path,
+            trellis,
             FOLLOWING,
             frequencies,
             starts,

@@ -9,33 +9,42 @@ from ...errors import CompressError
 from .kernels import CONTEXTS, TOTAL, Bytes, Coefficients
 from .prediction import coefficients_of, read_coefficients
 
-MOST_TABLE = 2 + 256 * 3
+MOST_TABLE = 3 + 255
 """Bytes of the longest table."""
+LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(97)])
+"""The frequencies that are told, by their code: whole numbers of at most four bits, and zeros behind them."""
+ROUNDS = 8
 
 Table = NDArray[np.int64]
-"""The frequencies of 256 symbols, which add up to TOTAL."""
+"""The frequencies of 256 symbols, which add up to TOTAL; all but one are LEVELS."""
 
 
 def table_of(counts: NDArray[np.int64]) -> Table:
     """Frequencies in proportion to counts, (256,), at least 1 where a symbol occurs, TOTAL in all: of symbol 0 alone
-    where none does.
-
-    What rounding leaves over goes where a unit changes the coded length least or gains most.
+    where none does. What rounding to LEVELS leaves over goes on from the rarer to the next, and at last to the most
+    frequent one.
     """
-    total = int(counts.sum())
-    if total == 0:
+    if not counts.any():
         return np.where(np.arange(256) == 0, TOTAL, 0)
-    present = counts > 0
-    table = np.where(present, np.maximum(counts * TOTAL // total, 1), 0)
-    while (rest := TOTAL - int(table.sum())) != 0:
-        step = 1 if rest > 0 else -1
-        movable = present & (table + step >= 1)
-        with np.errstate(divide="ignore"):
-            change = counts * np.abs(np.log2(np.maximum(table + step, 1) / np.maximum(table, 1)))
-        order = np.argsort(-step * np.where(movable, change, -step * np.inf), kind="stable")
-        chosen = order[: min(abs(rest), int(movable.sum()))]
-        table[chosen] += step
+    table = np.zeros(256, np.int64)
+    left = 0.0
+    wanted = _in_proportion(counts)
+    *others, most = np.argsort(counts, kind="stable")[-np.count_nonzero(counts) :]
+    for symbol in others:
+        left += wanted[symbol]
+        table[symbol] = LEVELS[max(1, int(np.abs(LEVELS - left).argmin()))]
+        left -= table[symbol]
+    table[most] = TOTAL - table.sum()
     return table
+
+
+def _in_proportion(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What adds up to TOTAL, in proportion to counts where these are not worth less than 1, and 1 where they are."""
+    rare = counts == 0
+    for _ in range(ROUNDS):
+        share = (TOTAL - np.count_nonzero(rare & (counts > 0))) / counts[~rare].sum()
+        rare = counts * share < 1
+    return np.where(rare, 1.0, counts * share)
 
 
 def coded_bits(counts: NDArray[np.int64], table: Table) -> float:
@@ -45,16 +54,14 @@ def coded_bits(counts: NDArray[np.int64], table: Table) -> float:
 
 
 def write_table(table: Table) -> bytes:
-    """The smallest and the largest symbol that occurs, and the frequencies between, 7 bits a byte, low ones first."""
+    """The smallest and the largest symbol that occurs, one that has what the others leave, and for each of these how
+    far the code of its frequency is from that of the one before, modulo 256."""
     present = np.flatnonzero(table)
     low, high = int(present[0]), int(present[-1])
-    parts = bytearray([low, high])
-    for frequency in table[low : high + 1].tolist():
-        while frequency >= 128:
-            parts.append(frequency & 127 | 128)
-            frequency >>= 7
-        parts.append(frequency)
-    return bytes(parts)
+    untold = np.flatnonzero(~np.isin(table, LEVELS))
+    rest = int(untold[0] if len(untold) else table.argmax())
+    codes = np.searchsorted(LEVELS, np.delete(table[low : high + 1], rest - low))
+    return bytes([low, high, rest]) + np.diff(codes, prepend=0).astype(np.uint8).tobytes()
 
 
 class TableReader:
@@ -83,19 +90,14 @@ class TableReader:
         _require(self.place == len(self.content))
 
     def _table(self) -> Table:
-        low, high = self._byte(), self._byte()
-        _require(low <= high)
+        low, high, rest = self._byte(), self._byte(), self._byte()
+        _require(low <= rest <= high)
+        codes = np.cumsum([self._byte() for _ in range(high - low)], dtype=np.uint8)
+        _require(bool((codes < len(LEVELS)).all()))
         table = np.zeros(256, np.int64)
-        for symbol in range(low, high + 1):
-            value, shift, more = 0, 0, True
-            while more:
-                _require(shift <= 14)
-                byte = self._byte()
-                value |= (byte & 127) << shift
-                shift += 7
-                more = byte >= 128
-            table[symbol] = value
-        _require(int(table.sum()) == TOTAL and table[low] > 0 and table[high] > 0)
+        table[low : high + 1] = np.insert(LEVELS[codes], rest - low, 0)
+        table[rest] = TOTAL - table.sum()
+        _require(table[low] > 0 and table[rest] > 0 and table[high] > 0)
         return table
 
     def _byte(self) -> int:

@@ -22,7 +22,7 @@ def normal(*shape: int) -> torch.Tensor:
 def test_the_error_is_kept_and_used(error: float, shape: tuple[int, ...]) -> None:
     weight = normal(*shape)
     found = rounded(weight, error)
-    assert found is not None and found.path == 0 and found.indices.shape == weight.shape
+    assert found is not None and found.trellis and found.indices.shape == weight.shape
     assert 0.8 * error < share(weight, found.tensor()) <= error
 
 

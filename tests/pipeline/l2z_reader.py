@@ -44,32 +44,33 @@ def planes_of(entry: Any, told: Iterator[int], raw: Iterator[int], coded: Payloa
     for number, plane in enumerate(entry["planes"]):
         factors = entry["scales"] > 0 and number == len(entry["planes"]) - 1
         size = shape[entry["scaled"]] if factors else count
-        path = None if factors else entry["path"]
+        trellis = 0 if factors else entry["trellis"]
         if plane["groups"] == 0:
             found.append([next(raw) for _ in range(size)])
             continue
         cuts = [next(told) for _ in range(plane["groups"] - 1)]
         rows = [[signed(next(told)) for _ in range(tap)] for tap in range(plane["taps"])]
-        tables = [table(told) for _ in range(plane["groups"] * (1 if path is None else 2))]
-        turned = plane_of(coded, size, size if factors else columns, cuts, rows, tables, path)
+        tables = [table(told) for _ in range(plane["groups"] * (2 if trellis else 1))]
+        turned = plane_of(coded, size, size if factors else columns, cuts, rows, tables, trellis)
         found.append([(t + plane["centre"] - 128) % 256 for t in turned])
     return found
 
 
 def table(numbers: Iterator[int]) -> Table:
     """{symbol: (start, frequency)}"""
-    found, start, low = {}, 0, next(numbers)
-    for symbol in range(low, next(numbers) + 1):
-        frequency = shift = 0
-        while True:
-            byte = next(numbers)
-            frequency |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-        found[symbol] = (start, frequency)
-        start += frequency
-    assert start == 1 << 14
+    low, high, untold = next(numbers), next(numbers), next(numbers)
+    frequencies, code = {}, 0
+    for symbol in range(low, high + 1):
+        if symbol != untold:
+            code = (code + next(numbers)) % 256
+            assert code <= 96
+            frequencies[symbol] = code if code < 16 else (8 + code % 8) * 2 ** (code // 8 - 1)
+    frequencies[untold] = 2**14 - sum(frequencies.values())
+    assert min(frequencies[symbol] for symbol in (low, high, untold)) >= 1
+    found, start = {}, 0
+    for symbol in range(low, high + 1):
+        found[symbol] = (start, frequencies[symbol])
+        start += frequencies[symbol]
     return found
 
 
@@ -80,19 +81,16 @@ def plane_of(
     cuts: list[int],
     coefficients: list[list[int]],
     tables: list[Table],
-    path: int | None,
+    trellis: int,
 ) -> list[int]:
     averages, row_average, symbols = [2**15] * columns, 2**15, []
-    states: dict[int, int] = {}
     numbers: list[int] = []
     state = 0
     for i in range(count):
         row, column = divmod(i, columns)
         context = half_octaves(row_average) + half_octaves(averages[column])
         number = sum(cut <= context for cut in cuts)
-        if path is not None:
-            walk = column if path == 0 else row
-            state = states.get(walk, 0)
+        if trellis:
             number = 2 * number + state % 2
         symbol = coded.symbol(tables[number])
         whole = symbol
@@ -100,13 +98,13 @@ def plane_of(
             numbers = numbers if i % len(coefficients) else []
             q = sum(a * x for a, x in zip(coefficients[len(numbers)], numbers, strict=True))
             expected = sign(q) * ((abs(q) + 8) // 16)
-            if path is not None:
+            if trellis == 1:
+                expected = (q + 15 + 16 * (state % 2)) // 32
+            if trellis == 2:
                 expected = sign(q) * ((abs(q) + 16 + 16 * (state % 2)) // 32) if abs(q) >= 8 else 0
             whole = (symbol + expected) % 256
-            k = whole - 128
-            numbers.append(k if path is None else 2 * k - state % 2 * sign(k))
-        if path is not None:
-            states[walk] = following(state, whole - 128)
+            numbers.append(multiple(whole - 128, state, trellis))
+        state = following(state, whole - 128)
         size = abs(symbol - 128)
         row_average = after(row_average, size, column)
         averages[column] = after(averages[column], size, row)
@@ -133,7 +131,7 @@ def after(x: int, size: int, seen: int) -> int:
 
 
 def following(state: int, k: int) -> int:
-    return (state // 2) ^ (33 if state % 2 else 0) ^ (10 if k % 2 else 0)
+    return (state // 2) ^ (166 if state % 2 else 0) ^ (121 if k % 2 else 0)
 
 
 class Payload:
@@ -168,9 +166,7 @@ def tensor(entry: Any, planes: list[list[int]], raw: Iterator[int]) -> bytes:
         content = b"".join(lists[i // row][index] for i, index in enumerate(planes[0]))
     elif entry["ladder"]:
         rungs = [0.0, *(number(raw) for _ in range(entry["ladder"]))]
-        content = b"".join(
-            struct.pack("<f", value(rungs, p)) for p in multiples(planes[0], entry["shape"], entry["path"])
-        )
+        content = b"".join(struct.pack("<f", value(rungs, p)) for p in multiples(planes[0], entry["trellis"]))
     else:
         content = bytes(byte for element in zip(*planes, strict=True) for byte in element)
         if entry["dtype"] in ROTATED:
@@ -196,18 +192,17 @@ def number(raw: Iterator[int]) -> float:
     return found
 
 
-def multiples(symbols: list[int], shape: list[int], path: int | None) -> Iterator[int]:
-    columns = math.prod(shape[1:]) if len(shape) > 1 else len(symbols)
-    states: dict[int, int] = {}
-    for i, symbol in enumerate(symbols):
-        k = symbol - 128
-        if path is None:
-            yield k
-            continue
-        walk = i % columns if path == 0 else i // columns
-        state = states.get(walk, 0)
-        yield 2 * k - (state % 2) * sign(k)
-        states[walk] = following(state, k)
+def multiples(symbols: list[int], trellis: int) -> Iterator[int]:
+    state = 0
+    for symbol in symbols:
+        yield multiple(symbol - 128, state, trellis)
+        state = following(state, symbol - 128)
+
+
+def multiple(k: int, state: int, trellis: int) -> int:
+    if trellis == 0:
+        return k
+    return 2 * k - state % 2 * (1 if trellis == 1 else sign(k))
 
 
 def value(rungs: list[float], p: int) -> float:

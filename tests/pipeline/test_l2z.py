@@ -32,7 +32,7 @@ from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
 from edgepress.pipeline.l2z.prediction import NONE, coefficients_for
 from edgepress.pipeline.l2z.rans import Reader, Writer
 from edgepress.pipeline.l2z.tables import Table, TableReader, table_of, write_table
-from edgepress.trellis import positions
+from edgepress.trellis import ODD, ODD_AND_ZERO, positions
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -59,16 +59,23 @@ def coded(rows: int, columns: int, axis: int = 0) -> CodedTensor:
     return CodedTensor(indices, torch.linspace(-1, 1, 9) ** 3 + 0.01, factors, axis)
 
 
-def laddered(rows: int, columns: int, path: int | None = None) -> CodedTensor:
-    """Evenly spaced values about zero beyond the first, times factors; with a path those that a trellis allows."""
+def laddered(rows: int, columns: int, trellis: int = 0) -> CodedTensor:
+    """Evenly spaced values about zero beyond the first, times factors; those that a trellis allows."""
     draws = torch.Generator().manual_seed(7)
-    steps = (torch.randn(rows, columns, generator=draws) * 3).round().short().numpy()
-    multiples = torch.from_numpy(steps if path is None else positions(steps, path))
+    steps = (torch.randn(rows, columns, generator=draws) * 3).round().short()
+    multiples = on_trellis(steps, trellis)
     most = int(multiples.abs().max())
     above = value_of(np.array([0.11, 0.3], np.float32), np.arange(1, most + 1))
     values = torch.from_numpy(np.concatenate([-above[::-1], [np.float32(0)], above]))
     factors = torch.tensor([0.1, 0.3, 1.7])[torch.randint(3, (rows,), generator=draws)]
-    return CodedTensor((multiples + most).to(torch.uint8), values, factors, 0, path)
+    return CodedTensor((multiples + most).to(torch.uint8), values, factors, 0, trellis)
+
+
+def on_trellis(steps: Tensor, trellis: int) -> Tensor:
+    """The multiples of the k of a walk, same shape."""
+    if trellis == 0:
+        return steps
+    return torch.from_numpy(positions(steps.reshape(-1).numpy(), trellis)).reshape(steps.shape)
 
 
 def kernels(channels: int, *, alike: float = 0.9, seed: int = 3) -> Tensor:
@@ -78,12 +85,12 @@ def kernels(channels: int, *, alike: float = 0.9, seed: int = 3) -> Tensor:
     return (alike * sizes * one + (1 - alike) * rest).round().clamp(-120, 120)
 
 
-def walked_kernels(channels: int, path: int) -> CodedTensor:
+def walked_kernels(channels: int, trellis: int) -> CodedTensor:
     """The same on a trellis."""
-    steps = (kernels(channels) / 2).short().reshape(channels, 9).numpy()
-    multiples = torch.from_numpy(positions(steps, path)).reshape(channels, 1, 3, 3)
+    multiples = on_trellis((kernels(channels) / 2).short(), trellis)
     most = int(multiples.abs().max())
-    return CodedTensor((multiples + most).to(torch.uint8), 0.1 * torch.arange(-most, most + 1.0), path=path)
+    values = 0.1 * torch.arange(-most, most + 1.0)
+    return CodedTensor((multiples + most).to(torch.uint8), values, trellis=trellis)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -110,9 +117,9 @@ class TestRans:
     def test_a_table_as_bytes(self) -> None:
         table = np.zeros(256, np.int64)
         table[[5, 7]] = [TOTAL - 1, 1]
-        # From symbol 5 to 7: 16383 = 127 + 127 · 128 in groups of seven bits, low ones first; then 0 and 1.
-        assert write_table(table) == bytes([5, 7, 0xFF, 0x7F, 0, 1])
-        reader = TableReader(bytes([5, 7, 0xFF, 0x7F, 0, 1]))
+        # From symbol 5 to 7, 5 has the rest; the codes of 6 and 7 are 0 and 1.
+        assert write_table(table) == bytes([5, 7, 5, 0, 1])
+        reader = TableReader(bytes([5, 7, 5, 0, 1]))
         assert reader.tables(1)[0].tolist() == table.tolist()
         reader.close()
 
@@ -129,7 +136,7 @@ class TestRans:
         counts = np.bincount(symbols, minlength=256)
         coded = written(symbols, [table_of(counts)])
         reader = Reader(coded)
-        found, bits = reader.read(count, count, np.zeros(CONTEXTS, np.uint8), NONE, None, [table_of(counts)])
+        found, bits = reader.read(count, count, np.zeros(CONTEXTS, np.uint8), NONE, 0, [table_of(counts)])
         reader.close()
         assert np.array_equal(found, symbols)
         share = counts[counts > 0] / count
@@ -215,7 +222,7 @@ class TestPrediction:
         # The second tap is expected at 3/4 of the first one's number: at 2 of 2 (24/16 = 1.5), -2 of -2, 0 of 0.
         coefficients = np.array([[0, 0], [12, 0]], np.int8)
         symbols = np.array([130, 131, 126, 127, 128, 128], np.uint8)
-        left = unpredicted(symbols, coefficients, False, np.zeros(6, np.uint8))
+        left = unpredicted(symbols, coefficients, 0, np.zeros(6, np.uint8))
         assert left.tolist() == [130, 129, 126, 129, 128, 128]
 
     def test_coefficients_are_those_of_least_squares(self) -> None:
@@ -233,8 +240,17 @@ class TestPrediction:
         coefficients = np.array([[0, 0], [16, 0]], np.int8)
         symbols = np.array([130, 130, 130, 130, 130, 130, 127, 127], np.uint8)
         grids = np.array([0, 0, 1, 1, 1, 0, 1, 1], np.uint8)
-        left = unpredicted(symbols, coefficients, True, grids)
+        left = unpredicted(symbols, coefficients, ODD_AND_ZERO, grids)
         assert left.tolist() == [130, 128, 130, 128, 130, 128, 127, 128]
+
+    def test_what_is_left_in_a_trellis_without_a_second_zero_by_hand(self) -> None:
+        # On the odd grid k = 0 is -1, between k = 0 and k = -1 of the even one: the lower is taken. k = -2 is -4 on the
+        # even grid, between -5 and -3 of the odd one: k = -2. On the odd one it is -5 itself.
+        coefficients = np.array([[0, 0], [16, 0]], np.int8)
+        symbols = np.array([130, 130, 128, 128, 126, 127, 126, 126], np.uint8)
+        grids = np.array([0, 0, 1, 0, 0, 1, 1, 1], np.uint8)
+        left = unpredicted(symbols, coefficients, ODD, grids)
+        assert left.tolist() == [130, 128, 128, 129, 126, 129, 126, 128]
 
     def test_what_is_out_of_a_bytes_range_comes_back(self) -> None:
         one = (25 * noise(2000)).round().clamp(-128, 127)
@@ -262,9 +278,9 @@ class TestPrediction:
     def test_what_tells_nothing_of_the_next_tap_is_left_alone(self, weight: Tensor) -> None:
         assert predicted_taps(pack_tensors({"w": weight.to(torch.int8)})) == [0]
 
-    @pytest.mark.parametrize("path", [0, 1])
-    def test_walks_through_the_trellis_by_the_page(self, path: int) -> None:
-        known = walked_kernels(300, path)
+    @pytest.mark.parametrize("trellis", [ODD, ODD_AND_ZERO])
+    def test_walks_through_the_trellis_by_the_page(self, trellis: int) -> None:
+        known = walked_kernels(300, trellis)
         packed = pack_tensors({"w": known.tensor()}, coded={"w": known})
         assert predicted_taps(packed) == [9]
         assert torch.equal(unpack_tensors(packed, "x")[0]["w"], known.tensor())
@@ -382,19 +398,19 @@ class TestCoded:
         header, _ = container.read(pack_tensors({"w": known.tensor()}, coded={"w": known}), "m.l2z")
         assert header.tensors[0].palette == 1
 
-    @pytest.mark.parametrize("path", [None, 0, 1])
-    def test_a_ladder_tells_two_of_its_values(self, path: int | None) -> None:
-        known = laddered(40, 300, path)
+    @pytest.mark.parametrize("trellis", [0, ODD, ODD_AND_ZERO])
+    def test_a_ladder_tells_two_of_its_values(self, trellis: int) -> None:
+        known = laddered(40, 300, trellis)
         tensors = {"w": known.tensor()}
         packed = pack_tensors(tensors, coded={"w": known})
         assert same(tensors, unpack_tensors(packed, "m.l2z")[0])
         assert l2z_reader.read(packed)["w"] == bytes_of(known.tensor()).tobytes()
         header, _ = container.read(packed, "m.l2z")
-        assert (header.tensors[0].ladder, header.tensors[0].path) == (2, path)
+        assert (header.tensors[0].ladder, header.tensors[0].trellis) == (2, trellis)
 
     def test_no_walk_through_the_trellis_is_refused(self) -> None:
-        known = laddered(8, 8, 0)
-        wrong = CodedTensor(known.indices.flip(0), known.values, known.scale, 0, 0)
+        known = laddered(8, 8, ODD)
+        wrong = CodedTensor(known.indices.flip(0), known.values, known.scale, 0, ODD)
         with pytest.raises(CompressError, match="no walk through the trellis"):
             pack_tensors({"w": wrong.tensor()}, coded={"w": wrong})
 
@@ -418,7 +434,9 @@ class TestCoded:
                 CodedTensor(torch.ones(2, 3).to(torch.uint8), torch.tensor([0.5, 2.0]).double()), id="float64"
             ),
             pytest.param(
-                CodedTensor(torch.tensor([4, 2, 0]).to(torch.uint8), torch.arange(-2.0, 3), None, None, 0),
+                CodedTensor(
+                    torch.tensor([4, 2, 0]).to(torch.uint8), torch.arange(-2.0, 3), trellis=ODD_AND_ZERO
+                ),
                 id="a walk of one row",
             ),
         ],
@@ -427,14 +445,19 @@ class TestCoded:
         tensors = {"w": known.tensor()}
         assert same(tensors, unpack_tensors(pack_tensors(tensors, coded={"w": known}), "x")[0])
 
-    def test_a_turned_walk_is_one_along_the_other_axis(self) -> None:
-        known = laddered(30, 50, 0)
-        turned = CodedTensor(known.indices.T.contiguous(), known.values, known.scale, 1, 1)
-        packed = pack_tensors({"w": turned.tensor()}, coded={"w": turned})
-        assert torch.equal(unpack_tensors(packed, "x")[0]["w"], known.tensor().T)
-
     def test_a_graph_finds_them_under_other_names_and_turned(self, tmp_path: Path) -> None:
         known = coded(64, 96)
+        plain, small = self.turned(known, {}, tmp_path), self.turned(known, {"w": known}, tmp_path)
+        assert len(small) < len(plain)
+        assert torch.equal(unpack_tensors(small, "m.l2z")[0]["val_0"], known.tensor().T)
+
+    def test_a_walk_that_a_graph_turned_is_none_any_more(self, tmp_path: Path) -> None:
+        known = laddered(64, 96, ODD)
+        small = self.turned(known, {"w": known}, tmp_path)
+        assert torch.equal(unpack_tensors(small, "m.l2z")[0]["val_0"], known.tensor().T)
+
+    def turned(self, known: CodedTensor, coded: dict[str, CodedTensor], folder: Path) -> bytes:
+        """The packed graph of a product with the matrix."""
         model = helper.make_model(
             helper.make_graph(
                 [helper.make_node("MatMul", ["x", "val_0"], ["y"])],
@@ -444,11 +467,8 @@ class TestCoded:
                 [numpy_helper.from_array(known.tensor().T.contiguous().numpy(), "val_0")],
             )
         )
-        onnx.save(model, tmp_path / "m.onnx")
-        plain, small = pack_file(tmp_path / "m.onnx"), pack_file(tmp_path / "m.onnx", coded={"w": known})
-        assert len(small) < len(plain)
-        tensors, _ = unpack_tensors(small, "m.l2z")
-        assert torch.equal(tensors["val_0"], known.tensor().T)
+        onnx.save(model, folder / "m.onnx")
+        return pack_file(folder / "m.onnx", coded=coded)
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +479,7 @@ def packed() -> bytes:
         "float": noise(20, 10),
         "steps": torch.tensor(7),
     }
-    known = {"scaled": coded(12, 30), "ladder": laddered(12, 30, 0)}
+    known = {"scaled": coded(12, 30), "ladder": laddered(12, 30, ODD)}
     tensors |= {name: each.tensor() for name, each in known.items()}
     return pack_tensors({**tensors, "kernels": kernels(100).to(torch.int8)}, coded=known)
 
@@ -551,9 +571,9 @@ class TestDamage:
                 id="a ladder of integers",
             ),
             pytest.param(
-                lambda c: with_header(c, set_in(["tensors", 2, "path"], 0)),
+                lambda c: with_header(c, set_in(["tensors", 2, "trellis"], 1)),
                 "tensor 'float' of type float32 cannot have this ladder",
-                id="a path without a ladder",
+                id="a trellis without a ladder",
             ),
             pytest.param(
                 lambda c: with_header(c, set_in(["tensors", 5, "planes", 0, "centre"], 127)),
@@ -627,7 +647,7 @@ class TestDamage:
 
         Ten thousand of them; `make fuzz` sets MUTATIONS to a million.
         """
-        known = {"scaled": coded(3, 5), "ladder": laddered(6, 5, 0)}
+        known = {"scaled": coded(3, 5), "ladder": laddered(6, 5, ODD)}
         tensors = {
             "conv": (noise(4, 6, 3, 3) * 2).round().to(torch.int8),
             "kernels": kernels(40).to(torch.int8),
