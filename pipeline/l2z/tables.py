@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,8 @@ MOST_TABLE = 3 + 255
 """Bytes of the longest table."""
 LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(97)])
 """The frequencies that are told, by their code: whole numbers of at most four bits, and zeros behind them."""
+_LEVELS = LEVELS.tolist()
+_MIDDLES = ((LEVELS[1:-1] + LEVELS[2:]) / 2).tolist()
 ROUNDS = 8
 
 Table = NDArray[np.int64]
@@ -26,14 +30,14 @@ def table_of(counts: NDArray[np.int64]) -> Table:
     """
     if not counts.any():
         return np.where(np.arange(256) == 0, TOTAL, 0)
-    table = np.zeros(256, np.int64)
-    left = 0.0
-    wanted = _in_proportion(counts)
     *others, most = np.argsort(counts, kind="stable")[-np.count_nonzero(counts) :]
-    for symbol in others:
-        left += wanted[symbol]
-        table[symbol] = LEVELS[max(1, int(np.abs(LEVELS - left).argmin()))]
-        left -= table[symbol]
+    codes, left = [], 0.0
+    for wanted in _in_proportion(counts)[others].tolist():
+        left += wanted
+        codes.append(1 + bisect(_MIDDLES, left))
+        left -= _LEVELS[codes[-1]]
+    table = np.zeros(256, np.int64)
+    table[others] = LEVELS[codes]
     table[most] = TOTAL - table.sum()
     return table
 
@@ -72,14 +76,13 @@ class TableReader:
 
     def cuts(self, count: int) -> Bytes:
         """So many contexts that ascend."""
-        found = np.array([self._byte() for _ in range(count)], np.uint8)
+        found = self._bytes(count)
         _require(bool((np.diff(found.astype(np.int64), prepend=0) > 0).all() and (found < CONTEXTS).all()))
         return found
 
     def coefficients(self, taps: int) -> Coefficients:
         """Of a plane's predictions."""
-        found = np.array([self._byte() for _ in range(coefficients_of(taps))], np.uint8)
-        return read_coefficients(found, taps)
+        return read_coefficients(self._bytes(coefficients_of(taps)), taps)
 
     def tables(self, count: int) -> list[Table]:
         """So many tables."""
@@ -90,9 +93,9 @@ class TableReader:
         _require(self.place == len(self.content))
 
     def _table(self) -> Table:
-        low, high, rest = self._byte(), self._byte(), self._byte()
+        low, high, rest = self._bytes(3).tolist()
         _require(low <= rest <= high)
-        codes = np.cumsum([self._byte() for _ in range(high - low)], dtype=np.uint8)
+        codes = np.cumsum(self._bytes(high - low), dtype=np.uint8)
         _require(bool((codes < len(LEVELS)).all()))
         table = np.zeros(256, np.int64)
         table[low : high + 1] = np.insert(LEVELS[codes], rest - low, 0)
@@ -100,10 +103,10 @@ class TableReader:
         _require(table[low] > 0 and table[rest] > 0 and table[high] > 0)
         return table
 
-    def _byte(self) -> int:
-        _require(self.place < len(self.content))
-        self.place += 1
-        return self.content[self.place - 1]
+    def _bytes(self, count: int) -> Bytes:
+        self.place += count
+        _require(self.place <= len(self.content))
+        return np.frombuffer(self.content, np.uint8, count, self.place - count)
 
 
 def _require(fits: bool) -> None:
