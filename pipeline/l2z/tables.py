@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiled import compiled
 from ...errors import CompressError
 from .kernels import CONTEXTS, TOTAL, Bytes, Coefficients
 from .prediction import coefficients_of, read_coefficients
@@ -15,9 +14,7 @@ MOST_TABLE = 3 + 255
 """Bytes of the longest table."""
 LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(97)])
 """The frequencies that are told, by their code: whole numbers of at most four bits, and zeros behind them."""
-_LEVELS = LEVELS.tolist()
-_MIDDLES = ((LEVELS[1:-1] + LEVELS[2:]) / 2).tolist()
-ROUNDS = 8
+_MIDDLES = (LEVELS[1:-1] + LEVELS[2:]) / 2
 
 Table = NDArray[np.int64]
 """The frequencies of 256 symbols, which add up to TOTAL; all but one are LEVELS."""
@@ -30,25 +27,30 @@ def table_of(counts: NDArray[np.int64]) -> Table:
     """
     if not counts.any():
         return np.where(np.arange(256) == 0, TOTAL, 0)
-    *others, most = np.argsort(counts, kind="stable")[-np.count_nonzero(counts) :]
-    codes, left = [], 0.0
-    for wanted in _in_proportion(counts)[others].tolist():
-        left += wanted
-        codes.append(1 + bisect(_MIDDLES, left))
-        left -= _LEVELS[codes[-1]]
+    occurring = np.argsort(counts, kind="stable")[-np.count_nonzero(counts) :]
+    return _rounded(counts, occurring, LEVELS, _MIDDLES, TOTAL)
+
+
+@compiled
+def _rounded(
+    counts: Table, occurring: Table, levels: Table, middles: NDArray[np.float64], total: int
+) -> Table:
+    """occurring: the symbols that do, the rarest first; middles: between levels from 1 on."""
+    rare, mass = 0, counts.sum()
+    while (
+        counts[occurring[rare]] * (total - rare) < mass
+    ):  # in proportion to the others it is worth less than 1
+        mass -= counts[occurring[rare]]
+        rare += 1
     table = np.zeros(256, np.int64)
-    table[others] = LEVELS[codes]
-    table[most] = TOTAL - table.sum()
+    left, rest = 0.0, total
+    for place, symbol in enumerate(occurring[:-1]):
+        left += 1.0 if place < rare else counts[symbol] * (total - rare) / mass
+        table[symbol] = levels[1 + np.searchsorted(middles, left, side="right")]
+        left -= table[symbol]
+        rest -= table[symbol]
+    table[occurring[-1]] = rest
     return table
-
-
-def _in_proportion(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What adds up to TOTAL, in proportion to counts where these are not worth less than 1, and 1 where they are."""
-    rare = counts == 0
-    for _ in range(ROUNDS):
-        share = (TOTAL - np.count_nonzero(rare & (counts > 0))) / counts[~rare].sum()
-        rare = counts * share < 1
-    return np.where(rare, 1.0, counts * share)
 
 
 def coded_bits(counts: NDArray[np.int64], table: Table) -> float:
