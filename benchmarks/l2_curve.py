@@ -46,7 +46,7 @@ NETWORKS = {
         EXAMPLES / "solar" / "cnn.yaml",
         {20: 0.3, 30: 1.0},
         (10, 20, 30, 45),
-        {"epochs": 8, "batch": 16, "lr": 7e-3, "augment": ["flip_horizontal", "flip_vertical"]},
+        {"epochs": 4, "batch": 16, "lr": 7e-3, "augment": ["flip_horizontal", "flip_vertical"]},
     ),
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",

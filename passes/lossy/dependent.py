@@ -17,7 +17,7 @@ from ...compiled import compiled
 from ...trellis import FOLLOWING, ODD, ODD_AND_ZERO, Bits, Positions, Steps, grids, positions
 
 FARTHEST = 63
-"""The largest k: one-byte indices then reach all multiples, which end at LARGEST."""
+"""The largest k: one-byte indices then reach all multiples, of which LARGEST is the last odd one on either side."""
 LARGEST = 2.0 * FARTHEST - 1
 SAMPLE, SAMPLE_OF_KINDS = 1 << 15, 1 << 14
 """Weights on which the lengths of codes and the kind of trellis are found."""

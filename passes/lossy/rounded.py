@@ -17,7 +17,9 @@ LEAST_WEIGHTS = 1024
 """Smaller tensors stay as they are: biases and scales, which take no room and are worth every bit."""
 SAMPLE = 1 << 15
 """Weights on which the step is found; the whole tensor is rounded once or twice then."""
-SEARCHES, CORRECTIONS = 6, 3
+SEARCHES, CORRECTIONS = 12, 3
+FARTHEST = 8.0
+"""Most that a search changes a step by at once."""
 WALKED = 0.25
 """The mean squared error of a walk through wide weights, in squared steps, about."""
 NEARLY, AIM = 0.97, 0.985
@@ -35,9 +37,11 @@ def rounded(weight: Tensor, error: float) -> CodedTensor | None:
     energy = float(np.square(matrix).sum())
     if not np.isfinite(energy) or energy == 0:
         return None
-    step, kind = _step_and_kind(_sample(matrix), error)
+    step, kind = _step_and_kind(*_sample(matrix), error)
     for _ in range(CORRECTIONS):
         found = _coded(matrix, step, kind, weight.shape)
+        if found is None:
+            return None
         missed = (
             float(np.square(found.tensor().reshape(matrix.shape).numpy() - matrix).sum()) / energy / error
         )
@@ -62,37 +66,48 @@ def coarser(integers: Tensor, error: float) -> tuple[Tensor, int]:
     return best, chosen
 
 
-def _sample(matrix: Matrix) -> Matrix:
-    """Some columns, spread over the matrix: what is walked is walked down columns."""
-    columns = max(1, SAMPLE // len(matrix))
-    return matrix[:, :: max(1, matrix.shape[1] // columns)]
+def _sample(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Some weights, (n,), from all over the matrix, and the least step of each; all of them where those are all 0."""
+    least = np.broadcast_to(_least_steps(matrix), matrix.shape).reshape(-1)
+    flat = matrix.reshape(-1)
+    if len(flat) > SAMPLE:
+        places = np.sort(np.random.default_rng(0).choice(len(flat), SAMPLE, replace=False))
+        if flat[places].any():
+            return flat[places], least[places]
+    return flat, least
 
 
-def _step_and_kind(matrix: Matrix, error: float) -> tuple[float, int]:
-    """The step at which the error is nearly the one asked for, and the kind of trellis that is better about there."""
-    energy = float(np.square(matrix).mean()) or 1.0
+def _step_and_kind(weights: Matrix, least: Matrix, error: float) -> tuple[float, int]:
+    """The largest step that was found at which the error is nearly the one asked for and not more, and the kind of
+    trellis that is better about there."""
+    energy = float(np.square(weights).mean())
     step = (error * energy / WALKED) ** 0.5
-    kind = kind_for(matrix / _steps(matrix, step))
+    kind = kind_for(weights / np.maximum(step, least))
+    fits, fails = 0.0, np.inf
     for _ in range(SEARCHES):
-        steps = _steps(matrix, step)
-        multiples = walked(matrix / steps, kind)
-        share = float(np.square(multiples * steps - matrix).mean()) / energy / error
+        steps = np.maximum(step, least)
+        share = float(np.square(walked(weights / steps, kind) * steps - weights).mean()) / energy / error
+        fits, fails = (step, fails) if share <= 1 else (fits, step)
         if NEARLY <= share <= 1:
             break
-        step *= (
-            AIM / share
-        ) ** 0.5  # the error is as the square of the step, or grows less where most codes are 0
-    return step, kind
+        # The error is as the square of the step, but where most codes are 0 or weights have few values.
+        factor = (AIM / max(share, 1e-9)) ** 0.5
+        step *= min(max(factor, 1 / FARTHEST), FARTHEST)
+        if not fits < step < fails:
+            step = (fits * fails) ** 0.5
+    return fits or step, kind
 
 
-def _steps(matrix: Matrix, step: float) -> Matrix:
-    """The step of each row, (rows, 1): wider where the row's largest weight would be out of reach."""
-    steps: Matrix = np.maximum(step, np.abs(matrix).max(1, keepdims=True) / LARGEST)
-    return steps
+def _least_steps(matrix: Matrix) -> Matrix:
+    """The step of each row, (rows, 1), at which its largest weight is in reach."""
+    found: Matrix = np.abs(matrix).max(1, keepdims=True) / LARGEST
+    return found
 
 
-def _coded(matrix: Matrix, step: float, kind: int, shape: torch.Size) -> CodedTensor:
-    steps = _steps(matrix, step).astype(np.float32)
+def _coded(matrix: Matrix, step: float, kind: int, shape: torch.Size) -> CodedTensor | None:
+    steps = np.maximum(step, _least_steps(matrix)).astype(np.float32)
+    if not (steps > 0).all():  # weights at the end of float32's range
+        return None
     multiples = walked(matrix / steps, kind)
     most = int(np.abs(multiples).max())
     indices = torch.from_numpy((multiples + most).astype(np.uint8)).reshape(shape)

@@ -91,7 +91,7 @@ class Entry(BaseModel):
 
     @property
     def columns(self) -> int:
-        """Of the matrix as which contexts and trellis see it: its rows are the slices along the first axis."""
+        """Of the matrix as which contexts and predictions see it: its rows are the slices along the first axis."""
         return max(1, math.prod(self.shape[1:]) if len(self.shape) > 1 else self.elements)
 
     @property

@@ -12,7 +12,7 @@ from .prediction import coefficients_of, read_coefficients
 
 MOST_TABLE = 3 + 255
 """Bytes of the longest table."""
-LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(97)])
+LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(96)])
 """The frequencies that are told, by their code: whole numbers of at most four bits, and zeros behind them."""
 _MIDDLES = (LEVELS[1:-1] + LEVELS[2:]) / 2
 
@@ -65,6 +65,7 @@ def write_table(table: Table) -> bytes:
     present = np.flatnonzero(table)
     low, high = int(present[0]), int(present[-1])
     untold = np.flatnonzero(~np.isin(table, LEVELS))
+    assert len(untold) <= 1, "all frequencies but one are LEVELS"
     rest = int(untold[0] if len(untold) else table.argmax())
     codes = np.searchsorted(LEVELS, np.delete(table[low : high + 1], rest - low))
     return bytes([low, high, rest]) + np.diff(codes, prepend=0).astype(np.uint8).tobytes()

@@ -36,9 +36,38 @@ def test_a_channel_of_large_weights_does_not_make_the_others_coarse() -> None:
     assert float(found.scale[3]) > float(found.scale.min())
 
 
+def with_zeros(weight: torch.Tensor, *where: slice | int) -> torch.Tensor:
+    weight[where] = 0
+    return weight
+
+
 @pytest.mark.parametrize(
     "weight",
     [
+        pytest.param(with_zeros(normal(512, 1024), slice(None), slice(0, None, 16)), id="dead inputs"),
+        pytest.param(with_zeros(normal(256, 128, 3, 3), slice(None), slice(None), 0, 0), id="a dead tap"),
+        pytest.param(with_zeros(normal(512, 1024), slice(None), slice(1, None)), id="one input"),
+        pytest.param(torch.where(normal(64, 64) > 1, 1.0, 0.0), id="two values"),
+        pytest.param(torch.ones(64, 64), id="one value"),
+    ],
+)
+def test_weights_that_are_not_evenly_spread(weight: torch.Tensor) -> None:
+    for error in (1e-3, 0.1):
+        found = rounded(weight, error)
+        assert found is not None and share(weight, found.tensor()) <= error
+
+
+def test_taps_of_unlike_size_use_the_error() -> None:
+    weight = normal(256, 128, 3, 3)
+    weight[:, :, 0, 0] *= 0.3
+    found = rounded(weight, 0.01)
+    assert found is not None and 0.9 * 0.01 < share(weight, found.tensor()) <= 0.01
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pytest.param(1e-45 * torch.ones(64, 64), id="the smallest numbers"),
         pytest.param(normal(4096), id="a vector"),
         pytest.param(normal(8, 8), id="small"),
         pytest.param(torch.zeros(64, 64), id="all zero"),

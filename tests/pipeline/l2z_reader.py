@@ -63,7 +63,7 @@ def table(numbers: Iterator[int]) -> Table:
     for symbol in range(low, high + 1):
         if symbol != untold:
             code = (code + next(numbers)) % 256
-            assert code <= 96
+            assert code <= 95
             frequencies[symbol] = code if code < 16 else (8 + code % 8) * 2 ** (code // 8 - 1)
     frequencies[untold] = 2**14 - sum(frequencies.values())
     assert min(frequencies[symbol] for symbol in (low, high, untold)) >= 1
