@@ -18,7 +18,7 @@ LEAST_WEIGHTS = 1024
 SAMPLE = 1 << 15
 """Weights on which the step is found; the whole tensor is rounded once or twice then."""
 SEARCHES, CORRECTIONS = 12, 3
-FARTHEST = 8.0
+MOST_CHANGE = 8.0
 """Most that a search changes a step by at once."""
 WALKED = 0.25
 """The mean squared error of a walk through wide weights, in squared steps, about."""
@@ -92,7 +92,7 @@ def _step_and_kind(weights: Matrix, least: Matrix, error: float) -> tuple[float,
             break
         # The error is as the square of the step, but where most codes are 0 or weights have few values.
         factor = (AIM / max(share, 1e-9)) ** 0.5
-        step *= min(max(factor, 1 / FARTHEST), FARTHEST)
+        step *= min(max(factor, 1 / MOST_CHANGE), MOST_CHANGE)
         if not fits < step < fails:
             step = (fits * fails) ** 0.5
     return fits or step, kind

@@ -37,9 +37,8 @@ def _rounded(
 ) -> Table:
     """occurring: the symbols that do, the rarest first; middles: between levels from 1 on."""
     rare, mass = 0, counts.sum()
-    while (
-        counts[occurring[rare]] * (total - rare) < mass
-    ):  # in proportion to the others it is worth less than 1
+    # In proportion to those that are left it is worth less than 1.
+    while counts[occurring[rare]] * (total - rare) < mass:
         mass -= counts[occurring[rare]]
         rare += 1
     table = np.zeros(256, np.int64)
