@@ -27,7 +27,9 @@ TABLE_BITS = 7.0
 MOST_TRIED = 6.5
 """Bits a symbol from which on contexts are looked for in a part of a plane first."""
 PART = 1 << 15
+"""Of planes that are more than twice as large; in others looking for contexts right away takes no longer."""
 LEAST_GAIN = 0.003
+_N_LOG_N = np.arange(4096) * np.log2(np.maximum(np.arange(4096), 1))
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ def _plan(
 ) -> Plan | None:
     """The plan for what is left of a plane after its predictions; None as in `plan`."""
     each = 2 if trellis else 1
-    own = _entropy(np.bincount(symbols, minlength=256))
+    own = _entropy(histogram(symbols))
     if not len(symbols) or own > ALIKE:
         return None
     found = np.zeros(len(symbols), np.uint8)
     groups = np.zeros(CONTEXTS, np.uint8)
-    if own < MOST_TRIED or _promising(symbols[:PART], columns):
+    if own < MOST_TRIED or len(symbols) <= 2 * PART or _promising(symbols[:PART], columns):
         found = contexts(symbols, columns)
         groups = grouped(_counts(symbols, found, grids, CONTEXTS, each), TABLE_BITS)
     chosen = _chosen(found, groups, grids, each)
@@ -81,6 +83,15 @@ def _plan(
     bits = sum(coded_bits(c, t) for c, t in zip(counts, tables, strict=True))
     written = write_coefficients(coefficients) + b"".join(write_table(table) for table in tables)
     return Plan(symbols, coefficients, groups, chosen, tables, written, bits / 8 + len(written))
+
+
+@compiled
+def histogram(symbols: Bytes) -> NDArray[np.int64]:
+    """How often each of 256 symbols occurs."""
+    counts = np.zeros(256, np.int64)
+    for symbol in symbols:
+        counts[symbol] += 1
+    return counts
 
 
 def cuts_of(groups: Bytes) -> list[int]:
@@ -108,8 +119,8 @@ def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
     """The group of each context: neighbours are merged, the pair that gains most first, as long as one table less
     saves more than it costs. counts: (contexts, tables of a group, 256)."""
     number = len(counts)
-    sums = counts.astype(np.float64)
-    none = np.zeros(sums.shape[1:])
+    sums = counts.copy()
+    none = np.zeros(sums.shape[1:], np.int64)
     ends = np.arange(1, number + 1)  # of the group that begins with a context, 0 for none
     costs = np.empty(number)
     joined = np.full(number, np.inf)  # what merging a group with the next one costs
@@ -149,19 +160,25 @@ def grouped(counts: NDArray[np.int64], table_bits: float) -> Bytes:
 
 
 @compiled
-def _cost(one: NDArray[np.float64], other: NDArray[np.float64], table_bits: float) -> float:
+def _cost(one: NDArray[np.int64], other: NDArray[np.int64], table_bits: float) -> float:
     """Bits of two groups' symbols with one table, and of the table; both (tables of a group, 256)."""
     bits = 0.0
     for table in range(one.shape[0]):
-        total = 0.0
+        total = 0
         for symbol in range(one.shape[1]):
             count = one[table, symbol] + other[table, symbol]
             if count > 0:
                 total += count
-                bits += table_bits - count * np.log2(count)
+                bits += table_bits - _n_log_n(count)
         if total > 0:
-            bits += total * np.log2(total) + 2 * table_bits
+            bits += _n_log_n(total) + 2 * table_bits
     return bits
+
+
+@compiled
+def _n_log_n(count: int) -> float:
+    """count · log2(count), of a count above 0; small ones, which are most, from a table."""
+    return _N_LOG_N[count] if count < len(_N_LOG_N) else count * np.log2(count)
 
 
 @compiled

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...model import CodedTensor
 from ...trellis import NONE, ODD, ODD_AND_ZERO
-from .contexts import Plan, plan
+from .contexts import Plan, histogram, plan
 from .kernels import CENTRE, Bytes
 from .ladder import Rungs, rungs_for, symbols_of
 from .planes import PALETTE, Palette, Scales, columns_of, palette_of, palette_of_coded, scales_of, split
@@ -93,7 +93,7 @@ def planned(symbols: Bytes, columns: int, taps: int = 0) -> PlannedPlane:
     """A plane in rows of `columns` and kernels of `taps`, about its most frequent symbol."""
     if not len(symbols):
         return PlannedPlane(symbols, None)
-    centre = int(np.bincount(symbols, minlength=256).argmax())
+    centre = int(histogram(symbols).argmax())
     turned = symbols - np.uint8(centre) + np.uint8(CENTRE)
     return PlannedPlane(symbols, _worthwhile(plan(turned, columns, taps), symbols), centre)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiled import compiled
 from .kernels import UNIT, Bytes, Coefficients
 
 MOST_TAPS = 64
@@ -47,10 +48,31 @@ def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients 
     damped = means + np.eye(taps) * (DAMPING * np.trace(means) / taps + 1e-9)
     # With damped = L D Lᵀ, L having ones on its diagonal, L⁻¹ x is what is left of taps x after the best prediction.
     lower = np.linalg.cholesky(damped)
-    exact = np.eye(taps) - np.linalg.inv(lower / np.diag(lower))
-    found = np.round(UNIT * np.tril(exact, -1)).clip(-127, 127).astype(np.int8)
+    unit_lower = lower / np.diag(lower)
+    found = _rounded(UNIT * (np.eye(taps) - np.linalg.inv(unit_lower)), unit_lower)
     told = COEFFICIENT_BITS * coefficients_of(taps)
     return found if kernels * _gain(means, found) > max(told, LEAST_PREDICTED * symbols) else None
+
+
+@compiled
+def _rounded(exact: NDArray[np.float64], unit_lower: NDArray[np.float64]) -> Coefficients:
+    """Whole coefficients in place of exact ones, both (taps, taps), zero from the diagonal on: of each tap the last one
+    is rounded first, and those before it make up for that (Babai's nearest plane, 1986, Combinatorica 6(1), section 3).
+
+    Rounded each by itself, the errors of many coefficients on taps that are alike would add up.
+    """
+    taps = len(exact)
+    found = np.zeros((taps, taps), np.int8)
+    errors = np.empty(taps)
+    for tap in range(1, taps):
+        for at in range(tap - 1, -1, -1):
+            wanted = exact[tap, at]
+            for after in range(at + 1, tap):
+                wanted -= unit_lower[after, at] * errors[after]
+            whole = min(max(np.round(wanted), -127.0), 127.0)
+            found[tap, at] = np.int8(whole)
+            errors[at] = whole - exact[tap, at]
+    return found
 
 
 def _gain(products: NDArray[np.float64], coefficients: Coefficients) -> float:
@@ -63,7 +85,7 @@ def _gain(products: NDArray[np.float64], coefficients: Coefficients) -> float:
 
 def write_coefficients(coefficients: Coefficients) -> bytes:
     """The rows below the diagonal, a signed byte each."""
-    return coefficients[np.tril_indices(len(coefficients), -1)].tobytes()
+    return b"".join(row[:tap].tobytes() for tap, row in enumerate(coefficients))
 
 
 def read_coefficients(content: Bytes, taps: int) -> Coefficients:

@@ -14,6 +14,9 @@ MOST_TABLE = 3 + 255
 """Bytes of the longest table."""
 LEVELS = np.array([c if c < 16 else (8 + c % 8) << (c // 8 - 1) for c in range(96)])
 """The frequencies that are told, by their code: whole numbers of at most four bits, and zeros behind them."""
+_NO_CODE = 255
+_CODES = np.full(TOTAL + 1, _NO_CODE, np.uint8)
+_CODES[LEVELS] = np.arange(len(LEVELS))
 _MIDDLES = (LEVELS[1:-1] + LEVELS[2:]) / 2
 
 Table = NDArray[np.int64]
@@ -63,11 +66,12 @@ def write_table(table: Table) -> bytes:
     far the code of its frequency is from that of the one before, modulo 256."""
     present = np.flatnonzero(table)
     low, high = int(present[0]), int(present[-1])
-    untold = np.flatnonzero(~np.isin(table, LEVELS))
+    codes = _CODES[table]
+    untold = np.flatnonzero(codes == _NO_CODE)
     assert len(untold) <= 1, "all frequencies but one are LEVELS"
     rest = int(untold[0] if len(untold) else table.argmax())
-    codes = np.searchsorted(LEVELS, np.delete(table[low : high + 1], rest - low))
-    return bytes([low, high, rest]) + np.diff(codes, prepend=0).astype(np.uint8).tobytes()
+    told = np.concatenate([codes[low:rest], codes[rest + 1 : high + 1]])
+    return bytes([low, high, rest]) + np.diff(told, prepend=np.uint8(0)).tobytes()
 
 
 class TableReader:

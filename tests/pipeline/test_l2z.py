@@ -252,6 +252,11 @@ class TestPrediction:
         left = unpredicted(symbols, coefficients, ODD, grids)
         assert left.tolist() == [130, 128, 128, 129, 126, 129, 126, 128]
 
+    def test_kernels_of_many_taps_that_are_all_alike(self) -> None:
+        weight = torch.arange(-100, 100).repeat_interleave(10).to(torch.int8).reshape(-1, 1, 1, 1)
+        packed = pack_tensors({"w": weight.expand(2000, 1, 8, 8).contiguous()})
+        assert len(packed) < 8000  # 2000 bytes of first taps, and coefficients
+
     def test_what_is_out_of_a_bytes_range_comes_back(self) -> None:
         one = (25 * noise(2000)).round().clamp(-128, 127)
         weight = torch.stack([one, (2 * one).clamp(-128, 127)], 1).to(torch.int8).reshape(2000, 1, 1, 2)
