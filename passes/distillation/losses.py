@@ -1,6 +1,7 @@
 """The losses of distillation, one number a sample, shape (n,); means are taken where they are added up.
 
-Outputs are (n, classes, ...): further axes, such as the pixels of a segmentation, are averaged.
+Outputs are (n, classes, ...): further axes, such as the pixels of a segmentation, are averaged. What was computed in
+BF16 or FP16 is compared in float32.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from torch.nn import functional as F
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, section 2; Polino et al. 2018, 2.3)."""
-    target = F.log_softmax(teacher / temperature, dim=1)
-    found = F.log_softmax(student / temperature, dim=1)
+    target = F.log_softmax(teacher.float() / temperature, dim=1)
+    found = F.log_softmax(student.float() / temperature, dim=1)
     divergence = F.kl_div(found, target, reduction="none", log_target=True).sum(1)
     return temperature**2 * _per_sample(divergence)
 
 
 def regression_loss(student: Tensor, target: Tensor, variance: float) -> Tensor:
     """Squared error in units of the output's own variance, so that it weighs about as much as a KL does."""
-    return _per_sample((student - target) ** 2) / variance
+    return _per_sample((student.float() - target.float()) ** 2) / variance
 
 
 def label_loss(output: Tensor, labels: Tensor, classification: bool, variance: float) -> Tensor:
     """Cross-entropy for classes (n, ...), squared error for values of the output's shape."""
     if not classification:
         return regression_loss(output, labels.to(output.dtype).reshape(output.shape), variance)
-    return _per_sample(F.cross_entropy(output, labels.long(), reduction="none"))
+    return _per_sample(F.cross_entropy(output.float(), labels.long(), reduction="none"))
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,6 +40,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     a regressor). Where only the channels differ, the same of the maps that are left when their squares are averaged
     over channels, each map at unit length (attention transfer, Zagoruyko and Komodakis 2017, equation 2).
     """
+    student, teacher = student.float(), teacher.float()
     if student.shape == teacher.shape:
         return _per_sample((student - teacher) ** 2) / _per_sample(teacher**2).clamp(min=1e-8)
     axis = _channel_axis(student, teacher)

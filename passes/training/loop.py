@@ -77,7 +77,7 @@ class Trainer:
         self.network = self.objective.network
         self.optimizer = self._optimizer()  # which also tells what learns, as the other processes must know
         self.forward: Forward = _in_step(self.network, self.device)
-        self.amp, self.scaler = _mixed_precision(self.device, self.options.amp == "auto")
+        self.amp, self.scaler = _mixed_precision(self.device, self.options.amp)
         self.step, self.sums, self.history = 0, dict[str, float](), History()
         self.best: dict[str, Tensor] = {}
         self.saved = time.monotonic()
@@ -278,14 +278,17 @@ def _in_step(network: nn.Module, device: torch.device) -> Forward:
 
 
 def _mixed_precision(
-    device: torch.device, wanted: bool
+    device: torch.device, amp: str
 ) -> tuple[Callable[[], AbstractContextManager[object]], torch.amp.GradScaler]:
-    """How a step is computed: BF16 on CUDA where the card has it, else FP16 with scaled gradients."""
-    if device.type != "cuda" or not wanted:
-        return nullcontext, torch.amp.GradScaler(device.type, enabled=False)
-    bf16 = torch.cuda.is_bf16_supported()
-    kind = torch.bfloat16 if bf16 else torch.float16
-    return lambda: torch.autocast("cuda", dtype=kind), torch.amp.GradScaler("cuda", enabled=not bf16)
+    """How a step is computed, by the option `amp`: of itself BF16 where a CUDA card has it, else FP16 with scaled
+    gradients."""
+    kind = torch.bfloat16
+    if amp == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        kind = torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=kind == torch.float16)
+    if amp == "off" or (amp == "auto" and device.type != "cuda"):
+        return nullcontext, scaler
+    return lambda: torch.autocast(device.type, dtype=kind), scaler
 
 
 @contextmanager

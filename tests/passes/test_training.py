@@ -140,6 +140,28 @@ class TestLoop:
         # The same sums in another order: float32 rounding, grown over 12 steps.
         torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=1e-6)
 
+    def test_bf16_computes_layers_in_it_and_learns_in_float32(self) -> None:
+        met: list[torch.dtype] = []
+        objective = Regression()
+        objective.network.register_forward_hook(lambda module, inputs, output: met.append(output.dtype))
+        trained(objective, amp="bf16")
+        assert set(met) == {torch.bfloat16}
+        assert weights(objective).dtype == torch.float32
+        torch.manual_seed(0)
+        learned = weights(trained(Regression(), amp="bf16")[0])
+        torch.testing.assert_close(
+            learned, weights(trained()[0]), rtol=0, atol=0.02
+        )  # a rate of 0.05, 12 steps
+        assert not torch.equal(learned, weights(trained()[0]))
+
+    @pytest.mark.parametrize("amp", ["auto", "off"])
+    def test_a_cpu_computes_in_float32_unless_it_is_told(self, amp: str) -> None:
+        met: list[torch.dtype] = []
+        objective = Regression()
+        objective.network.register_forward_hook(lambda module, inputs, output: met.append(output.dtype))
+        trained(objective, amp=amp)
+        assert set(met) == {torch.float32}
+
     def test_the_best_epoch_is_kept_and_of_equals_the_later(self) -> None:
         seen: list[Tensor] = []
         objective = Regression()
