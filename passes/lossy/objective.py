@@ -85,17 +85,12 @@ class UnderRate:
         """teacher, features and rate, each weighted."""
         parts = self.distillation.loss(forward, inputs, labels, draws)
         budget = self.budget
-        codes = [each.codes() for each in self.narrow]
-        symbols = [torch.round(each.detach()) for each in codes]
+        symbols = [each.symbols() for each in self.narrow]
         groups = [alike(each) for each in symbols]
         taken = sum(entropy_bits(each, group) for each, group in zip(symbols, groups, strict=True))
         weight = budget.weight * (BELOW_TARGET[self.learns] if taken <= budget.bits else 1.0) / self.count
-        nothing = torch.zeros((), device=inputs[0].device)  # codes may all be wide
-        bits = sum(
-            (
-                rate(each, budget.width, budget.kernel, group)
-                for each, group in zip(codes, groups, strict=True)
-            ),
-            nothing,
-        )
+        bits = torch.zeros((), device=inputs[0].device)
+        if weight > 0:
+            for each, group in zip(self.narrow, groups, strict=True):
+                bits = bits + rate(each.codes(), budget.width, budget.kernel, group)
         return {**parts, "rate": weight * bits}
