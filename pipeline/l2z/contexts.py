@@ -178,7 +178,7 @@ def _cost(one: NDArray[np.int64], other: NDArray[np.int64], table_bits: float) -
 @compiled
 def _n_log_n(count: int) -> float:
     """count · log2(count), of a count above 0; small ones, which are most, from a table."""
-    return _N_LOG_N[count] if count < len(_N_LOG_N) else count * np.log2(count)
+    return float(_N_LOG_N[count]) if count < len(_N_LOG_N) else count * np.log2(count)
 
 
 @compiled
