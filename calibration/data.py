@@ -30,6 +30,10 @@ class Part:
         """The samples from `start` to before `stop`, as far as there are."""
         return Part(self.name, Subset(self.samples, range(len(self.samples))[start:stop]))
 
+    def joined(self, other: Part) -> Part:
+        """The samples of this part, and then those of another."""
+        return Part(f"{self.name} and {other.name}", Joined(self.samples, other.samples))
+
     def example(self) -> tuple[Tensor, ...]:
         """The first sample as a batch of one: shape (1, ...) each, as `Model.example_inputs` has them."""
         return tuple(x.unsqueeze(0) for x in self.samples[0][0])
@@ -60,6 +64,22 @@ class Subset(Sequence[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.samples[self.indices[index]]
+
+
+@dataclass(frozen=True)
+class Joined(Sequence[Sample]):
+    """The samples of one sequence after those of another, read when asked for."""
+
+    first: Sequence[Sample]
+    last: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.last)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.first[index] if index < len(self.first) else self.last[index - len(self.first)]
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,10 @@ class L2(Pass):
         le=100,
         description="Weight of the rate while the file is too large; 1 is what a bit is worth to a uniform quantizer.",
     )
-    samples: Literal["train", "calibration"] = Field(
-        "train",
-        description="The part whose inputs are learned from; calibration where there is no train part.",
+    samples: Literal["both", "train", "calibration"] = Field(
+        "both",
+        description="The parts whose inputs are learned from: train and calibration, or one of them; calibration where"
+        " there is no train part.",
     )
     importance_samples: int = Field(
         256,

@@ -80,8 +80,10 @@ class Phases:
 
     def _part(self) -> Part:
         """Samples to learn from; nobody looks at their labels."""
-        data = self.context.data
-        part = data.train if self.options.samples == "train" and len(data.train) else data.calibration
+        data, samples = self.context.data, self.options.samples
+        part = data.calibration if samples == "calibration" or not len(data.train) else data.train
+        if samples == "both" and part is data.train:
+            part = part.joined(data.calibration)
         if len(part) < (self.static_batch or 1):
             raise CompressError(f"l2: the {part.name} part of the data has {len(part)} samples; give it more")
         return part

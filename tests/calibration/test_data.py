@@ -70,6 +70,17 @@ def test_calibration_is_cut_to_its_limit(tmp_path: Path) -> None:
     assert len(load(source, tmp_path, calibration_samples=3).calibration) == 3
 
 
+def test_a_part_joined_to_another_has_the_samples_of_both_in_order(tmp_path: Path) -> None:
+    source = save_npz(tmp_path, numbered(40), np.zeros(40, np.int64))
+    data = load(source, tmp_path, calibration_samples=3)
+    both = data.train.joined(data.calibration)
+    assert both.name == "train and calibration"
+    assert ids(both) == ids(data.train) + ids(data.calibration)
+    assert ids(both.head(2).joined(both.between(0, 1))) == [*ids(data.train)[:2], ids(data.train)[0]]
+    with pytest.raises(IndexError):
+        both.samples[len(both)]
+
+
 def test_manifest_is_of_the_content(tmp_path: Path) -> None:
     x = numbered(20)
     first = load(save_npz(tmp_path, x, np.zeros(20, dtype=int)), tmp_path).manifest

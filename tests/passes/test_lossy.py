@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import quantization_nets as nets
 import torch
-from edgepress.calibration.data import Part
-from edgepress.calibration.metric import Measurement
+from edgepress.calibration.data import DataParts, Part
+from edgepress.calibration.metric import Measurement, TopK
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor, Model
+from edgepress.passes.base import PassContext
 from edgepress.passes.l2 import L2
 from edgepress.passes.lossy.coded import Codes, Unit, about_zero
 from edgepress.passes.lossy.counter import alike, entropy_bits, rate
 from edgepress.passes.lossy.importance import units
+from edgepress.passes.lossy.phases import Phases
 from edgepress.passes.lossy.rounding import rounded
 from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, drop_of, next_ratio
 from edgepress.passes.lossy.transforms import Transform, largest_weight
@@ -257,6 +259,24 @@ def test_labels_are_not_looked_at() -> None:
         plans.append(L2(ratio=4, feature_weight=0, training={"epochs": 1, "batch": 8}).plan(model, context))
     assert plans[0].tensors.keys() == plans[1].tensors.keys()
     assert all(torch.equal(plans[0].tensors[name], plans[1].tensors[name]) for name in plans[0].tensors)
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "seen"),
+    [
+        pytest.param({}, 8, 12, id="both parts unless it is told"),
+        pytest.param({"samples": "train"}, 8, 8, id="train alone"),
+        pytest.param({"samples": "calibration"}, 8, 4, id="calibration alone"),
+        pytest.param({"samples": "train"}, 0, 4, id="calibration where there is no train part"),
+    ],
+)
+def test_what_is_learned_from(options: dict[str, Any], train: int, seen: int) -> None:
+    model = nets.model_of(nn.Linear(20, 300), 20)
+    parts = [Part(name, nets.samples(n, 20).samples) for name, n in (("train", train), ("calibration", 4))]
+    data = DataParts(*parts, nets.samples(4, 20), None, manifest="0")
+    context = PassContext(data, TopK(1), packed_bytes=bytes_of_codes)
+    phases = Phases(L2.model_validate(options), model, context)
+    assert len(phases.part) == seen
 
 
 def bytes_of_codes(model: Any) -> int:
