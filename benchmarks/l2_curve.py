@@ -1,7 +1,7 @@
 """How small `l2` makes a network, against its accuracy: solar and digits, CNN and ViT.
 
 \b
-    python benchmarks/l2_curve.py                                   # about an hour a solar network on two cores
+    python benchmarks/l2_curve.py                                   # some hours on two cores, mostly the solar ViT
     python benchmarks/l2_curve.py --network solar-cnn --ratio 20 --ratio 30 --seeds 3
     python benchmarks/l2_curve.py --network solar-cnn --max-drop 1  # the smallest file inside a drop
     python benchmarks/l2_curve.py --network digits-cnn --quick
@@ -61,7 +61,7 @@ NETWORKS = {
             "amp": "bf16",
             "augment": ["flip_horizontal", "flip_vertical"],
         },
-        {"transform_epochs": 0, "samples": "train"},  # a step takes seconds
+        {"transform_epochs": 0, "samples": "train"},  # in place of the defaults, which take twice as long
     ),
     "digits-cnn": Network(
         EXAMPLES / "digits" / "cnn.yaml", {10: 0.5, 20: 1.0}, (10, 20, 30), {"epochs": 20, "lr": 1e-2}
@@ -79,7 +79,13 @@ NETWORKS = {
     "--max-drop", type=click.FloatRange(min=0), help="Points on the validation part, instead of ratios."
 )
 @click.option("--epochs", type=click.IntRange(1), help="Of training, in place of the network's own.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Trainings of each file.")
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Trainings of each file, from seeds 0, 1, ….",
+)
 @click.option("--quick", is_flag=True, help="One epoch: proves nothing.")
 def main(
     names: tuple[str, ...],
@@ -95,14 +101,14 @@ def main(
     told = environment(PACKAGES)
     epochs = 1 if quick else epochs
     rows, broken = [], []
-    for name in names or NETWORKS:
+    for name in dict.fromkeys(names or NETWORKS):
         drops = [] if max_drop is None else [{"max_drop": max_drop}]
-        asked = drops or [{"ratio": ratio} for ratio in ratios or NETWORKS[name].ratios]
+        asked = drops or [{"ratio": ratio} for ratio in dict.fromkeys(ratios or NETWORKS[name].ratios)]
         found = _network(name, NETWORKS[name], asked, epochs, seeds)
         rows += found
         limits = {} if quick else NETWORKS[name].limits
         broken += [
-            f"{name} loses {each['drop']:.2f} points at {each['ratio']:.1f}x, the limit is {limit}"
+            f"{name} loses {_told(each)} at {each['ratio']:.1f}x, the limit is {limit}"
             for each in _means(found)
             if (limit := limits.get(each["asked"].get("ratio"))) is not None and each["drop"] > limit + 1e-9
         ]
@@ -214,6 +220,13 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return means
 
 
+def _told(each: dict[str, Any]) -> str:
+    """The drop of one training, or the mean of several."""
+    if each["error"] is None:
+        return f"{each['drop']:.2f} points"
+    return f"{each['drop']:.2f} ± {each['error']:.2f} points (mean of {each['seeds']} trainings)"
+
+
 def _table_of_means(means: list[dict[str, Any]]) -> str:
     return markdown_table(
         ("network", "asked for", "trainings", "ratio", "mean drop"),
@@ -223,9 +236,7 @@ def _table_of_means(means: list[dict[str, Any]]) -> str:
                 *(f"{aim.replace('_', ' ')} {value:g}" for aim, value in each["asked"].items()),
                 str(each["seeds"]),
                 f"{each['ratio']:.1f}x",
-                f"{each['drop']:+.2f}"
-                + ("" if each["error"] is None else f" ± {each['error']:.2f}")
-                + " points",
+                _told(each),
             ]
             for each in means
         ],
@@ -268,14 +279,16 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Drop in points over the ratio, a line for each network."""
+    """Drop in points over the ratio: a dot for each training, a line through the means for each network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["network"] for row in rows):
-        own = sorted((row["ratio"], row["drop"]) for row in rows if row["network"] == name)
-        axes.plot(*zip(*own, strict=True), marker="o", label=name)
+        own = [row for row in rows if row["network"] == name]
+        means = sorted((each["ratio"], each["drop"]) for each in _means(own))
+        [line] = axes.plot(*zip(*means, strict=True), label=name)
+        axes.scatter([r["ratio"] for r in own], [r["drop"] for r in own], s=16, color=line.get_color())
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(xscale="log", xlabel="float32 bytes / bytes of the .l2z file", ylabel="accuracy lost, points")
     axes.invert_yaxis()

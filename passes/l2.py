@@ -53,7 +53,7 @@ class L2(Pass):
     samples: Literal["both", "train", "calibration"] = Field(
         "both",
         description="The parts whose inputs are learned from: train and calibration, or one of them; calibration where"
-        " there is no train part.",
+        " there is no train part. None may share samples with validation.",
     )
     importance_samples: int = Field(
         256,

@@ -15,22 +15,22 @@ from torch.nn import functional as F
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, section 2; Polino et al. 2018, 2.3)."""
-    target = F.log_softmax(teacher.float() / temperature, dim=1)
-    found = F.log_softmax(student.float() / temperature, dim=1)
+    target = F.log_softmax(_exact(teacher) / temperature, dim=1)
+    found = F.log_softmax(_exact(student) / temperature, dim=1)
     divergence = F.kl_div(found, target, reduction="none", log_target=True).sum(1)
     return temperature**2 * _per_sample(divergence)
 
 
 def regression_loss(student: Tensor, target: Tensor, variance: float) -> Tensor:
     """Squared error in units of the output's own variance, so that it weighs about as much as a KL does."""
-    return _per_sample((student.float() - target.float()) ** 2) / variance
+    return _per_sample((_exact(student) - _exact(target)) ** 2) / variance
 
 
 def label_loss(output: Tensor, labels: Tensor, classification: bool, variance: float) -> Tensor:
     """Cross-entropy for classes (n, ...), squared error for values of the output's shape."""
     if not classification:
-        return regression_loss(output, labels.to(output.dtype).reshape(output.shape), variance)
-    return _per_sample(F.cross_entropy(output.float(), labels.long(), reduction="none"))
+        return regression_loss(output, _exact(labels).reshape(output.shape), variance)
+    return _per_sample(F.cross_entropy(_exact(output), labels.long(), reduction="none"))
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     a regressor). Where only the channels differ, the same of the maps that are left when their squares are averaged
     over channels, each map at unit length (attention transfer, Zagoruyko and Komodakis 2017, equation 2).
     """
-    student, teacher = student.float(), teacher.float()
+    student, teacher = _exact(student), _exact(teacher)
     if student.shape == teacher.shape:
         return _per_sample((student - teacher) ** 2) / _per_sample(teacher**2).clamp(min=1e-8)
     axis = _channel_axis(student, teacher)
@@ -74,6 +74,11 @@ def mixed_teachers(
     heard = (farthest | (uniform.to(each.device) >= dropping)).to(each.dtype)
     shares = heard * torch.tensor(list(weights), dtype=each.dtype, device=each.device)
     return (each * shares).sum(1) / shares.sum(1)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _per_sample(values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ SYMBOLS_A_GROUP, MOST_GROUPS = 8192, 8
 """So many symbols are worth a table."""
 SAMPLE = 1 << 13
 """Symbols among which the cuts between groups are found."""
+GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 def rate(
@@ -69,11 +70,9 @@ def alike(symbols: Tensor) -> Tensor:
     sizes = symbols.abs().float().reshape(symbols.shape[0], -1)
     in_row, in_column = ((sizes.sum(axis, keepdim=True) - sizes + 0.5) / sizes.shape[axis] for axis in (1, 0))
     products = (in_row * in_column).reshape(-1)
-    # Steps that are no whole number come by all columns.
-    places = torch.linspace(
-        0, products.numel() - 1, SAMPLE, dtype=torch.float64, device=products.device
-    ).long()
-    some = products[places]
+    # Steps of a golden section come by all rows and columns evenly, however many there are.
+    turns = torch.arange(SAMPLE, dtype=torch.float64, device=products.device) * GOLDEN_SECTION % 1
+    some = products[(turns * products.numel()).long()]
     cuts = torch.quantile(some, torch.arange(1, number, device=some.device) / number)
     return torch.bucketize(products, cuts).reshape(symbols.shape)
 

@@ -140,7 +140,7 @@ class Trainer:
         inputs = augmented(inputs, self.options.augment, draws, self.job.folder)
         on_device = tuple(_channels_last(x.to(self.device)) for x in inputs)
         torch.manual_seed(generator(self.job.seed, self.step, "dropout", draws.rows.start).initial_seed())
-        with self.amp():
+        with self.amp(), _told_of_types(self.job.what):
             parts = self.objective.loss(self.forward, on_device, labels.to(self.device), draws)
             loss = torch.stack(list(parts.values())).sum()
         told = {name: float(value.detach()) for name, value in [("loss", loss), *parts.items()]}
@@ -280,7 +280,7 @@ def _in_step(network: nn.Module, device: torch.device) -> Forward:
 def _mixed_precision(
     device: torch.device, amp: str
 ) -> tuple[Callable[[], AbstractContextManager[object]], torch.amp.GradScaler]:
-    """How a step is computed, by the option `amp`: of itself BF16 where a CUDA card has it, else FP16 with scaled
+    """How a step is computed by the option `amp`; auto, on CUDA, is BF16 where the card has it, else FP16 with scaled
     gradients."""
     kind = torch.bfloat16
     if amp == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -289,6 +289,20 @@ def _mixed_precision(
     if amp == "off" or (amp == "auto" and device.type != "cuda"):
         return nullcontext, scaler
     return lambda: torch.autocast(device.type, dtype=kind), scaler
+
+
+@contextmanager
+def _told_of_types(what: str) -> Iterator[None]:
+    """Some operators take no operands of two types, which mixed precision makes: say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+        if mixed and any(name in str(error) for name in ("BFloat16", "Half")):
+            raise CompressError(
+                f"{what}: the network cannot be computed in mixed precision ({error}); set training.amp: off"
+            ) from error
+        raise
 
 
 @contextmanager

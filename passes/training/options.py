@@ -25,7 +25,7 @@ class TrainingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    epochs: int = Field(10, ge=0, le=10_000, description="Passes over the train part.")
+    epochs: int = Field(10, ge=0, le=10_000, description="Passes over the samples that are learned from.")
     batch: int = Field(32, ge=1, le=65_536, description="Samples in one step, over all processes.")
     accumulate: int = Field(
         1, ge=1, le=1024, description="Parts that a batch is computed in, one after another, to save memory."

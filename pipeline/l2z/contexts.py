@@ -27,9 +27,10 @@ TABLE_BITS = 7.0
 MOST_TRIED = 6.5
 """Bits a symbol from which on contexts are looked for in a part of a plane first."""
 PART = 1 << 15
-"""Of planes that are more than twice as large; in others looking for contexts right away takes no longer."""
+"""Symbols of a large plane on which contexts are tried first; one of up to twice as many is planned at once."""
 LEAST_GAIN = 0.003
-_N_LOG_N = np.arange(4096) * np.log2(np.maximum(np.arange(4096), 1))
+_COUNTS = np.arange(4096)
+_N_LOG_N = _COUNTS * np.log2(np.maximum(_COUNTS, 1))
 
 
 @dataclass(frozen=True)

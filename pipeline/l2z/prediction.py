@@ -49,15 +49,19 @@ def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients 
     # With damped = L D Lᵀ, L having ones on its diagonal, L⁻¹ x is what is left of taps x after the best prediction.
     lower = np.linalg.cholesky(damped)
     unit_lower = lower / np.diag(lower)
-    found = _rounded(UNIT * (np.eye(taps) - np.linalg.inv(unit_lower)), unit_lower)
+    exact = UNIT * (np.eye(taps) - np.linalg.inv(unit_lower))
+    each = np.round(np.tril(exact, -1)).clip(-127, 127).astype(np.int8)
+    together = _rounded(exact, unit_lower)
+    found = np.where((_left(means, together) < _left(means, each))[:, None], together, each)
     told = COEFFICIENT_BITS * coefficients_of(taps)
     return found if kernels * _gain(means, found) > max(told, LEAST_PREDICTED * symbols) else None
 
 
 @compiled
 def _rounded(exact: NDArray[np.float64], unit_lower: NDArray[np.float64]) -> Coefficients:
-    """Whole coefficients in place of exact ones, both (taps, taps), zero from the diagonal on: of each tap the last one
-    is rounded first, and those before it make up for that (Babai's nearest plane, 1986, Combinatorica 6(1), section 3).
+    """Whole coefficients in place of exact ones, both (taps, taps), of which those below the diagonal count: for each
+    tap from its nearest neighbour back to the first, those that follow making up for what was rounded (Babai's nearest
+    plane, 1986, Combinatorica 6(1), section 3).
 
     Rounded each by itself, the errors of many coefficients on taps that are alike would add up.
     """
@@ -78,9 +82,15 @@ def _rounded(exact: NDArray[np.float64], unit_lower: NDArray[np.float64]) -> Coe
 def _gain(products: NDArray[np.float64], coefficients: Coefficients) -> float:
     """Bits that a kernel takes less: of each tap half the logarithm of how much smaller the variance of what is left
     is."""
-    left = np.eye(len(products)) - coefficients / UNIT
-    before, after = np.diag(products), np.diag(left @ products @ left.T)
+    before, after = np.diag(products), _left(products, coefficients)
     return float(0.5 * np.log2((before + BELOW_A_STEP) / (after + BELOW_A_STEP)).sum())
+
+
+def _left(products: NDArray[np.float64], coefficients: Coefficients) -> NDArray[np.float64]:
+    """The mean square of what is left of each tap, (taps,)."""
+    rows = np.eye(len(products)) - coefficients / UNIT
+    found: NDArray[np.float64] = np.einsum("ij,jk,ik->i", rows, products, rows, optimize=True)
+    return found
 
 
 def write_coefficients(coefficients: Coefficients) -> bytes:

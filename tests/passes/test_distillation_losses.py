@@ -54,6 +54,14 @@ def test_labels_by_cross_entropy_or_squared_error() -> None:
     assert found.tolist() == pytest.approx([0.5, 4.5])
 
 
+def test_what_was_computed_in_bf16_is_compared_in_float32() -> None:
+    output = torch.tensor([[1000.0]], dtype=torch.bfloat16)  # between whole numbers four apart
+    assert label_loss(output, torch.tensor([1003]), False, 1.0).tolist() == [9.0]
+    assert feature_loss(output, torch.tensor([[1003.0]])).item() == pytest.approx(9 / 1003**2)
+    assert soft_target_loss(output, output, 2.0).dtype == torch.float32
+    assert regression_loss(output.double(), output.double(), 1.0).dtype == torch.float64
+
+
 def test_features_of_one_shape_by_their_relative_error() -> None:
     teacher = torch.tensor([[3.0, 4.0]])
     assert feature_loss(torch.tensor([[3.0, 0.0]]), teacher).tolist() == pytest.approx([16 / 25])

@@ -137,6 +137,19 @@ def test_groups_have_masses_of_their_own() -> None:
     assert float(rate(codes.detach(), 0.7, "triangular", groups)) == pytest.approx(sum(each), rel=1e-5)
 
 
+@pytest.mark.parametrize("columns", [128, 256, 512, 2])
+def test_groups_are_cut_evenly_whatever_columns_there_are(columns: int) -> None:
+    """Every other column is large; the sample that tells the cuts must not see one kind alone."""
+    sizes = torch.where(torch.arange(columns) % 2 == 0, 20.0, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    symbols = (sizes * torch.randn(2**16 // columns, columns, generator=generator)).round()
+    counts = torch.bincount(alike(symbols).reshape(-1))
+    assert len(counts) == 8
+    # Even in expectation; rows and columns of one size tie, and a sample of 8192 is off by some per cent.
+    assert counts.min() > 0.8 * 2**13
+    assert counts.max() < 1.2 * 2**13
+
+
 def test_codes_of_rows_and_columns_alike_are_grouped() -> None:
     """Codes of a normal distribution whose width is that of its row times that of its column."""
     draws = torch.Generator().manual_seed(3)

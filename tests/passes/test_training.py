@@ -154,6 +154,15 @@ class TestLoop:
         )  # a rate of 0.05, 12 steps
         assert not torch.equal(learned, weights(trained()[0]))
 
+    def test_a_network_that_bf16_cannot_compute_is_told_what_to_do(self) -> None:
+        class Summed(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.zeros(len(x), 3).index_add(0, torch.arange(len(x)), super().forward(x))
+
+        with pytest.raises(CompressError, match=r"test: .* mixed precision .*; set training\.amp: off"):
+            trained(Regression(Summed(4, 3)), amp="bf16")
+        trained(Regression(Summed(4, 3)), amp="off")
+
     @pytest.mark.parametrize("amp", ["auto", "off"])
     def test_a_cpu_computes_in_float32_unless_it_is_told(self, amp: str) -> None:
         met: list[torch.dtype] = []
