@@ -207,13 +207,13 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name, asked in dict.fromkeys((row["network"], tuple(row["asked"].items())) for row in rows):
         own = [row for row in rows if (row["network"], tuple(row["asked"].items())) == (name, asked)]
         drops = [row["drop"] for row in own]
+        averaged = {key: mean(row[key] for row in own) for key in ("bytes", "ratio", "accuracy", "drop")}
         means.append(
             {
                 "network": name,
                 "asked": dict(asked),
                 "seeds": len(own),
-                "ratio": mean(row["ratio"] for row in own),
-                "drop": mean(drops),
+                **averaged,
                 "error": stdev(drops) / len(own) ** 0.5 if len(own) > 1 else None,
             }
         )

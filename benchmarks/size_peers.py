@@ -6,7 +6,7 @@
     python benchmarks/size_peers.py [--quick]
 
 (a) bytes of the same INT8 integers without loss; (b) bytes of weights at the same squared error, both by dependent
-quantization; (c) bytes of the whole network at the same test accuracy, ours from the rows of l2_curve.py; (d) integers
+quantization; (c) bytes of the whole network at the same test accuracy, ours from the means of l2_curve.py; (d) integers
 a second, coded and decoded in turns. nncodec's files are counted without their headers. Exit code
 1 when a limit is broken.
 """
@@ -228,7 +228,7 @@ def _ours_at(weights: Arrays, step: float, dependent: bool) -> tuple[float, int]
 
 
 def at_accuracy(model: Any, state: Arrays, data: Any, context: Any) -> list[dict[str, float]]:
-    """For each row of the curve the smallest of nncodec's files that is as accurate."""
+    """For each mean over seeds of the curve the smallest of nncodec's files that is as accurate."""
     import copy
 
     import torch
@@ -250,7 +250,7 @@ def at_accuracy(model: Any, state: Arrays, data: Any, context: Any) -> list[dict
         theirs.append({"qp": qp, "nncodec": sum(size for size, _ in coded.values()), "accuracy": accuracy})
         print(f"  nncodec at qp {qp}: {theirs[-1]['nncodec']:,} bytes, {100 * accuracy:.2f} %", flush=True)
     rows = []
-    for row in json.loads(curve.read_text())["rows"]:
+    for row in json.loads(curve.read_text())["means"]:
         enough = [x["nncodec"] for x in theirs if x["accuracy"] >= row["accuracy"]]
         if row["network"] == "solar-cnn" and enough:
             rows.append({"accuracy": row["accuracy"], "ours": row["bytes"], "nncodec": min(enough)})
@@ -322,7 +322,7 @@ def _markdown(record: dict[str, Any]) -> str:
         [
             f"{100 * r['accuracy']:.2f} %",
             f"{r['nncodec']:,}",
-            f"{r['ours']:,}",
+            f"{r['ours']:,.0f}",
             f"{r['nncodec'] / r['ours']:.2f}",
         ]
         for r in record["accuracy"]
