@@ -167,7 +167,7 @@ def _row(
     chosen = L2.model_validate({**network.options, **asked, "training": training})
     digest = hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]
     [(aim, value)] = asked.items()
-    told = f"{name}, {aim.replace('_', ' ')} {value:g}, seed {context.seed}"
+    told = f"{name}, {_asked(asked)}, seed {context.seed}"
     folder = RESULTS / "l2_curve" / f"{name}-{aim}-{value:g}-{digest}-{context.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "row.json"
@@ -199,6 +199,12 @@ def _row(
     }
     done.write_text(json.dumps(row, indent=1) + "\n")
     return row
+
+
+def _asked(asked: dict[str, float]) -> str:
+    """The one thing that was asked for, in words."""
+    [(aim, value)] = asked.items()
+    return f"{aim.replace('_', ' ')} {value:g}"
 
 
 def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -233,7 +239,7 @@ def _table_of_means(means: list[dict[str, Any]]) -> str:
         [
             [
                 each["network"],
-                *(f"{aim.replace('_', ' ')} {value:g}" for aim, value in each["asked"].items()),
+                _asked(each["asked"]),
                 str(each["seeds"]),
                 f"{each['ratio']:.1f}x",
                 _told(each),
@@ -263,7 +269,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             [
                 row["network"],
-                *(f"{aim.replace('_', ' ')} {value:g}" for aim, value in row["asked"].items()),
+                _asked(row["asked"]),
                 str(row["seed"]),
                 f"{row['bytes']:,} B",
                 f"{row['ratio']:.1f}x",

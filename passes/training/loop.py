@@ -24,6 +24,7 @@ from .augment import augmented
 from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
 from .draws import Draws, generator, sample_order
 from .job import Forward, History, Job
+from .precision import mixed_precision, told_of_types
 
 SAID_APART = ("epoch", "lr", "metric", "metric_error")
 NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
@@ -77,7 +78,7 @@ class Trainer:
         self.network = self.objective.network
         self.optimizer = self._optimizer()  # which also tells what learns, as the other processes must know
         self.forward: Forward = _in_step(self.network, self.device)
-        self.amp, self.scaler = _mixed_precision(self.device, self.options.amp)
+        self.amp, self.scaler = mixed_precision(self.device, self.options.amp)
         self.step, self.sums, self.history = 0, dict[str, float](), History()
         self.best: dict[str, Tensor] = {}
         self.saved = time.monotonic()
@@ -140,7 +141,7 @@ class Trainer:
         inputs = augmented(inputs, self.options.augment, draws, self.job.folder)
         on_device = tuple(_channels_last(x.to(self.device)) for x in inputs)
         torch.manual_seed(generator(self.job.seed, self.step, "dropout", draws.rows.start).initial_seed())
-        with self.amp(), _told_of_types(self.job.what):
+        with self.amp(), told_of_types(self.job.what):
             parts = self.objective.loss(self.forward, on_device, labels.to(self.device), draws)
             loss = torch.stack(list(parts.values())).sum()
         told = {name: float(value.detach()) for name, value in [("loss", loss), *parts.items()]}
@@ -275,34 +276,6 @@ def _in_step(network: nn.Module, device: torch.device) -> Forward:
         return network
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
-
-
-def _mixed_precision(
-    device: torch.device, amp: str
-) -> tuple[Callable[[], AbstractContextManager[object]], torch.amp.GradScaler]:
-    """How a step is computed by the option `amp`; auto, on CUDA, is BF16 where the card has it, else FP16 with scaled
-    gradients."""
-    kind = torch.bfloat16
-    if amp == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        kind = torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=kind == torch.float16)
-    if amp == "off" or (amp == "auto" and device.type != "cuda"):
-        return nullcontext, scaler
-    return lambda: torch.autocast(device.type, dtype=kind), scaler
-
-
-@contextmanager
-def _told_of_types(what: str) -> Iterator[None]:
-    """Some operators take no operands of two types, which mixed precision makes: say what to do."""
-    try:
-        yield
-    except RuntimeError as error:
-        mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-        if mixed and any(name in str(error) for name in ("BFloat16", "Half")):
-            raise CompressError(
-                f"{what}: the network cannot be computed in mixed precision ({error}); set training.amp: off"
-            ) from error
-        raise
 
 
 @contextmanager
