@@ -47,12 +47,12 @@ class CodedTensor:
 class Facts:
     """What can be counted without running on a device.
 
-    params: number of weights; macs: multiply-accumulates for one sample;
+    params: number of weights; macs: multiply-accumulates for one sample, None when any of them cannot be counted;
     bytes: what the weights take when stored at their precision.
     """
 
     params: int
-    macs: int
+    macs: int | None
     bytes: int
 
 
@@ -97,10 +97,10 @@ class Model:
         size = sum(t.numel() * t.element_size() for t in self.module.state_dict().values())
         return Facts(params, self._macs(), self.stored_bytes if self.stored_bytes is not None else size)
 
-    def _macs(self) -> int:
-        own = getattr(self.module, "macs_per_sample", None)
-        if isinstance(own, int):  # a network that torch does not run, such as an ONNX file on onnxruntime
-            return own
+    def _macs(self) -> int | None:
+        if hasattr(self.module, "macs_per_sample"):  # torch does not run it: an ONNX file on onnxruntime
+            own = self.module.macs_per_sample
+            return own if isinstance(own, int) else None
         # Fused attention hides its products from the counter; the plain form computes the same ones.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.run(*self.example_inputs)

@@ -227,11 +227,12 @@ def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 
 def _print_layers(layers: list[LayerRecord]) -> None:
+    from ..pipeline.report_layers import heaviness
     from ..pipeline.report_text import bare_ms, count_size, short
 
-    slowest = sorted(layers, key=lambda layer: (-(layer.ms or 0.0), -layer.macs))[:SLOWEST]
+    slowest = sorted(layers, key=lambda layer: (-(layer.ms or 0.0), -heaviness(layer)))[:SLOWEST]
     rows = [
-        (short(r.name, 60), r.type, r.precision, bare_ms(r.ms), count_size(r.macs) if r.macs else "")
+        (short(r.name, 60), r.type, r.precision, bare_ms(r.ms), "" if r.macs == 0 else count_size(r.macs))
         for r in slowest
     ]
     say(f"slowest {len(slowest)} of {len(layers)} layers:")

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 class LayerRow(Record):
-    """One layer: what it holds itself (not its sub-layers'), and what it returns for a batch of one."""
+    """One layer: what it holds itself (not its sub-layers'), and what it returns for a batch of one.
+
+    macs: None when they cannot be counted.
+    """
 
     name: str
     type: str
     params: int
-    macs: int
+    macs: int | None
     output_shape: list[int]
 
 

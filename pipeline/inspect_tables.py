@@ -35,7 +35,7 @@ def _parts(found: Inspection) -> Iterator[Text | Table]:
         yield safe(f"opset {opsets}; IR version {found.ir_version}")
     if found.layers:
         rows = [
-            (r.name or "(top)", r.type, f"{r.params:,}", f"{r.macs:,}", _shape(r.output_shape))
+            (r.name or "(top)", r.type, f"{r.params:,}", _count(r.macs), _shape(r.output_shape))
             for r in found.layers
         ]
         yield from _table(("layer", "type", "parameters", "MACs", "output"), rows, numeric=(2, 3))
@@ -86,6 +86,10 @@ def _table(
     yield table
     if len(rows) > MAX_ROWS:
         yield Text(f"... and {len(rows) - MAX_ROWS} more; --json has all")
+
+
+def _count(macs: int | None) -> str:
+    return f"{macs:,}" if macs is not None else "unknown"
 
 
 def _shape(shape: Iterable[int | str]) -> str:

@@ -25,10 +25,11 @@ _INSTALL = "pip install edgepress[onnx-import]"
 class OnnxRuntimeNetwork(nn.Module):
     """Runs an ONNX file with onnxruntime, for a file that PyTorch cannot take over: no pass can change it.
 
-    no_passes: why, in words. macs_per_sample: counted on the graph, since torch sees no operator here.
+    no_passes: why, in words. macs_per_sample: counted on the graph, since torch sees no operator here; None
+    when they cannot be.
     """
 
-    def __init__(self, path: Path, weights: Sequence[Tensor], macs: int, no_passes: str) -> None:
+    def __init__(self, path: Path, weights: Sequence[Tensor], macs: int | None, no_passes: str) -> None:
         super().__init__()
         self.path, self.no_passes, self.macs_per_sample = path, no_passes, macs
         self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=False) for w in weights])
@@ -149,10 +150,10 @@ def _weights(model: onnx.ModelProto) -> list[Tensor]:
     ]
 
 
-def _macs(model: onnx.ModelProto) -> int:
+def _macs(model: onnx.ModelProto) -> int | None:
     from ..targets.macs import node_macs
 
     try:
         return sum(node_macs(model).values())
     except CompressError:
-        return 0  # a graph of unknown sizes still runs
+        return None  # a graph of unknown sizes still runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +11,12 @@ from .result import LayerRecord
 
 @dataclass(frozen=True)
 class Side:
-    """What one engine did for a row: ms is None when any of its layers was not timed."""
+    """What one engine did for a row: ms is None when any of its layers was not timed, macs when any was not counted."""
 
     ms: float | None
     precision: str
     type: str
-    macs: int
+    macs: int | None
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class LayerRow:
     after: Side | None
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one sample."""
-        return max(side.macs for side in (self.before, self.after) if side is not None)
+    def macs(self) -> int | None:
+        """Multiply-accumulates of one sample; None when they could not be counted."""
+        counts = [side.macs for side in (self.before, self.after) if side is not None]
+        known = [count for count in counts if count is not None]
+        return max(known) if len(known) == len(counts) else None
 
     @property
     def slowest_ms(self) -> float:
@@ -62,13 +65,18 @@ def match_layers(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) ->
     return [LayerRow(_row_name(*pair), _side(pair[0]), _side(pair[1])) for pair in groups.values()]
 
 
+def heaviness(layer: LayerRecord) -> float:
+    """The key that sorts layers by their multiply-accumulates: one that could not be counted may be the heaviest."""
+    return layer.macs if layer.macs is not None else math.inf
+
+
 def _nodes(layer: LayerRecord) -> list[str]:
     return layer.onnx_nodes or [layer.name]
 
 
 def _row_name(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) -> str:
     """The node both engines know; the heaviest layer's name when they share none."""
-    heaviest = max((*before, *after), key=lambda layer: layer.macs)
+    heaviest = max((*before, *after), key=heaviness)
     shared = {n for b in before for n in _nodes(b)} & {n for a in after for n in _nodes(a)}
     return next((node for node in _nodes(heaviest) if node in shared), _nodes(heaviest)[0])
 
@@ -78,9 +86,10 @@ def _side(layers: Sequence[LayerRecord]) -> Side | None:
         return None
     times = [layer.ms for layer in layers]
     total = sum(t for t in times if t is not None) if None not in times else None
-    computing = [layer for layer in layers if layer.macs] or layers
+    computing = [layer for layer in layers if layer.macs != 0] or layers
     precisions, types = (_listed(getattr(c, key) for c in computing) for key in ("precision", "type"))
-    return Side(total, precisions, types, sum(layer.macs for layer in layers))
+    counts = [layer.macs for layer in layers if layer.macs is not None]
+    return Side(total, precisions, types, sum(counts) if len(counts) == len(layers) else None)
 
 
 def _listed(words: Iterable[str]) -> str:

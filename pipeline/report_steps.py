@@ -39,7 +39,7 @@ def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepVie
     metrics = [step.metric for step in record.steps]
     bounds = [v for m in metrics for v in (*m.ci95, m.value) if known(v)] or [0.0, 1.0]
     span, reference = (min(bounds), max(bounds)), metrics[0].value
-    largest = {key: max(getattr(step, key) for step in record.steps) or 1 for key in ("bytes", "macs")}
+    largest = {key: max(getattr(step, key) or 0 for step in record.steps) or 1 for key in ("bytes", "macs")}
     slowest = max((t for t in times.values() if t), default=1.0)
     views: list[StepView] = []
     for index, step in enumerate(record.steps):
@@ -54,8 +54,10 @@ def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepVie
     return views
 
 
-def _bar(value: float, previous: float, largest: float) -> tuple[float, float]:
-    return value / largest, max(previous - value, 0) / largest
+def _bar(value: float | None, previous: float | None, largest: float) -> tuple[float, float]:
+    if value is None:
+        return 0.0, 0.0  # what is unknown has no bar
+    return value / largest, max((previous or 0) - value, 0) / largest
 
 
 def detail_rows(step: StepRecord, key: str) -> list[dict[str, Any]]:

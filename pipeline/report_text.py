@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 NOT_MEASURED = "not measured"
+UNKNOWN = "unknown"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 EN_DASH = "\N{EN DASH}"
@@ -102,9 +103,9 @@ def byte_size(count: float | None) -> str:
 
 
 def count_size(count: float | None) -> str:
-    """A count of weights or MACs: "4.65 M"."""
+    """A count of weights or MACs: "4.65 M"; one that is None could not be counted."""
     if count is None or math.isnan(count):
-        return NOT_MEASURED
+        return UNKNOWN
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"

@@ -66,7 +66,8 @@ class StepRecord(Record):
     seconds: float
     cached: bool
     params: int
-    macs: int
+    macs: int | None
+    """Of one sample; null when any of them cannot be counted."""
     bytes: int
     metric: MetricRecord
     notes: list[str] = []
@@ -102,13 +103,13 @@ class LatencyRecord(Record):
 
 
 class LayerRecord(Record):
-    """One executed layer; `ms` is null when the runtime does not time layers."""
+    """One executed layer; `ms` is null when the runtime does not time layers, `macs` when they cannot be counted."""
 
     name: str
     type: str
     precision: str
     ms: float | None
-    macs: int
+    macs: int | None
     onnx_nodes: list[str] = []
 
 
@@ -121,7 +122,7 @@ class EngineRecord(Record):
     metric: MetricRecord | None = None
     engine_bytes: int
     precision: dict[str, float] = {}
-    """Share of the MACs executed in each precision, by the runtime's own word."""
+    """Share of the MACs executed in each precision, by the runtime's own word; empty when not all MACs are known."""
     layers: list[LayerRecord] = []
 
 

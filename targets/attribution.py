@@ -60,9 +60,14 @@ def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
 
 
 def precision_shares(layers: Iterable[Layer]) -> dict[str, float]:
-    """Share of the multiply-accumulates executed in each precision, most first; empty when there are none."""
+    """Share of the multiply-accumulates executed in each precision, most first.
+
+    Empty when there are none, and when those of any layer are unknown: no share is known then.
+    """
     totals: dict[str, int] = {}
     for layer in layers:
+        if layer.macs is None:
+            return {}
         if layer.macs:
             totals[layer.precision] = totals.get(layer.precision, 0) + layer.macs
     whole = sum(totals.values())

@@ -52,7 +52,7 @@ class Layer:
     """One layer as the runtime executed it.
 
     name: the runtime's; onnx_nodes: names of the ONNX nodes fused in it;
-    macs: their multiply-accumulates, one sample;
+    macs: their multiply-accumulates, one sample, None when any of them cannot be counted;
     precision: what it *executed* in ("int8", "bf16", "f32", ...);
     ms: mean time per inference, None when not measured.
     """
@@ -61,7 +61,7 @@ class Layer:
     type: str
     precision: str
     ms: float | None = None
-    macs: int = 0
+    macs: int | None = 0
     onnx_nodes: tuple[str, ...] = ()
 
 
