@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FILE_NAMES = "file_names"
+"""Where the `meta` of a module made from a file keeps {name of ours: the file's} of parts that had to be renamed."""
+
+
+def file_name(module: nn.Module, name: str) -> str:
+    """What the file that `module` was made from calls its part `name`, or what belongs to it (`n12.weight`)."""
+    names: dict[str, str] = getattr(module, "meta", {}).get(FILE_NAMES, {})
+    part, dot, rest = name.partition(".")
+    return names.get(part, part) + dot + rest
+
+
 @dataclass(frozen=True)
 class CodedTensor:
     """A float tensor of few values, as a file can store it.

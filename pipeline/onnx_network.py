@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ..calibration.named import describe
 from ..errors import CompressError
+from ..model import FILE_NAMES
 from .onnx_file import is_weight
+from .onnx_names import with_safe_names
 
 if TYPE_CHECKING:
     import onnx
@@ -80,12 +82,22 @@ def as_network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) 
 
 def _converted(model: onnx.ModelProto) -> nn.Module | str:
     """The torch module, or why there is none."""
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        kinds = sorted(
+            {n.op_type for n in model.graph.node for a in n.attribute if a.HasField("g") or a.graphs}
+        )
+        return f"onnx2torch lacks an operator: {', '.join(kinds)[:200]} (its attributes are graphs)"
+    if foreign := sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"}):
+        return f"onnx2torch lacks the operators of {', '.join(map(repr, foreign))[:200]}"
     try:
         from onnx2torch import convert
     except ImportError:
         return f"onnx2torch is not installed ({_INSTALL})"
     try:
-        return convert(_older(model)).eval()  # type: ignore[no-any-return]
+        named, names = with_safe_names(_older(model))
+        converted = convert(named).eval()
+        converted.meta[FILE_NAMES] = names
+        return converted  # type: ignore[no-any-return]
     except NotImplementedError as error:
         return f"onnx2torch lacks an operator: {' '.join(str(error).split())[:200]}"
     except Exception as error:

@@ -18,7 +18,7 @@ from torch import fx
 from torch.export import Dim, ShapesCollection
 
 from ...errors import CompressError
-from ...model import Model
+from ...model import Model, file_name
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
 from .operators import aten, named_arguments, owner_of
 from .placement import layer_name, layers_of
@@ -54,7 +54,8 @@ def capture(model: Model) -> fx.GraphModule:
     _drop_unused_parameters(graph_module)
     graph_module.recompile()
     for layer in layers_of(graph_module):
-        layer.meta["layer"] = layer_name(layer)  # still known once a quantizer stands before the weight
+        # Still known once a quantizer stands before the weight.
+        layer.meta["layer"] = file_name(model.module, layer_name(layer))
     _require_same_outputs(model, graph_module)
     return graph_module
 
