@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from .text import one_line, short
+
 T = TypeVar("T")
 
 Status = Callable[[], str]
@@ -46,7 +48,7 @@ class PlainLines:
     """One line at the start of a task, then one at most every ten seconds, on stderr."""
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
     def track(
         self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
@@ -69,21 +71,22 @@ class TerminalBars:
     def say(self, message: str) -> None:
         from rich.console import Console
 
-        Console(stderr=True, highlight=False).print(message, markup=False)
+        Console(stderr=True, highlight=False).print(one_line(message), markup=False)
 
     def track(
         self, items: Iterable[T], description: str, total: int | None = None, status: Status | None = None
     ) -> Iterator[T]:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress as Bars
         from rich.progress import TextColumn
 
         columns = (*Bars.get_default_columns(), TextColumn("{task.fields[status]}", markup=False))
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(f"  {description}", total=total, status="")
+            task = bars.add_task(escape(f"  {short(description)}"), total=total, status="")
             for item in items:
                 yield item
-                bars.update(task, advance=1, status=status() if status else "")
+                bars.update(task, advance=1, status=one_line(status()) if status else "")
 
 
 def for_stream(quiet: bool = False) -> Progress:

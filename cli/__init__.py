@@ -9,6 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import CompressError, ExitCode
+from ..text import tidy
 from .devices import devices
 from .gate import gate
 from .history import history
@@ -36,7 +37,10 @@ class Commands(click.Group):
         """Run the command that was named; the number it returns is the exit code."""
         try:
             code = super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.ClickException as error:
+            vars(error)["message"] = tidy(error.message)  # an argument may be a file's name
             raise
         except CompressError as error:
             code = _fail(f"error: {error}", error.exit_code)
@@ -64,8 +68,6 @@ def _interrupted(command: str | None) -> str:
 
 
 def _fail(message: str, code: ExitCode) -> ExitCode:
-    from ..pipeline.report_text import tidy
-
     click.echo(tidy(message), err=True)
     return code
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .output import common_options, console, print_json, quiet_stdout, say, table
+from .output import common_options, console, print_json, quiet_stdout, say, say_lines, table
 
 if TYPE_CHECKING:
     from ..pipeline.probe import Probe
@@ -56,7 +56,7 @@ def example(as_json: bool) -> None:
     if as_json:
         print_json({"devices.yaml": EXAMPLE})
     else:
-        say(EXAMPLE.rstrip())
+        say_lines(EXAMPLE.rstrip())
 
 
 @devices.command("list")

@@ -92,7 +92,8 @@ def targets(as_json: bool) -> None:
         return
     rows = [(t["name"], t["version"] or "not installed", t["activations"], t["description"]) for t in listed]
     console().print(table(("target", "version", "INT8 activations", "what it is"), rows))
-    say("\nOptions of an entry of `targets`:")
+    say("")
+    say("Options of an entry of `targets`:")
     _print_options(options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import ExitCode
+from ..text import hidden, one_line, tidy
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -72,7 +74,14 @@ def quiet_stdout() -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Print a record, or plain values, as one JSON document."""
     is_record = hasattr(value, "model_dump_json")
-    click.echo(value.model_dump_json(indent=1) if is_record else json.dumps(value, indent=1))
+    text = value.model_dump_json(indent=1) if is_record else json.dumps(value, indent=1)
+    click.echo(re.sub(r"[^\n -~]", _escaped_where_hidden, text))
+
+
+def _escaped_where_hidden(found: re.Match[str]) -> str:
+    """The same JSON with what a terminal would obey as its escape: outside ASCII, pydantic writes all as it is."""
+    character = found.group()
+    return json.dumps(character)[1:-1] if hidden(character) else character
 
 
 def console() -> Console:
@@ -89,20 +98,21 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    from ..pipeline.report_text import tidy
-
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for index, heading in enumerate(headings):
         made.add_column(
             heading, header_style="dim", justify="right" if index in numeric else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*(Text(tidy(str(cell), 2000)) for cell in row))
+        made.add_row(*(Text(one_line(str(cell))) for cell in row))
     return made
 
 
 def say(text: str) -> None:
     """Print one line of plain text on standard output, with nothing in it that a terminal obeys."""
-    from ..pipeline.report_text import tidy
+    click.echo(one_line(text))
 
+
+def say_lines(text: str) -> None:
+    """Print lines of plain text on standard output, with nothing in them that a terminal obeys."""
     click.echo(tidy(text))

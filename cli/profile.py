@@ -130,7 +130,8 @@ def _print_all(found: Profiles) -> None:
 def _print_ratios(found: Profiles) -> None:
     """Each model against the first, and the layers that make the difference."""
     from ..pipeline.report_layers import match_layers
-    from ..pipeline.report_text import bare_ms, ratio, ratio_interval, short, signed
+    from ..pipeline.report_text import bare_ms, ratio, ratio_interval, signed
+    from ..text import short
 
     rows = [
         (r.device, r.other, f"{ratio(r.ratio)} ({ratio_interval(r.ci95)})", f"{r.pairs} pairs")
@@ -154,7 +155,8 @@ def _print_ratios(found: Profiles) -> None:
             (short(n, 60), p, bare_ms(a), bare_ms(b), signed(b - a, 3)) for _, n, p, a, b in changes[:SLOWEST]
         ]
         if cells:
-            say(f"\nlayers that differ most on {r.device}, {r.first} → {r.other}:")
+            say("")
+            say(f"layers that differ most on {r.device}, {r.first} → {r.other}:")
             console().print(table(("layer", "precision", "ms", "ms", "change"), cells, numeric=(2, 3, 4)))
 
 
@@ -228,7 +230,8 @@ def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 def _print_layers(layers: list[LayerRecord]) -> None:
     from ..pipeline.report_layers import heaviness
-    from ..pipeline.report_text import bare_ms, count_size, short
+    from ..pipeline.report_text import bare_ms, count_size
+    from ..text import short
 
     slowest = sorted(layers, key=lambda layer: (-(layer.ms or 0.0), -heaviness(layer)))[:SLOWEST]
     rows = [

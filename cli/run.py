@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import CompressError, ExitCode
-from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say
+from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say, say_lines
 
 if TYPE_CHECKING:
     from ..pipeline.result import RunRecord
@@ -174,5 +174,5 @@ def _describe(recipe: Path, trust: str | None, as_json: bool) -> int:
     if as_json:
         print_json(described)
     else:
-        say(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=110).rstrip())
+        say_lines(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=110).rstrip())
     return ExitCode.PASS

@@ -8,10 +8,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..text import one_line
 from .inspect import Inspection, TensorRow
 
 MAX_ROWS = 400  # a terminal; --json has all
 BAR = 20
+LINE_LIMIT = 400  # characters of a name or a line
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -20,8 +22,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 
 def safe(text: object) -> Text:
-    """`text` without control characters, which could rewrite the screen."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
+    """`text` as one line that a terminal can lay out, with nothing in it that could rewrite the screen."""
+    return Text(one_line(str(text), LINE_LIMIT))
 
 
 def _parts(found: Inspection) -> Iterator[Text | Table]:

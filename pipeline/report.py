@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from pydantic import ValidationError
 
 from ..errors import CompressError
+from ..text import one_line, short
 from .files import write_atomically
 from .result import SCHEMA_VERSION, ParityRecord, RunRecord, require_schema
 
@@ -71,7 +72,7 @@ def all_proofs(record: RunRecord) -> list[ParityRecord]:
 def junit_xml(record: RunRecord) -> str:
     """One test case a budget, a proof and a device; a device that did not run is skipped, never passed."""
     from .judge import target_label
-    from .report_text import number, percent, short
+    from .report_text import number, percent
 
     suite = ElementTree.Element("testsuite", name=short(record.name or "edgepress"))
     for budget in record.budgets:
@@ -105,15 +106,13 @@ def junit_document(suite: ElementTree.Element, seconds: float) -> str:
 
 
 def _case(suite: ElementTree.Element, kind: str, name: str) -> ElementTree.Element:
-    from .report_text import short
 
     return ElementTree.SubElement(suite, "testcase", classname=f"edgepress.{kind}", name=short(name, 200))
 
 
 def _outcome(case: ElementTree.Element, kind: str, message: str) -> None:
-    from .report_text import tidy
 
-    ElementTree.SubElement(case, kind, message=tidy(message, 2000))
+    ElementTree.SubElement(case, kind, message=one_line(message))
 
 
 def render_terminal(record: RunRecord) -> RenderableType:

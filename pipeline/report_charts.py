@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from .report_text import ms, percent, short
+from ..text import short
+from .report_text import ms, percent
 from .svg import add, markup, svg
 
 GRID = 1000  # horizontal positions that a dot can take: finer ones cannot be told apart

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
+from .. import text as names
 from . import report_text as text
 from .report import all_proofs
 from .report_steps import CODE_BARS, code_sizes, coverage, sensitivity, step_views, training
@@ -64,7 +65,7 @@ def page_environment(escape: bool, finalize: Callable[[Any], Any]) -> Environmen
     environment.filters |= {
         "bare_ms": text.bare_ms,
         "bytes": text.byte_size,
-        "clip": text.tidy,
+        "clip": names.tidy,
         "code_sizes": code_sizes,
         "count": text.count_size,
         "coverage": coverage,
@@ -81,7 +82,7 @@ def page_environment(escape: bool, finalize: Callable[[Any], Any]) -> Environmen
         "sensitivity": sensitivity,
         "training": training,
         "share_of": _share_of,
-        "short": text.short,
+        "short": names.short,
         "signed": text.signed,
         "speedup_text": _speedup_text,
     }
@@ -94,7 +95,9 @@ def clean(value: Any) -> Any:
     """What every value of a page goes through before it is escaped."""
     if value is None:
         return text.NOT_MEASURED
-    return text.tidy(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, Markup | Undefined | bool | int | float):
+        return value
+    return names.tidy(value if isinstance(value, str) else str(value))
 
 
 def clean_markdown(value: Any) -> Any:
@@ -115,7 +118,7 @@ def _p50_text(device: DeviceView, role: str) -> str:
 
 def _speedup_text(device: DeviceView) -> str:
     found = [
-        f"{text.ratio(s.ratio)} over {text.short(s.baseline)} ({text.ratio_interval(s.ci95)})"
+        f"{text.ratio(s.ratio)} over {names.short(s.baseline)} ({text.ratio_interval(s.ci95)})"
         for s in device.target.speedup
     ]
     return "; ".join(found) or text.NOT_MEASURED

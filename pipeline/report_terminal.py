@@ -7,7 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .report_text import NOT_MEASURED, byte_size, ms, percent, ratio, ratio_interval, short, tidy
+from ..text import one_line, short
+from .report_text import NOT_MEASURED, byte_size, ms, percent, ratio, ratio_interval
 from .report_view import DeviceView, device_views, metric_text
 from .result import RunRecord
 
@@ -16,7 +17,7 @@ COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yello
 
 def summary(record: RunRecord) -> RenderableType:
     """Verdict, budgets, devices and artefacts."""
-    verdict = Text.assemble((record.verdict, COLOURS[record.verdict]), "  ", tidy(record.reason, 2000))
+    verdict = Text.assemble((record.verdict, COLOURS[record.verdict]), "  ", one_line(record.reason))
     parts: list[RenderableType] = [verdict]
     if record.budgets:
         parts.append(_budgets(record))
@@ -39,7 +40,7 @@ def _budgets(record: RunRecord) -> Table:
         unmeasured = budget.measured == NOT_MEASURED and budget.reason
         measured = budget.reason if unmeasured else budget.measured
         table.add_row(
-            Text(short(budget.name)), Text(short(budget.limit)), Text(tidy(measured, 400)),
+            Text(short(budget.name)), Text(short(budget.limit)), Text(one_line(measured, 400)),
             Text(budget.verdict, COLOURS[budget.verdict]),
         )  # fmt: skip
     return table
@@ -48,7 +49,7 @@ def _budgets(record: RunRecord) -> Table:
 def _device(device: DeviceView) -> RenderableType:
     head = Text.assemble((short(device.label), "bold"), f"  {device.status}")
     if device.target.reason:
-        head.append(f": {tidy(device.target.reason, 400)}")
+        head.append(f": {one_line(device.target.reason, 400)}")
     if not device.engines:
         return head
     table = _table("engine", "p50", "INT8 of MACs", "metric")
@@ -58,7 +59,7 @@ def _device(device: DeviceView) -> RenderableType:
         if latency is not None and latency.cached:
             time += f" (cached, {short(latency.measured_at)})"
         int8 = percent(precision.get("int8", 0.0) if precision else None, 1)
-        table.add_row(Text(view.role), Text(time), Text(int8), Text(metric_text(view.engine.metric)))
+        table.add_row(Text(view.role), Text(time), Text(int8), Text(short(metric_text(view.engine.metric))))
     speedups = [
         Text(f"{ratio(s.ratio)} over {short(s.baseline)} (95 % interval {ratio_interval(s.ci95)})")
         for s in device.target.speedup

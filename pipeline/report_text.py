@@ -1,49 +1,14 @@
-"""Numbers and untrusted names as text: one way to print each quantity, wherever it is printed."""
+"""Numbers as text: one way to print each quantity, wherever it is printed; names are `text`'s."""
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 
 NOT_MEASURED = "not measured"
 UNKNOWN = "unknown"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 EN_DASH = "\N{EN DASH}"
-NAME_LIMIT = 90  # characters of a layer name or path that a table shows
-TEXT_LIMIT = 20_000  # characters of any one text; a recipe is far below
-
-_KEPT_CONTROLS = "\n\t"
-
-
-def tidy(text: str, limit: int = TEXT_LIMIT) -> str:
-    """`text` with everything that could mislead a reader made visible.
-
-    Control characters (terminal escapes), bidirectional overrides and lone surrogates become <U+202E>;
-    a text over `limit` characters keeps its start and says how much is left out.
-    """
-    if len(text) > limit:
-        text = f"{text[:limit]} … ({len(text) - limit:,} characters left out)"
-    return "".join(_visible(c) for c in text)
-
-
-def _visible(character: str) -> str:
-    if character in _KEPT_CONTROLS or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character
-    return f"<U+{ord(character):04X}>"
-
-
-def short(text: str, limit: int = NAME_LIMIT) -> str:
-    """A name on one line, its middle left out when it is long: layers differ at their ends."""
-    return _ends(tidy(re.sub(r"\s+", " ", _ends(text, 4 * limit)).strip()), limit)
-
-
-def _ends(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    tail = limit // 2
-    return f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
 def known(value: float | None) -> bool:

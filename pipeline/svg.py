@@ -6,12 +6,16 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from .report_text import short
+from ..text import short
+
+TEXT_LIMIT = 400  # characters of a text in a picture
 
 
 def svg(height: float, label: str) -> ElementTree.Element:
     """An image as wide as its place; `label` is what a screen reader says."""
-    element = ElementTree.Element("svg", {"class": "chart", "role": "img", "aria-label": short(label, 400)})
+    element = ElementTree.Element(
+        "svg", {"class": "chart", "role": "img", "aria-label": short(label, TEXT_LIMIT)}
+    )
     element.attrib |= {"width": "100%", "height": f"{height:g}"}
     return element
 
@@ -21,7 +25,7 @@ def add(
 ) -> ElementTree.Element:
     """Put an element into another one."""
     child = ElementTree.SubElement(parent, tag, {"class": css, **attributes} if css else attributes)
-    child.text = text or None
+    child.text = short(text, TEXT_LIMIT) or None
     return child
 
 

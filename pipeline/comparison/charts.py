@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ..report_text import bare_ms, short
+from ...text import short
+from ..report_text import bare_ms
 from ..svg import add, markup, svg
 from .pareto import Estimate, Point, Standing
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...errors import CompressError
+from ...text import one_line, short
 from ..files import write_atomically
 from ..report import junit_document
 from ..report_pages import clean, clean_markdown, page_environment
-from ..report_text import tidy
 from .charts import pair_ratios
 from .record import GateRecord, Measure
 from .verdict import subject_of
@@ -45,11 +45,14 @@ def junit_xml(record: GateRecord) -> str:
     suite = ElementTree.Element("testsuite", name="edgepress gate")
     for measure in record.measures:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=f"edgepress.gate.{measure.name}", name=tidy(subject_of(measure), 200)
+            suite,
+            "testcase",
+            classname=f"edgepress.gate.{measure.name}",
+            name=short(subject_of(measure), 200),
         )
         kind = {"FAIL": "failure", "INCONCLUSIVE": "error"}.get(measure.verdict)
         if kind is not None:
-            message = tidy(f"{measure.verdict}: {measure.reason}", 2000)
+            message = one_line(f"{measure.verdict}: {measure.reason}")
             ElementTree.SubElement(case, kind, message=message)
     return junit_document(suite, record.seconds)
 
@@ -84,8 +87,8 @@ def _annotation(measure: Measure) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As GitHub's runner wants data of workflow commands: a new line would start another command."""
-    return tidy(text, 2000).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """As GitHub's runner wants data of workflow commands, on one line: a new line would start another command."""
+    return one_line(text).replace("%", "%25")
 
 
 def html(record: GateRecord) -> str:

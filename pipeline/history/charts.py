@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ..report_text import short
+from ...text import short
 from ..svg import add, markup, svg
 from .series import (
     Series,

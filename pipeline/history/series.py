@@ -9,7 +9,8 @@ from itertools import pairwise
 from statistics import median
 
 from ...targets.change_points import FEWEST, change_points
-from ..report_text import between, byte_size, metric_value, ms, short, signed
+from ...text import short
+from ..report_text import between, byte_size, metric_value, ms, signed
 from .points import Measure, Point
 
 FILE = "file"  # how a user names the device of what was measured on the exported model itself

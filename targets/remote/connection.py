@@ -12,7 +12,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from .wire import Body, Message, WireError, alive, decode, encode, lines, printable
+from ...text import tidy
+from .wire import Body, Message, WireError, alive, decode, encode, lines
 
 ALIVE_S = 5.0
 """How often the other end is told that this one is there; it may be waiting for the next question for hours."""
@@ -81,7 +82,7 @@ class Connection:
             size = self._errors.seek(0, os.SEEK_END)
             self._errors.seek(max(0, size - (1 << 14)))
             text = self._errors.read().decode("utf-8", "replace").replace("\r\n", "\n")
-        told = [line for line in printable(text).splitlines() if line.strip()]
+        told = [line for line in tidy(text).splitlines() if line.strip()]
         return "\n".join(told[-TOLD_LINES:])
 
     def _write(self) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...errors import DeviceUnavailableError
+from ...text import one_line
 
 POLL_S = 0.1
 
@@ -69,6 +70,8 @@ def _own_name() -> str:
 
 
 def _holder(handle: int) -> str:
-    """What the holder wrote; anybody may have, so only what can be printed."""
-    text = os.pread(handle, 300, 0).decode("utf-8", "replace")
-    return "".join(c for c in text if c.isprintable()) or "a process that has not told its name yet"
+    """What the holder wrote; anybody may have, so it is only shown."""
+    return (
+        one_line(os.pread(handle, 300, 0).decode("utf-8", "replace"))
+        or "a process that has not told its name yet"
+    )

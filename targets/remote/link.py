@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from ... import __version__
 from ...errors import CompressError, DeviceUnavailableError, ExitCode, UnsafeInputError
+from ...text import one_line, tidy
 from ..device import DeviceLostError
 from .connection import Connection
 from .ssh import SshHost, explained
-from .wire import CHUNK, PROTOCOL, Body, WireError, digest, printable
+from .wire import CHUNK, PROTOCOL, Body, WireError, digest
 
 SILENCE_S = 60.0
 """After so long without a line from here the agent ends: then the network is gone."""
@@ -155,7 +156,7 @@ class AgentLink:
     def _understood(self, hello: Any) -> There:
         try:
             protocol = hello["protocol"]
-            version, user, host = (printable(str(hello[key])) for key in ("version", "user", "host"))
+            version, user, host = (one_line(str(hello[key]), 200) for key in ("version", "user", "host"))
             there = There(version, user, host, int(hello["pid"]))
         except (KeyError, TypeError, ValueError) as error:
             raise WireError("what answers is no agent of edgepress") from error
@@ -183,4 +184,4 @@ class AgentLink:
         if answer.keys() != {"error", "exit_code"}:
             raise WireError("an answer is neither a result nor an error")
         kind = _KINDS.get(answer["exit_code"], CompressError)
-        raise kind(f"{self.label} on {self._host.host}: {printable(str(answer['error']))}")
+        raise kind(f"{self.label} on {self._host.host}: {tidy(str(answer['error']))}")

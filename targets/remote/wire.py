@@ -99,11 +99,6 @@ def _excerpt(line: bytes | bytearray) -> str:
     return ascii(bytes(line[:80]).decode("latin-1"))
 
 
-def printable(text: str) -> str:
-    """Text that came from elsewhere, without what would steer a terminal."""
-    return "".join(c for c in text if c.isprintable() or c == "\n")
-
-
 def packed(arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
     """Arrays as an .npz file, in order."""
     file = io.BytesIO()

@@ -13,8 +13,9 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.pipeline.report import load_run, render_terminal, write_reports
 from edgepress.pipeline.report_layers import match_layers
-from edgepress.pipeline.report_text import bare_ms, byte_size, metric_value, short, tidy
+from edgepress.pipeline.report_text import bare_ms, byte_size, metric_value
 from edgepress.pipeline.result import BudgetRecord, RunRecord
+from edgepress.text import short, tidy
 from rich.console import Console
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, layer, metric, parity, run, step, tensorrt
 
