@@ -13,6 +13,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,8 @@ def _checked_program(program: dict[str, Any], path: Path) -> dict[str, Any]:
             allowed = _is_shape_expression(text)
         elif key in ("in_spec", "out_spec"):
             allowed = _is_plain_tree(text)
+        elif key in ("name", "forward_arg_names"):  # torch.fx makes names of variables and arguments of them
+            allowed = not text or (text.isidentifier() and not iskeyword(text))
         else:
             allowed = _PLAIN_TEXT.fullmatch(text) is not None
         if not allowed and key != "nn_module_stack":  # shown as text, never parsed as code
@@ -196,7 +199,7 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield "name", str(name)
+            yield "key", str(name)
             if name == "as_operator":
                 yield "operator", "" if _OPERATOR.fullmatch(str(inner)) else "("
             yield from _strings(inner, str(name))

@@ -294,6 +294,10 @@ def set_argument(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda p: p["graph_module"]["module_call_graph"][0]["signature"].update(forward_arg_names=[name])
 
 
+def set_input(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda p: p["graph_module"]["graph"]["inputs"][-1]["as_tensor"].update(name=name)
+
+
 CODE = f"__import__('os').system('touch {MARK}')"
 EXPORTED = [
     ("text", raw(b"a program"), USAGE, "is not a .pt2 archive of torch.export.save (not a zip file)"),
@@ -346,6 +350,14 @@ EXPORTED = [
     ("tree", in_graph(set_tree("enum.Enum")), UNSAFE, "as in_spec"),
     ("context", in_graph(set_tree("builtins.dict")), UNSAFE, "as in_spec"),
     ("argument", in_graph(set_argument(f"x={CODE}")), UNSAFE, "as forward_arg_names"),
+    (
+        "annotation",
+        in_graph(set_argument("x: torch.hub")),
+        UNSAFE,
+        "holds the text 'x: torch.hub' as forward_arg_names",
+    ),
+    ("keyword", in_graph(set_argument("lambda")), UNSAFE, "holds the text 'lambda' as forward_arg_names"),
+    ("input", in_graph(set_input("x: torch.hub")), UNSAFE, "holds the text 'x: torch.hub' as name"),
 ]
 
 
