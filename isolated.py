@@ -30,7 +30,7 @@ SECONDS, BYTES = "COMPRESS_CHILD_SECONDS", "COMPRESS_CHILD_BYTES"
 """Environment variables that replace the limits of every child."""
 SHARE = 0.9
 """Of the memory that is free when a child starts, what it may hold where no limit is named."""
-POLL_S = 0.05
+POLL_S = 0.1
 SHOWN = 400
 """Characters of a child's error output that an error quotes, from its end."""
 

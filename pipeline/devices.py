@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,26 @@ from torch import Tensor
 
 from ..calibration.metric import padded
 from ..errors import CompressError, DeviceUnavailableError
+from ..isolated import Limits
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from ..targets import TARGETS
 from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
+from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
 from .recipe import MeasureSection, TargetSection
-from .result import EngineRecord, LatencyRecord, LayerRecord, SpeedupRecord, TargetRecord, plain_settings
+from .result import (
+    EngineRecord,
+    LatencyRecord,
+    LayerRecord,
+    MetricRecord,
+    ParityRecord,
+    SpeedupRecord,
+    TargetRecord,
+    plain_settings,
+)
 from .steps import METRIC_BATCH, metric_record
 
 if TYPE_CHECKING:
@@ -66,6 +78,11 @@ def options_of(section: TargetSection, batch: int = 0, precision: str = "") -> T
     )
 
 
+def limits_of(plan: MeasureSection) -> Limits:
+    """What an engine's process may take, as a recipe says it."""
+    return Limits(plan.timeout_s, plan.memory or 0)
+
+
 def measure_target(
     section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
 ) -> Measured:
@@ -81,7 +98,8 @@ def measure_target(
         return Measured(_record(section, target, "unavailable", cannot_build), ())
     context.progress.say(f"{section.label}: building")
     try:
-        built = target.build(candidate.compressed_onnx, options_of(section), folder / "compressed")
+        place, limits = folder / "compressed", limits_of(plan)
+        built = build(target, candidate.compressed_onnx, options_of(section), place, limits)
         if isinstance(built, BuiltOnly):
             compressed = EngineRecord(
                 label=COMPRESSED,
@@ -100,22 +118,55 @@ def measure_target(
 def _run(
     section: TargetSection,
     target: Target,
-    built: Engine,
+    compressed: IsolatedEngine,
     candidate: Candidate,
     context: PassContext,
     plan: MeasureSection,
     folder: Path,
 ) -> Measured:
-    engines = {COMPRESSED: built}
     options = {COMPRESSED: options_of(section), F32: options_of(section, precision="f32")}
     if section.float_precision != "f32" and _has_own_default(target):
         options[DEFAULT] = options_of(section)
-    for label in (F32, DEFAULT):
-        if label in options:
-            name = "float-f32" if label == F32 else "float-default"
-            engine = target.build(candidate.float_onnx, options[label], folder / name)
-            assert not isinstance(engine, BuiltOnly)
-            engines[label] = engine
+    with ExitStack() as opened:
+        engines: dict[str, IsolatedEngine] = {COMPRESSED: opened.enter_context(compressed)}
+        for label in (F32, DEFAULT):
+            if label in options:
+                name = "float-f32" if label == F32 else "float-default"
+                engine = build(target, candidate.float_onnx, options[label], folder / name, limits_of(plan))
+                assert not isinstance(engine, BuiltOnly)
+                engines[label] = opened.enter_context(engine)
+        parities, metrics = _judged(section, engines, candidate, context)
+    # Their processes are gone now: nothing of them is beside what is timed.
+    feeds = _feeds(candidate.model, plan.batch)
+    launches = _time(section, engines, options, feeds, plan, context)
+    records = {
+        label: EngineRecord(
+            label=label,
+            settings=plain_settings(engine.settings),
+            latency_ms=_latency(launches, label),
+            metric=metrics[label],
+            engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
+            **_layers(target, label, candidate, options[label], plan, feeds),
+        )
+        for label, engine in engines.items()
+    }
+    record = _record(section, target, "run", "").model_copy(
+        update={
+            "baseline": records[F32],
+            "default": records.get(DEFAULT),
+            "compressed": records[COMPRESSED],
+            "speedup": _speedups(launches, [label for label in (F32, DEFAULT) if label in engines]),
+            "parity": parities.pop(COMPRESSED),
+            "float_parity": list(parities.values()),
+        }
+    )
+    return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
+
+
+def _judged(
+    section: TargetSection, engines: Mapping[str, IsolatedEngine], candidate: Candidate, context: PassContext
+) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord]]:
+    """The proof of each engine against its ONNX file, and its metric."""
     forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
     part, batch = context.data.judge, _batch(candidate.model)
     after = {
@@ -143,30 +194,7 @@ def _run(
         )
         for label, forward in forwards.items()
     }
-    feeds = _feeds(candidate.model, plan.batch)
-    launches = _time(section, engines, options, feeds, plan, context)
-    records = {
-        label: EngineRecord(
-            label=label,
-            settings=plain_settings(engine.settings),
-            latency_ms=_latency(launches, label),
-            metric=metrics[label],
-            engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
-            **_layers(target, label, candidate, options[label], plan.batch, feeds),
-        )
-        for label, engine in engines.items()
-    }
-    record = _record(section, target, "run", "").model_copy(
-        update={
-            "baseline": records[F32],
-            "default": records.get(DEFAULT),
-            "compressed": records[COMPRESSED],
-            "speedup": _speedups(launches, [label for label in (F32, DEFAULT) if label in engines]),
-            "parity": parities.pop(COMPRESSED),
-            "float_parity": list(parities.values()),
-        }
-    )
-    return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
+    return parities, metrics
 
 
 def _has_own_default(target: Target) -> bool:
@@ -176,7 +204,7 @@ def _has_own_default(target: Target) -> bool:
 
 def _time(
     section: TargetSection,
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, IsolatedEngine],
     options: Mapping[str, TargetOptions],
     feeds: Feeds,
     plan: MeasureSection,
@@ -191,7 +219,14 @@ def _time(
         f"batch {plan.batch}"
     )
     return measure_interleaved(
-        contenders, feeds, plan.pairs, plan.iterations, context.seed, context.progress, warmup_s=plan.warmup_s
+        contenders,
+        feeds,
+        plan.pairs,
+        plan.iterations,
+        context.seed,
+        context.progress,
+        warmup_s=plan.warmup_s,
+        limits=limits_of(plan),
     )
 
 
@@ -200,25 +235,27 @@ def _layers(
     label: str,
     candidate: Candidate,
     options: TargetOptions,
-    batch: int,
+    plan: MeasureSection,
     feeds: Feeds,
 ) -> dict[str, Any]:
     """Per-layer times and the share of MACs in each executed precision, of the engine as it is timed."""
     onnx_path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
     with tempfile.TemporaryDirectory() as folder:
-        engine = target.build(onnx_path, replace(options, batch=batch), Path(folder))
+        engine = build(target, onnx_path, replace(options, batch=plan.batch), Path(folder), limits_of(plan))
         assert not isinstance(engine, BuiltOnly)
-        layers = engine.layers(feeds, LAYER_ITERATIONS)
+        with engine:
+            layers = engine.layers(feeds, LAYER_ITERATIONS)
     rows = [LayerRecord.model_validate(asdict(layer)) for layer in layers]
     return {"precision": precision_shares(layers), "layers": rows}
 
 
 def layer_times(onnx_path: Path, section: TargetSection, model: Model, folder: Path) -> dict[str, float]:
     """Milliseconds of each executed layer of `onnx_path`, by the names of the ONNX nodes in it that multiply."""
-    engine = TARGETS[section.runtime].build(onnx_path, options_of(section, batch=1), folder)
+    engine = build(TARGETS[section.runtime], onnx_path, options_of(section, batch=1), folder)
     if isinstance(engine, BuiltOnly):
         return {}
-    layers = engine.layers(_feeds(model, 1), LAYER_ITERATIONS)
+    with engine:
+        layers = engine.layers(_feeds(model, 1), LAYER_ITERATIONS)
     return {node: layer.ms for layer in layers if layer.ms is not None for node in layer.onnx_nodes}
 
 

@@ -32,6 +32,9 @@ class Limit:
         return text if self.agreement is None else f"{text}, top-1 agreement ≥ {100 * self.agreement:g} %"
 
 
+Outputs = list[tuple[Tensor, ...]]
+"""All outputs for some samples, batch by batch."""
+
 FLOAT_LIMIT = Limit(FLOAT_SQNR_DB)
 LOW_PRECISION_LIMIT = Limit(LOW_PRECISION_SQNR_DB, AGREEMENT)
 
@@ -55,12 +58,9 @@ def prove(
     """
     wanted = [torch.cat(column) for column in zip(*before, strict=True)]
     got = [torch.cat(column) for column in zip(*after, strict=True)]
-    problem = _problem(wanted, got)
     n = int(wanted[0].shape[0])
-    if problem:
-        return ParityRecord(
-            edge=edge, max_error=float("inf"), sqnr_db=0.0, top1_agreement=None, n=n, limit=problem, ok=False
-        )
+    if problem := _problem(wanted, got):
+        return broken(edge, problem, n)
     sqnr = min(sqnr_db(one, other) for one, other in zip(wanted, got, strict=True))
     error = max(
         float((one.double() - other.double()).abs().max()) for one, other in zip(wanted, got, strict=True)
@@ -77,6 +77,13 @@ def prove(
         n=n,
         limit="reported; the budgets judge it" if limit is None else str(limit),
         ok=ok,
+    )
+
+
+def broken(edge: str, why: str, n: int) -> ParityRecord:
+    """The record of an edge whose outputs, for `n` samples, are not there or cannot be compared."""
+    return ParityRecord(
+        edge=edge, max_error=float("inf"), sqnr_db=0.0, top1_agreement=None, n=n, limit=why, ok=False
     )
 
 

@@ -174,6 +174,10 @@ class MeasureSection(Section):
     """Longest warm-up of a launch in seconds; it ends earlier when three windows agree within 1 %."""
     batch: int = Field(default=1, ge=1)
     """Samples in one inference."""
+    timeout_s: float = Field(default=600.0, gt=0, le=86400)
+    """Longest that building, loading or one inference of an engine may take before it counts as failed."""
+    memory: Bytes | None = None
+    """Most memory that an engine's process may hold before it counts as failed; default nine tenths of what is free."""
 
 
 class Recipe(Section):

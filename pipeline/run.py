@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.data import DataParts
+from ..calibration.data import DataParts, Part
 from ..calibration.metric import Metric, metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
@@ -23,9 +23,9 @@ from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
+from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
-from ..targets.onnxruntime import load as load_onnxruntime
-from .devices import Candidate, Measured, forward_of, layer_times, measure_target
+from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target
 from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
@@ -35,7 +35,7 @@ from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
 from .onnx_network import why_no_pass
 from .packed import write_packed
-from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
+from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
 from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
@@ -279,17 +279,33 @@ class _Run:
         batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         part = data.validation
         eager = outputs_of(model.run, part, batch)
-        on_onnx = {
-            path: outputs_of(forward_of(load_onnxruntime(path, TargetOptions()), final), part, batch)
-            for path in {float_onnx, onnx_path}
-        }
-        self.proofs.append(prove("float: PyTorch → ONNX", eager, on_onnx[float_onnx], FLOAT_LIMIT))
-        if final is not model:
-            compressed = outputs_of(final.run, part, batch)
-            limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
-            self.proofs.append(prove("compressed: PyTorch → ONNX", compressed, on_onnx[onnx_path], limit))
-            self.proofs.append(prove("float → compressed", eager, compressed, None))
-        return Candidate(float_onnx, onnx_path, final, quantized, on_onnx[float_onnx], on_onnx[onnx_path])
+        reference = self._prove_export("float", float_onnx, eager, model, part, FLOAT_LIMIT)
+        if final is model:
+            return Candidate(float_onnx, onnx_path, final, quantized, reference, reference)
+        compressed = outputs_of(final.run, part, batch)
+        limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
+        compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
+        self.proofs.append(prove("float → compressed", eager, compressed, None))
+        return Candidate(float_onnx, onnx_path, final, quantized, reference, compressed_reference)
+
+    def _prove_export(
+        self, label: str, path: Path, eager: Outputs, model: Model, part: Part, limit: Limit
+    ) -> Outputs:
+        """Prove an ONNX file on onnxruntime; returns what runtimes are then compared with.
+
+        Where onnxruntime fails on the file, the proof is broken and says so, and the eager outputs take its place.
+        """
+        edge = f"{label}: PyTorch → ONNX"
+        batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        try:
+            limits = limits_of(self.recipe.measure)
+            with load(TARGETS["onnxruntime"], path, TargetOptions(), limits) as engine:
+                found = outputs_of(forward_of(engine, model), part, batch)
+        except CompressError as error:
+            self.proofs.append(broken(edge, f"onnxruntime: {error}", len(part.head(SAMPLES))))
+            return eager
+        self.proofs.append(prove(edge, eager, found, limit))
+        return found
 
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]

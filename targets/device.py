@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import CompressError, DeviceUnavailableError
-from . import TARGETS
+from . import TARGETS, isolated_engine
 from .attribution import precision_shares
 from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
 from .digests import files_digest
+from .isolated_engine import KeptEngine
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state
 
@@ -105,28 +106,28 @@ class LocalDevice:
         self.options = options
         self._folder = folder
         self._saved: dict[int, tuple[Feeds, Path]] = {}
-        self._loaded: tuple[Frozen, Engine] | None = None
+        self._kept = KeptEngine(TARGETS[runtime], options)
 
     def facts(self) -> DeviceFacts:
         """What the runtime and the system say."""
         return local_facts(self.runtime, self.options.device)
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
-        """Build with the target's `build`, and ask the engine for its layers."""
-        engine = TARGETS[self.runtime].build(onnx_path, self.options, folder)
-        if isinstance(engine, BuiltOnly):
-            raise BuiltOnlyError(engine)
-        return frozen_of(engine, tuple(engine.layers(feeds, LAYER_ITERATIONS)))
+        """Build with the target's `build`, in a process of its own, and ask the engine for its layers."""
+        built = isolated_engine.build(TARGETS[self.runtime], onnx_path, self.options, folder)
+        if isinstance(built, BuiltOnly):
+            raise BuiltOnlyError(built)
+        with built as engine:
+            return frozen_of(engine, tuple(engine.layers(feeds, LAYER_ITERATIONS)))
 
     def adopt(self, engine: Path) -> Frozen:
         """Open the engine once, to see that it can be."""
-        return frozen_of(TARGETS[self.runtime].load(engine, self.options), ())
+        with isolated_engine.load(TARGETS[self.runtime], engine, self.options) as opened:
+            return frozen_of(opened, ())
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
-        """One inference in this process; the engine stays loaded for the next one."""
-        if self._loaded is None or self._loaded[0] != frozen:
-            self._loaded = (frozen, TARGETS[self.runtime].load(Path(frozen.path), self.options))
-        return self._loaded[1].run(feeds)
+        """One inference in a process of its own, where the engine stays open for the next one."""
+        return self._kept.run(frozen.path, frozen.sha256, feeds)
 
     def launch(
         self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
@@ -158,7 +159,8 @@ class LocalDevice:
         """This machine is not lost."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """End the process of the engine that is open."""
+        self._kept.close()
 
 
 def local_facts(runtime: str, device: str) -> DeviceFacts:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CompressError
+from . import TARGETS
 from .base import Feeds, TargetOptions
 from .device import DeviceFacts, DeviceLostError, Frozen
+from .isolated_engine import KeptEngine
 from .launch import LaunchResult
 from .machine import MachineState
 
@@ -65,6 +67,7 @@ class FakeDevice:
         self._noise = noise
         self._seed = seed
         self._draw = np.random.default_rng(seed)
+        self._computes = KeptEngine(TARGETS["onnxruntime"], TargetOptions())
         self._drift = 0.0
         self._throttled = 0
         self._throttle_events = 0
@@ -100,9 +103,7 @@ class FakeDevice:
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """What onnxruntime computes."""
-        from . import onnxruntime
-
-        return onnxruntime.load(Path(frozen.path), TargetOptions()).run(feeds)
+        return self._computes.run(frozen.path, frozen.sha256, feeds)
 
     def launch(
         self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
@@ -146,7 +147,8 @@ class FakeDevice:
         """It always comes back."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """End the process of the engine that computed outputs."""
+        self._computes.close()
 
     def _throttling(self) -> float:
         """How much slower (log) this launch is for the heat."""

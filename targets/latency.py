@@ -14,6 +14,7 @@ from statistics import mean, median, stdev
 import numpy as np
 
 from ..errors import CompressError
+from ..isolated import Limits
 from ..progress import Progress, Silent
 from .base import Feeds, TargetOptions
 from .device import DeviceLostError
@@ -84,10 +85,12 @@ def measure_interleaved(
     seed: int,
     progress: Progress = Silent(),
     warmup_s: float = 5.0,
+    limits: Limits = Limits(),
 ) -> list[LaunchSamples]:
     """Launch every contender once a round, `pairs` rounds, in an order drawn anew each round.
 
-    Returns the launches in the order they ran. CompressError when a launch fails or `pairs` is below 2.
+    limits: of each launch as a whole, its warm-up not counted. Returns the launches in the order they ran.
+    CompressError when a launch fails or `pairs` is below 2.
     """
     labels = [c.label for c in contenders]
     if len(set(labels)) < len(labels):
@@ -97,7 +100,7 @@ def measure_interleaved(
 
         def launcher(c: Contender) -> Callable[[], LaunchResult]:
             spec = LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s)
-            return lambda: launch(spec)
+            return lambda: launch(spec, limits)
 
         return launch_interleaved({c.label: launcher(c) for c in contenders}, pairs, seed, progress)
 

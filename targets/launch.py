@@ -12,16 +12,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, log
 from pathlib import Path
 from statistics import median
-from threading import Timer
 from typing import Any, Self
 
 import numpy as np
 
 from ..errors import CompressError
+from ..isolated import Limits, Watch, ending
 from .base import Feeds, TargetOptions
 from .machine import MachineState
 
@@ -83,18 +83,17 @@ class LaunchResult:
         return float(median(self.samples_ns))
 
 
-TIMEOUT_S = 600.0
-"""What a launch may take beyond the time that it is asked to go on for."""
+def launch(spec: LaunchSpec, limits: Limits = Limits()) -> LaunchResult:
+    """Measure in a fresh process; CompressError with the end of its error output when it fails.
 
-
-def launch(spec: LaunchSpec, timeout_s: float = TIMEOUT_S) -> LaunchResult:
-    """Measure in a fresh process; CompressError with the end of its error output when it fails."""
-    with _Worker(spec, timeout_s + spec.seconds) as worker:
+    limits: seconds are for the whole launch, beyond warm-up and the time that it is asked to go on for.
+    """
+    with _Worker(spec, replace(limits, seconds=limits.seconds + spec.warmup_s + spec.seconds)) as worker:
         return worker.result()
 
 
 def launch_pair(
-    first: LaunchSpec, second: LaunchSpec, order_seed: int, timeout_s: float = 3 * TIMEOUT_S
+    first: LaunchSpec, second: LaunchSpec, order_seed: int, limits: Limits = Limits(seconds=1800)
 ) -> tuple[LaunchResult, LaunchResult]:
     """Measure two engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
 
@@ -102,7 +101,7 @@ def launch_pair(
     still is a launch of its own. Sample i of both belongs to the same turn, i // BLOCK.
     """
     draw = random.Random(order_seed)
-    with _Worker(first, timeout_s, PACED) as one, _Worker(second, timeout_s, PACED) as other:
+    with _Worker(first, limits, PACED) as one, _Worker(second, limits, PACED) as other:
         workers = [one, other]
         for worker in draw.sample(workers, 2):  # one after the other, so that nothing runs beside a warm-up
             worker.start()
@@ -124,11 +123,10 @@ def paired_log_ratio(first: LaunchResult, second: LaunchResult) -> float:
 class _Worker:
     """A process that measures one launch; gone when the `with` ends, and killed when it takes too long."""
 
-    def __init__(self, spec: LaunchSpec, timeout_s: float, *mode: str) -> None:
+    def __init__(self, spec: LaunchSpec, limits: Limits, *mode: str) -> None:
         self._spec = spec
-        self._timeout_s = timeout_s
+        self._limits = limits.in_force()
         self._mode = mode
-        self._late = False
 
     def __enter__(self) -> Self:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # closed by __exit__
@@ -136,12 +134,12 @@ class _Worker:
         command = [sys.executable, "-P", "-m", "edgepress.targets.worker", *self._mode]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
-        self._watch = Timer(self._timeout_s, self._give_up)
-        self._watch.start()
+        self._watch = Watch(self._process, self._limits.bytes)
+        self._watch.begin(self._limits.seconds)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.cancel()
+        self._watch.close()
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with suppress(BrokenPipeError):
@@ -180,15 +178,11 @@ class _Worker:
             return json.loads(line)
         what = f"measuring {self._spec.path.name} on {self._spec.target}"
         code = self._process.wait()
-        if self._late:
-            raise CompressError(f"{what}: no result within {self._timeout_s:.0f} s; ask for fewer iterations")
+        if self._watch.exceeded:
+            raise CompressError(f"{what}: {self._watch.exceeded}; or ask for fewer iterations")
         self._errors.seek(0)
         tail = "\n".join(self._errors.read().strip().splitlines()[-8:]) or "it wrote no error output"
-        raise CompressError(f"{what}: the worker process ended with {_ending(code)}:\n{tail}")
-
-    def _give_up(self) -> None:
-        self._late = True
-        self._process.kill()
+        raise CompressError(f"{what}: the worker process {ending(code)}:\n{tail}")
 
 
 def result_of(told: dict[str, Any]) -> LaunchResult:
@@ -209,10 +203,6 @@ def spec_of(told: dict[str, Any]) -> LaunchSpec:
     options = {**told["options"], "compute_capabilities": tuple(told["options"]["compute_capabilities"])}
     paths = {key: Path(told[key]) for key in ("path", "feeds")}
     return LaunchSpec(**{**told, **paths, "options": TargetOptions(**options)})
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def save_feeds(feeds: Feeds, folder: Path) -> Path:

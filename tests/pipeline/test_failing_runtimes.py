@@ -1,0 +1,73 @@
+"""A runtime that dies, hangs or fills the memory fails alone: the run ends with its record, and all else is kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from edgepress.pipeline.report import load_run
+from edgepress.pipeline.run import compress
+from edgepress.targets import TARGETS
+from small_run import write_recipe
+
+FAULTY = Path(__file__).parents[1] / "targets" / "faulty"
+STAGES = {
+    "build": "building model.onnx",
+    "load": "measuring model.onnx on faulty",
+    "inference": "in the first inference of model.onnx",
+}
+KINDS = {
+    "signal": r"died by signal 8 \(SIGFPE\)",
+    "hang": r"no answer within \d+ s",
+    "memory": r"more than 1 GB of memory",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs: the steps before the devices are done once."""
+    folder = tmp_path_factory.mktemp("faulty")
+    recipe = write_recipe(folder, "onnxruntime, faulty", drop="50 points")
+    text = recipe.read_text().replace("[quantize]", "[]").replace("int8_share", "latency")
+    recipe.write_text(text.replace("0.95", "1 s").replace("openvino:CPU", "faulty"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FAULTY))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTY), os.environ.get("PYTHONPATH", "")]))
+    import faulty_runtime
+
+    monkeypatch.setitem(TARGETS, "faulty", faulty_runtime)
+
+
+def test_without_a_fault_the_faulty_runtime_runs(place: Path) -> None:
+    record = compress(place / "recipe.yaml", place / "run")
+    assert [(t.runtime, t.status) for t in record.targets] == [("onnxruntime", "run"), ("faulty", "run")]
+    assert record.verdict == "PASS", record.reason
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_is_the_record_of_its_target_and_of_no_other(
+    stage: str, kind: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", f"{stage}:{kind}")
+    recipe = place / f"{kind}.yaml"
+    text = (place / "recipe.yaml").read_text().replace("[onnxruntime, faulty]", "[faulty]")
+    limits = "timeout_s: 4" if kind == "hang" else "memory: 1 GB"
+    recipe.write_text(text.replace("warmup_s: 0", f"warmup_s: 0, {limits}"))
+    record = compress(recipe, place / "run")
+    assert record.verdict == "FAIL"
+    assert load_run(place / "run") == record
+    [failed] = record.targets
+    assert failed.status == "failed"
+    assert re.search(KINDS[kind], failed.reason), failed.reason
+    if kind != "hang":  # on a busy machine the time may be over before the stage is reached
+        assert STAGES[stage] in failed.reason
+    assert failed.reason in record.reason
+    assert [step.pass_name for step in record.steps] == ["float"]
+    assert (place / "run" / "report.html").is_file()
