@@ -116,9 +116,9 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def sample_shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Shape as the file states it: numbers, and names (or "?") where it is dynamic."""
+    """Shape as the file states it: numbers, and names (or "?") where it is dynamic, as also -1 and 0 are."""
     dims = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
+    return [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in dims]
 
 
 def _refuse_unusable(model: onnx.ModelProto, path: Path) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..calibration.named import describe
 from ..errors import CompressError
 from ..model import FILE_NAMES
-from .onnx_file import is_weight
+from .onnx_file import graph_inputs, is_weight, sample_shape
 from .onnx_names import with_safe_names
+from .onnx_normal import InexpressibleError, normal_form
+from .onnx_operators import register
 
 if TYPE_CHECKING:
     import onnx
 
-CONVERTIBLE_OPSET = 18
 _INSTALL = "pip install edgepress[onnx-import]"
 
 
@@ -69,63 +69,61 @@ def as_network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) 
     except Exception as error:
         text = describe(error)
         raise CompressError(f"model.source: onnxruntime cannot run {path}: {text}") from error
-    converted = _converted(model)
+    shapes = [sample_shape(value) for value in graph_inputs(model)]
+    dynamic_batch = all(isinstance(shape[0], str) for shape in shapes if shape)
+    converted = _converted(model, example, dynamic_batch)
     if isinstance(converted, str):
         runtime.no_passes = f"passes need PyTorch, and {path.name} cannot be converted: {converted}"
         return runtime
     problem = _difference(converted, example, expected)
+    if not problem and dynamic_batch:
+        pairs = tuple(torch.cat([x, x]) for x in example)
+        problem = _difference(converted, pairs, runtime(*pairs))
     if problem:
         runtime.no_passes = f"passes need PyTorch, and onnx2torch converts {path.name} wrongly: {problem}"
         return runtime
     return converted
 
 
-def _converted(model: onnx.ModelProto) -> nn.Module | str:
+def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...], dynamic_batch: bool) -> nn.Module | str:
     """The torch module, or why there is none."""
-    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
-        kinds = sorted(
-            {n.op_type for n in model.graph.node for a in n.attribute if a.HasField("g") or a.graphs}
-        )
-        return f"onnx2torch lacks an operator: {', '.join(kinds)[:200]} (its attributes are graphs)"
-    if foreign := sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"}):
-        return f"onnx2torch lacks the operators of {', '.join(map(repr, foreign))[:200]}"
     try:
         from onnx2torch import convert
     except ImportError:
         return f"onnx2torch is not installed ({_INSTALL})"
+    register()
     try:
-        named, names = with_safe_names(_older(model))
-        converted = convert(named).eval()
+        graph = normal_form(model, example, dynamic_batch)
+        if foreign := _foreign(graph):
+            return f"onnx2torch lacks {foreign}"
+        named, names = with_safe_names(graph)
+        converted = _returning_a_tuple(convert(named).eval())
         converted.meta[FILE_NAMES] = names
-        return converted  # type: ignore[no-any-return]
+        return converted
+    except InexpressibleError as error:
+        return f"nothing here converts {error}"
     except NotImplementedError as error:
         return f"onnx2torch lacks an operator: {' '.join(str(error).split())[:200]}"
     except Exception as error:
         return f"onnx2torch failed: {describe(error)}"
 
 
-def _older(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph in opset 18, the newest that onnx2torch knows, where onnx can say it so; else as it is."""
-    from onnx import numpy_helper, version_converter
+def _foreign(graph: onnx.ModelProto) -> str:
+    """What no converter may see: operators of other domains, and those whose attributes are graphs."""
+    nested = sorted({n.op_type for n in graph.graph.node for a in n.attribute if a.HasField("g") or a.graphs})
+    if nested:
+        return f"an operator: {', '.join(nested)[:200]} (its attributes are graphs)"
+    domains = sorted({n.domain for n in graph.graph.node} - {"", "ai.onnx"})
+    return f"the operators of {', '.join(map(repr, domains))[:200]}" if domains else ""
 
-    graph = copy.deepcopy(model)
-    shapes = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer if t.data_type == t.INT64}
-    for node in graph.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in shapes and (shapes[node.input[1]] != 0).all():
-            kept = [a for a in node.attribute if a.name != "allowzero"]  # says nothing when no size is 0
-            del node.attribute[:]
-            node.attribute.extend(kept)
-    if (
-        max((o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")), default=0)
-        <= CONVERTIBLE_OPSET
-    ):
-        return graph
-    try:
-        return version_converter.convert_version(graph, CONVERTIBLE_OPSET)
-    except (
-        Exception
-    ):  # onnx raises bare RuntimeErrors where it has no rule; then onnx2torch says what it lacks
-        return graph
+
+def _returning_a_tuple(module: fx.GraphModule) -> fx.GraphModule:
+    """onnx2torch returns several outputs as a list; a `Model` has them as a tuple."""
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    if isinstance(output.args[0], list):
+        output.args = (tuple(output.args[0]),)
+        module.recompile()
+    return module
 
 
 def _difference(module: nn.Module, example: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str:
