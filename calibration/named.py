@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import CompressError
+from ..errors import CompressError, UnsafeInputError
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -26,16 +27,21 @@ def is_callable_name(text: str) -> bool:
 def import_callable(name: str, role: str, folder: Path | None = None) -> Callable[..., Any]:
     """The callable `pkg.module:function`; `folder` (the recipe's) is importable, as a script's would be.
 
-    role: what the message calls it ("model factory"). Raises CompressError when it cannot be imported.
+    role: what the message calls it ("model factory"). Raises CompressError when it cannot be imported, and
+    UnsafeInputError for what belongs to Python itself: `os:system` makes no network.
     """
     if not is_callable_name(name):
         raise CompressError(f"{role} {name!r}: expected the form pkg.module:function")
+    if reason := why_not_named(name, folder):
+        raise UnsafeInputError(f"{role} {name!r}: {reason}")
     module_name, _, attribute = name.partition(":")
     if folder is not None and str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
     module = _import(module_name, f"{role} {name!r}")
     _require_own(module, module_name, folder, f"{role} {name!r}")
     found = getattr(module, attribute, None)
+    if _is_pythons(found) and found.__module__ != module_name:
+        raise UnsafeInputError(f"{role} {name!r}: it is of {found.__module__}, a module {_OF_PYTHON}")
     if callable(found):
         return found  # type: ignore[no-any-return]
     problem = (
@@ -45,14 +51,45 @@ def import_callable(name: str, role: str, folder: Path | None = None) -> Callabl
     raise CompressError(f"{role} {name!r}: {problem}{did_you_mean(attribute, public)}")
 
 
+_OF_PYTHON = (
+    "of Python itself, where functions can run any command; name one of an installed package, or of a module in the"
+    " recipe's own folder"
+)
+
+
+def why_not_named(name: str, folder: Path | None = None) -> str | None:
+    """Why a recipe in `folder` must not name `pkg.module:function`; None when it may. Nothing is imported.
+
+    The standard library and builtins are refused: none of it makes networks, samples or scores, and much of it runs
+    whatever its arguments say. A module of the recipe's own folder may bear such a name.
+    """
+    module = name.partition(":")[0]
+    top = module.partition(".")[0]
+    if top not in sys.stdlib_module_names and top != "__main__":
+        return None
+    if folder is not None and any(path.is_file() for path in _own_files(folder, top)):
+        return None
+    return f"{top} is a module {_OF_PYTHON}"
+
+
+def _is_pythons(found: object) -> bool:
+    """Whether a function or class that a module merely imported is of the standard library."""
+    if not (inspect.isroutine(found) or isinstance(found, type)):
+        return False
+    return str(getattr(found, "__module__", None) or "").partition(".")[0] in sys.stdlib_module_names
+
+
+def _own_files(folder: Path, module: str) -> list[Path]:
+    """Where `folder` would have the module."""
+    place = folder / module.replace(".", "/")
+    return [place.with_suffix(".py"), place / "__init__.py"]
+
+
 def _require_own(module: ModuleType, name: str, folder: Path | None, what: str) -> None:
     """Refuse a module that Python took from elsewhere although the recipe's folder has one of that name."""
     if folder is None:
         return
-    own = [
-        (folder / name.replace(".", "/")).with_suffix(".py"),
-        folder / name.replace(".", "/") / "__init__.py",
-    ]
+    own = _own_files(folder, name)
     found = Path(module.__file__).resolve() if module.__file__ else None
     if any(path.is_file() for path in own) and found not in [path.resolve() for path in own]:
         raise CompressError(

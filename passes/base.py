@@ -29,6 +29,7 @@ class NetworkSource(BaseModel):
     source: str = Field(description="pkg.module:factory, timm:NAME, torchvision:NAME, a .pt2 or .onnx file.")
     args: dict[str, Any] = Field({}, description="Keyword arguments of the factory.")
     weights: Path | None = Field(None, description="A .safetensors or weights-only .pt file.")
+    weights_key: str | None = Field(None, description="Which state dict of a checkpoint with several.")
 
     def files(self) -> list[Path]:
         """The files that the network is made of."""

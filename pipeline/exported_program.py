@@ -7,7 +7,6 @@ taken, checked, and copied into a fresh archive in memory, which is what torch t
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import re
@@ -18,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import CompressError, UnsafeInputError
-from .checkpoint import refuse_bombs, require_file, untrusted
+from .checkpoint import require_file
 from .files import sha256_file
+from .shape_expressions import is_shape_expression
+from .state_dicts import plain_tensor
+from .torch_file import UNREADABLE_ZIP, refuse_attacks, refuse_bombs, untrusted
 
 MAX_GRAPH_BYTES = 128 * 2**20
+MAX_SAMPLE_ELEMENTS = 2**28  # a stored sample may be one number, expanded; below this it does no harm
 _PLAIN_MEMBER = re.compile(
     r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|\.format_version"
     r"|data/weights/weight_\d+|data/constants/tensor_\d+"
@@ -34,31 +38,13 @@ _GRAPH_MEMBER, _SAMPLE_MEMBER = "models/model.json", "data/sample_inputs/model.p
 _IGNORED_MEMBER = re.compile(r"extra/.*")
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims|torchvision|quantized_decomposed)\.\w+(\.\w+)?"
-    r"|torch\.ops\.higher_order\.(cond|while_loop|scan|map_impl|wrap_with_set_grad_enabled|wrap_with_autocast)"
+    r"|torch\.ops\.higher_order\.(cond|scan|map_impl|wrap_with_set_grad_enabled|wrap_with_autocast)"
     r"|torch\.(sym_\w+|_sym_\w+)|math\.\w+"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|abs|and_|or_|xor|not_|eq|ne|lt|le|gt|ge|getitem|lshift|rshift)"
 )
 _FILE_OPERATOR = re.compile(r"torch\.ops\.aten\.(from_file|_print|save)\b.*")
 _PLAIN_TEXT = re.compile(r"[\w.:/<>,\- +]*")
-_SYMBOL = re.compile(r"[suz]f?\d+|zuf\d+")
-_SHAPE_FUNCTIONS = frozenset(
-    """FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift
-    PowByNatural FloatPow FloatTrueDiv IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt
-    RoundToInt RoundDecimal ToFloat Identity Symbol Integer Rational Float Add Mul Pow Max Min Abs Eq Ne Lt Le
-    Gt Ge And Or Not floor ceiling true false True False int_oo oo""".split()  # noqa: SIM905 (a table of names)
-)
-_SYMBOL_TEXT = re.compile(r"[suz]f?\d+|zuf\d+|[\d.e+-]+")  # what Symbol('s0') and Float('0.5') quote
-_SHAPE_NODES = (
-    ast.Expression,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.Compare,
-    ast.BoolOp,
-    ast.Call,
-    ast.Name,
-    ast.Constant,
-)
-_SHAPE_SYNTAX = (ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context, ast.keyword)
+_NAME_KEYS = ("name", "forward_arg_names", "user_input_name")
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -74,8 +60,11 @@ def load_exported(path: Path, trust_pickle: str | None = None) -> ExportedProgra
         raise CompressError(
             f"model.source: {path} is not a .pt2 archive of torch.export.save (not a zip file)"
         )
-    refuse_bombs(path)
-    return _load(_checked_copy(path), path)
+    with path.open("rb") as file:
+        refuse_bombs(file, path)
+    program = _load(_checked_copy(path), path)
+    _refuse_odd_tensors(program, path)
+    return program
 
 
 def _load(archive: io.BytesIO, path: Path) -> ExportedProgram:
@@ -108,8 +97,10 @@ def _checked_copy(path: Path) -> io.BytesIO:
                 name = info.filename.removeprefix(root)
                 if not _IGNORED_MEMBER.fullmatch(name):
                     target.writestr(f"model/{name}", _checked_member(name, source.read(info), path))
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, UnicodeDecodeError) as error:
-        raise CompressError(f"model.source: {path} is a damaged zip archive: {error}") from error
+    except UNREADABLE_ZIP as error:
+        raise CompressError(
+            f"model.source: {path} is a damaged zip archive: {str(error)[:200] or type(error).__name__}"
+        ) from error
     copy.seek(0)
     return copy
 
@@ -135,22 +126,45 @@ def _checked_member(name: str, content: bytes, path: Path) -> bytes:
     if name == _SAMPLE_MEMBER:
         return (
             content
-            if not content or _is_plain_pickle(content)
+            if not content or _is_plain_pickle(content, path)
             else _refuse(path, "has sample inputs that hold code")
         )
     if _CONFIG_MEMBER.fullmatch(name):
-        for entry in _json(content, path).get("config", {}).values():
-            if entry.get("use_pickle") or not re.fullmatch(
-                r"(weight|tensor)_\d+", str(entry.get("path_name"))
-            ):
-                _refuse(path, f"stores {entry.get('path_name')!r} as a pickle")
+        _check_config(_json(content, path), path)
         return content
     if name == _GRAPH_MEMBER:
         return json.dumps(_checked_program(_json(content, path), path)).encode()
     return _refuse(path, f"holds the member {name!r}, which may contain code")
 
 
-def _is_plain_pickle(content: bytes) -> bool:
+def _check_config(config: dict[str, Any], path: Path) -> None:
+    """Weights are plain bytes with a shape each."""
+    for name, entry in _mapping(config.get("config", {}), "list of weights", path).items():
+        stored = str(_mapping(entry, f"entry of the weight {name[:80]!r}", path).get("path_name"))
+        if entry.get("use_pickle") or not re.fullmatch(r"(weight|tensor)_\d+", stored):
+            _refuse(path, f"stores {stored[:80]!r} as a pickle")
+
+
+def _mapping(value: Any, what: str, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CompressError(f"model.source: {path} holds a damaged {what}: it is a {type(value).__name__}")
+    return value
+
+
+def _refuse_odd_tensors(program: ExportedProgram, path: Path) -> None:
+    """Weights and samples must be dense, here, and as large as they say: whatever reads them takes that memory."""
+    samples, keywords = program.example_inputs or ((), {})
+    named = {**program.state_dict, **program.constants}
+    for name, tensor in named.items():
+        if isinstance(tensor, Tensor):
+            plain_tensor(name, tensor, path)
+    for index, sample in enumerate((*samples, *keywords.values())):
+        if isinstance(sample, Tensor) and sample.numel() > MAX_SAMPLE_ELEMENTS:
+            plain_tensor(f"sample input {index}", sample, path)
+
+
+def _is_plain_pickle(content: bytes, path: Path) -> bool:
+    refuse_attacks(io.BytesIO(content), path)
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # torch raises many types; whatever it cannot read plainly is not plain
@@ -161,21 +175,28 @@ def _is_plain_pickle(content: bytes) -> bool:
 def _checked_program(program: dict[str, Any], path: Path) -> dict[str, Any]:
     """The program without guard code and source metadata, every other string checked."""
     program["guards_code"] = []
+    module = _mapping(program.get("graph_module"), "graph description", path)
     for node in _graph_nodes(program):
-        target, metadata = str(node.get("target")), node.get("metadata") or {}
+        target = str(node.get("target"))
+        metadata = _mapping(node.get("metadata") or {}, "graph description", path)
         if not _OPERATOR.fullmatch(target) or _FILE_OPERATOR.fullmatch(target):
-            _refuse(path, f"calls {target!r}, which is no operator of a network")
+            _refuse(path, f"calls {target[:80]!r}, which is no operator of a network")
         node["metadata"] = {k: v for k, v in metadata.items() if k == "nn_module_stack"}
-    program["graph_module"]["metadata"] = {}
+    module["metadata"] = {}
     for key, text in _strings(program):
         if key == "expr_str":
-            allowed = _is_shape_expression(text)
+            allowed = is_shape_expression(text)
         elif key in ("in_spec", "out_spec"):
             allowed = _is_plain_tree(text)
-        elif key in ("name", "forward_arg_names"):  # torch.fx makes names of variables and arguments of them
+        elif key in _NAME_KEYS:  # torch.fx makes names of variables and arguments of them
             allowed = not text or (text.isidentifier() and not iskeyword(text))
         else:
             allowed = _PLAIN_TEXT.fullmatch(text) is not None
+        if not allowed and key == "expr_str":
+            raise UnsafeInputError(
+                f"{path} holds the text {text[:80]!r} as expr_str; a size is a short sum or product of symbols and"
+                " numbers, and nothing else is evaluated"
+            )
         if not allowed and key != "nn_module_stack":  # shown as text, never parsed as code
             _refuse(path, f"holds the text {text[:80]!r} as {key}")
     return program
@@ -208,33 +229,10 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(inner, key)
 
 
-def _is_shape_expression(text: str) -> bool:
-    """Arithmetic over size symbols: sympy evaluates these texts as Python."""
-    try:
-        nodes = list(ast.walk(ast.parse(text, mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return all(
-        isinstance(n, (*_SHAPE_NODES, *_SHAPE_SYNTAX))
-        and (not isinstance(n, ast.Call) or (isinstance(n.func, ast.Name)))
-        and (not isinstance(n, ast.Name) or n.id in _SHAPE_FUNCTIONS or _SYMBOL.fullmatch(n.id) is not None)
-        and (not isinstance(n, ast.Constant) or _is_shape_constant(n.value))
-        for n in nodes
-    )
-
-
-def _is_shape_constant(value: object) -> bool:
-    return (
-        _SYMBOL_TEXT.fullmatch(value) is not None
-        if isinstance(value, str)
-        else isinstance(value, (int, float))
-    )
-
-
 def _is_plain_tree(text: str) -> bool:
     """A tree of tuples, lists and dicts with plain keys: other node types import modules."""
     try:
-        version, tree = json.loads(text)
+        version, tree, *_ = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return text == ""
     pending = [tree]
@@ -245,7 +243,10 @@ def _is_plain_tree(text: str) -> bool:
             return False
         if context is not None and not re.fullmatch(r'null|\[("\w*"(, ?)?|\d+(, ?)?)*\]', str(context)):
             return False
-        pending.extend(node.get("children_spec") or [])
+        children = node.get("children_spec") or []
+        if not isinstance(children, list):
+            return False
+        pending.extend(children)
     return isinstance(version, int)
 
 

@@ -47,6 +47,10 @@ def _timm(name: str, args: dict[str, Any]) -> nn.Module:
         raise CompressError(
             "model.args: pretrained would download weights; name a file under `weights` instead"
         )
+    if args.get("checkpoint_path"):
+        raise CompressError(
+            "model.args: checkpoint_path is read by timm: name the file under `weights` instead"
+        )
     return call(timm.create_model, f"timm model {name}", name, pretrained=False, **args)  # type: ignore[no-any-return]
 
 

@@ -15,7 +15,7 @@ from ..calibration.named import describe, is_callable_name
 from ..errors import CompressError
 from ..model import Model
 from ..progress import Progress, Silent
-from .checkpoint import load_into, read_weights, refuse_unusable
+from .checkpoint import load_into, read_checkpoint, refuse_unusable
 from .factories import Shapes, build_network
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def ingest(
     suffix = Path(section.source).suffix.lower()
     if section.source.startswith(("timm:", "torchvision:")) or is_callable_name(section.source):
         return _from_factory(section, example, trust_pickle, base, progress)
-    for key in ("weights", "args"):
+    for key in ("weights", "weights_key", "args"):
         if getattr(section, key):
             raise CompressError(f"model.{key}: only a factory takes {key}; {section.source} brings its own")
     if suffix == ".pt2":
@@ -76,7 +76,7 @@ def _from_factory(
         refuse_unusable(module.state_dict(), section.source, {n for n, _ in module.named_parameters()})
     else:
         path = base / section.weights
-        note = load_into(module, read_weights(path, trust), path)
+        note = load_into(module, read_checkpoint(path, trust), section.weights_key)
         source += f", weights {section.weights.name}" + (f" ({note})" if note else "")
         if note:
             progress.say(f"{path.name}: {note}")

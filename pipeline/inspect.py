@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..model import Model
     from .recipe import ModelSection
+    from .state_dicts import Checkpoint
 
 
 class TensorRow(Record):
@@ -68,7 +69,7 @@ def inspect_model(
 
     example: inputs with a batch dimension, when the model does not state their shape. Errors as `ingest`.
     """
-    from .checkpoint import WEIGHT_SUFFIXES, read_weights, require_file
+    from .checkpoint import WEIGHT_SUFFIXES, read_checkpoint, require_file
     from .recipe import ModelSection
 
     if isinstance(target, ModelSection):
@@ -89,7 +90,7 @@ def inspect_model(
     if suffix == ".l2z":
         return _inspect_l2z(path)
     if suffix in WEIGHT_SUFFIXES:
-        return _inspect_weights(read_weights(path, trust_pickle), path)
+        return _inspect_weights(read_checkpoint(path, trust_pickle))
     raise CompressError(
         f"model: {path}: expected a recipe (.yaml), .onnx, .pt2, .safetensors, .l2z or .pt file,"
         f" pkg.module:factory, timm:NAME"
@@ -133,13 +134,20 @@ def pass_rows(model: Model) -> list[PassRow]:
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
 
 
-def _inspect_weights(weights: dict[str, Tensor], path: Path) -> Inspection:
+def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
+    from .checkpoint import is_finite
+    from .state_dicts import plain_tensors
+    from .weight_choice import to_show
+
+    shown, kept = to_show(checkpoint)
+    path = checkpoint.path
+    weights = plain_tensors(shown.entries, path)
     rows = [
         TensorRow(name=n, shape=list(t.shape), dtype=str(t.dtype).removeprefix("torch."), params=t.numel())
         for n, t in weights.items()
     ]
-    bad = [n for n, t in weights.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-    notes = ["weights alone: which passes apply needs the network (inspect a recipe or a factory)"]
+    bad = [n for n, t in weights.items() if not is_finite(t)]
+    notes = [*kept, "weights alone: which passes apply needs the network (inspect a recipe or a factory)"]
     notes += [f"tensor {n!r} holds NaN or infinite values" for n in bad]
     size = sum(t.numel() * t.element_size() for t in weights.values())
     total = sum(r.params for r in rows)

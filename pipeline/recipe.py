@@ -43,6 +43,8 @@ class ModelSection(Section):
     """Keyword arguments of the factory."""
     weights: Path | None = None
     """A `.safetensors`, `.l2z` or weights-only `.pt` file; `package:pkg.name/file` lies in an installed package."""
+    weights_key: str | None = Field(default=None, min_length=1)
+    """Which state dict of a checkpoint with several: `state_dict_ema`; by default the averaged one where it fits."""
     input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Shape of one sample without the batch, when no data says it: [3, 224, 224]."""
     outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)

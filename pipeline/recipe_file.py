@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..calibration.named import why_not_named
 from ..passes.base import Pass
 from .recipe import Recipe, TargetSection
 from .recipe_paths import is_callable_name, locate
@@ -28,6 +29,7 @@ def read_recipe(path: Path) -> Recipe:
     `file:line:column: key: what was expected, what was found`.
     """
     document = parse(path)
+    _refuse_python_itself(document, path.parent)
     data = {
         key: value
         for key, value in document.data.items()
@@ -43,6 +45,31 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(
         update={"passes": tuple(passes), "targets": tuple(targets), "name": recipe.name or path.stem}
     )
+
+
+def _refuse_python_itself(document: Document, folder: Path) -> None:
+    """Refuse every function of the standard library that is named, wherever one can be."""
+    named: list[tuple[Location, Any]] = [
+        (place, _at(document.data, place)) for place in (("model", "source"), ("data", "source"), ("metric",))
+    ]
+    named += _texts(document.data.get("passes"), ("passes",))
+    for location, text in named:
+        if isinstance(text, str) and is_callable_name(text) and (reason := why_not_named(text, folder)):
+            document.refuse(location, f"{text}: {reason}", unsafe=True)
+
+
+def _at(data: Any, location: Location) -> Any:
+    for part in location:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _texts(data: Any, location: Location) -> Iterator[tuple[Location, str]]:
+    if isinstance(data, str):
+        yield location, data
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _texts(value, (*location, key))
 
 
 def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list[Pass]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompressError
+from ..errors import CompressError, ExitCode
 
 Location = tuple[str | int, ...]
 """Where a value is in the data: ("budgets", "latency", "openvino:CPU"), ("passes", 0)."""
@@ -24,10 +24,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe. `place` is None when it is about the file as a whole."""
+    """One thing wrong with a recipe. `place` is None when it is about the file as a whole.
+
+    unsafe: it would have run what no recipe may name.
+    """
 
     place: Place | None
     message: str
+    unsafe: bool = False
 
 
 class RecipeError(CompressError):
@@ -36,6 +40,8 @@ class RecipeError(CompressError):
     def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
         self.path = path
         self.problems = tuple(sorted(problems, key=lambda p: (p.place or Place(0, 0), p.message)))
+        if any(problem.unsafe for problem in self.problems):
+            self.exit_code = ExitCode.UNSAFE_INPUT
         super().__init__("\n".join(self._line(problem) for problem in self.problems))
 
     def _line(self, problem: Problem) -> str:

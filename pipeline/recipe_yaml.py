@@ -43,11 +43,11 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     bad: set[Location] = field(default_factory=set)
 
-    def refuse(self, location: Location, message: str, at_key: bool = False) -> None:
+    def refuse(self, location: Location, message: str, at_key: bool = False, unsafe: bool = False) -> None:
         """Record that the value at `location` is wrong; with `at_key`, that its key is, in what holds it."""
         self.bad.add(location)
         subject = location[:-1] if at_key and isinstance(location[-1], str) else location
-        self.problems.append(Problem(self.place(location, at_key), f"{dotted(subject)}{message}"))
+        self.problems.append(Problem(self.place(location, at_key), f"{dotted(subject)}{message}", unsafe))
 
     def place(self, location: Location, at_key: bool = False) -> Place:
         """Where `location` stands; for what is not in the file, where its nearest parent stands."""

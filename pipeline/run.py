@@ -213,7 +213,9 @@ class _Run:
 
     def _load_network(self, source: NetworkSource, data: DataParts) -> Model:
         """A teacher or a student that a pass names, read as the model itself is."""
-        section = ModelSection(source=source.source, args=source.args, weights=source.weights)
+        section = ModelSection(
+            source=source.source, args=source.args, weights=source.weights, weights_key=source.weights_key
+        )
         found = ingest(
             section, data.calibration.example(), self.trust_pickle, folder=self.base, progress=self.progress
         )

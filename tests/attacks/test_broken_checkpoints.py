@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,57 @@ def scripted(path: Path) -> None:
     torch.jit.save(torch.jit.script(linear()), path)
 
 
+def opcodes(body: bytes) -> Make:
+    """A zip of torch.save whose pickle has this body."""
+    return zip_of({"a/data.pkl": b"\x80\x02" + body + b".", "a/version": b"3\n", "a/data/0": b"\0" * 8})
+
+
+def tensor_of(count: int, storage: bytes = b"FloatStorage", rebuild: bytes = b"_rebuild_tensor_v2") -> bytes:
+    """The opcodes of {'weight': a tensor} whose storage claims `count` elements."""
+    text = b"".join(b"X" + struct.pack("<I", len(t)) + t for t in (b"storage",))
+    name = b"X" + struct.pack("<I", 1) + b"0"
+    where = b"X" + struct.pack("<I", 3) + b"cpu"
+    saved = b"(" + text + b"ctorch\n" + storage + b"\n" + name + where + number(count) + b"tQ"
+    sizes = number(2) + b"\x85" + number(1) + b"\x85"
+    arguments = b"(" + saved + number(0) + sizes + b"\x89ccollections\nOrderedDict\n)Rt"
+    return b"}X" + struct.pack("<I", 6) + b"weight" + b"ctorch._utils\n" + rebuild + b"\n" + arguments + b"Rs"
+
+
+def number(value: int) -> bytes:
+    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+
+def twice(path: Path) -> None:
+    """Two members whose names differ in case: torch would find either."""
+    zip_of({"a/data.pkl": b"\x80\x02}.", "a/DATA.PKL": pickled(), "a/version": b"3\n"})(path)
+
+
+def flagged(path: Path, at: int, value: int, central: int) -> None:
+    """The first member's flags or method set to `value`, in both of its headers."""
+    torch.save(state(), path)
+    content = bytearray(path.read_bytes())
+    content[at : at + 2] = struct.pack("<H", value)
+    directory = content.index(b"PK\x01\x02")
+    content[directory + central : directory + central + 2] = struct.pack("<H", value)
+    path.write_bytes(content)
+
+
+def shape(dtype: str, sizes: str, length: int = 0) -> Make:
+    text = f'{{"weight":{{"dtype":"{dtype}","shape":{sizes},"data_offsets":[0,{length}]}}}}'.encode()
+    return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * length) and None
+
+
+def plain_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("weights.bin"), io.BytesIO())
+
+
+HIDING = (  # a state dict whose methods are hidden behind attributes of their names
+    b"ccollections\nOrderedDict\n)R" + tensor_of(2)[1:] + b"}X\x05\x00\x00\x00itemsK\x03sb"
+)
+SHARED = (
+    b"}" + b")" + b"".join(b"q\x00h\x00\x86" for _ in range(40)) + b"K\x01s"
+)  # 2^40 elements in 160 opcodes
 OVERLAP = (
     b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
     b'"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
@@ -172,6 +224,46 @@ WEIGHTS = [
         UNSAFE,
         "tensor 'weight' claims 4,398,046,511,104 bytes and stores 4;",
     ),
+    ("deepkey.pt", opcodes(b"}K\x00" + b"\x85" * 3000 + b"K\x01s"), UNSAFE, "nests tuples deeper than 64"),
+    ("deepvalue.pt", opcodes(b"}K\x01K\x00" + b"\x85" * 3000 + b"s"), UNSAFE, "nests tuples deeper than 64"),
+    ("shared.pt", opcodes(SHARED), UNSAFE, "nests tuples"),
+    ("beyond.pt", opcodes(tensor_of(10**6)), UNSAFE, "storage '0' has 4,000,000 bytes, and 8 are there"),
+    ("minus.pt", opcodes(tensor_of(-1)), UNSAFE, "storage '0' has -4 bytes"),
+    (
+        "integer.pt",
+        opcodes(b"}K\x00\x8a\xff" + b"\x7f" * 255 + b"s"),
+        UNSAFE,
+        "holds an integer of 2,039 bits",
+    ),
+    (
+        "nested.pt",
+        opcodes(tensor_of(2, rebuild=b"_rebuild_nested_tensor")),
+        USAGE,
+        "holds a nested tensor, which is not read; save plain tensors",
+    ),
+    ("bytes.pt", opcodes(b"cbuiltins\nbytearray\n" + number(2**60) + b"\x85R"), USAGE, "holds a bytearray"),
+    ("twice.pt", twice, UNSAFE, "holds two members of one name"),
+    (
+        "comment.pt",
+        lambda p: torch.save(state(), p) or p.write_bytes(p.read_bytes() + b"x"),
+        UNSAFE,
+        "its end",
+    ),
+    ("encrypted.pt", lambda p: flagged(p, 6, 1, 8), USAGE, "'encrypted/data.pkl' is encrypted"),
+    ("method.pt", lambda p: flagged(p, 8, 99, 10), USAGE, "compression method is not supported"),
+    ("plain.pth.tar", plain_tar, USAGE, "is a plain tar archive, not a checkpoint of torch.save"),
+    ("meta.pt", torch_file(state(bias=torch.ones(3, device="meta"))), USAGE, "'bias' is on the device meta"),
+    (
+        "quantized.pt",
+        lambda p: torch.save(state(bias=torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)), p),
+        USAGE,
+        "tensor 'bias' is quantized by torch",
+    ),
+    ("attribute.pt", opcodes(HIDING), USAGE, "missing [bias]"),
+    ("float4.safetensors", shape("F4", "[2]", 1), USAGE, "float4_e2m1fn_x2, packed values"),
+    ("dims.safetensors", shape("F32", str([1] * 65), 4), USAGE, "'weight' has 65 dimensions; torch takes 64"),
+    ("zero.safetensors", shape("F32", f"[0,{2**63}]"), USAGE, "which no memory holds"),
+    ("zeros.safetensors", shape("F32", f"[0,{2**62},{2**62}]"), USAGE, "which no memory holds"),
     (
         "bomb.pt",
         zip_of({"a/data.pkl": b"\0" * 2**22}, zipfile.ZIP_DEFLATED),
@@ -298,6 +390,46 @@ def set_input(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda p: p["graph_module"]["graph"]["inputs"][-1]["as_tensor"].update(name=name)
 
 
+def set_metadata(program: dict[str, Any]) -> None:
+    program["graph_module"]["graph"]["nodes"][0]["metadata"] = ["x"]
+
+
+def set_name(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda p: p["graph_module"]["graph"]["nodes"][0]["outputs"][0]["as_tensor"].update(name=name)
+
+
+def in_config(change: Callable[[dict[str, Any]], None]) -> Make:
+    def edit(members: dict[str, bytes]) -> None:
+        config = json.loads(members["data/weights/model_weights_config.json"])
+        change(config)
+        members["data/weights/model_weights_config.json"] = json.dumps(config).encode()
+
+    return exported(edit)
+
+
+def set_meta(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda config: config["config"]["weight"]["tensor_meta"].update({key: value})
+
+
+def inflate(config: dict[str, Any]) -> None:
+    sizes = [{"as_int": 2**17}, {"as_int": 2**17}]
+    config["config"]["weight"]["tensor_meta"].update(sizes=sizes, strides=[{"as_int": 0}, {"as_int": 0}])
+
+
+TOO_LARGE = [
+    "9**9**9",
+    "Pow(9, Pow(9, 9))",
+    "s0**1000",
+    "2**s0",
+    "PowByNatural(9, 999999999)",
+    "1 << 999999999",
+    "LShift(LShift(1, 60), 60)",
+    "9" * 400,
+    "Integer('" + "9" * 400 + "')",
+    "(" * 60 + "s0" + ")" * 60 + "+1" * 600,
+    "-" * 50 + "s0",
+    "Max(s0, s1, s2, s3, s4, s5, s6, s7, s8)",
+]
 CODE = f"__import__('os').system('touch {MARK}')"
 EXPORTED = [
     ("text", raw(b"a program"), USAGE, "is not a .pt2 archive of torch.export.save (not a zip file)"),
@@ -346,6 +478,29 @@ EXPORTED = [
         "calls 'torch.ops.aten.from_file.default'",
     ),
     ("size", in_graph(set_size(CODE)), UNSAFE, "as expr_str"),
+    *[
+        (f"power{i}", in_graph(set_size(text)), UNSAFE, "as expr_str; a size is a short sum or product")
+        for i, text in enumerate(TOO_LARGE)
+    ],
+    ("nomodule", in_graph(lambda p: p.pop("graph_module") and None), USAGE, "a damaged graph description"),
+    ("listmodule", in_graph(lambda p: p.update(graph_module=[])), USAGE, "a damaged graph description"),
+    ("metadata", in_graph(set_metadata), USAGE, "a damaged graph description"),
+    (
+        "list",
+        in_config(lambda c: c.update(config=[])),
+        USAGE,
+        "holds a damaged list of weights: it is a list",
+    ),
+    ("entry", in_config(lambda c: c["config"].update(weight=3)), USAGE, "entry of the weight 'weight'"),
+    (
+        "device",
+        in_config(set_meta("device", {"type": "meta", "index": None})),
+        USAGE,
+        "'weight' is on the device",
+    ),
+    ("stride", in_config(inflate), UNSAFE, "tensor 'weight' claims 68,719,476,736 bytes"),
+    ("loop", in_graph(set_target("torch.ops.higher_order.while_loop")), UNSAFE, "which is no operator"),
+    ("name", in_graph(set_name("x if y else z")), UNSAFE, "as name"),
     ("attribute", in_graph(set_size("s0.__class__")), UNSAFE, "holds the text 's0.__class__' as expr_str"),
     ("tree", in_graph(set_tree("enum.Enum")), UNSAFE, "as in_spec"),
     ("context", in_graph(set_tree("builtins.dict")), UNSAFE, "as in_spec"),

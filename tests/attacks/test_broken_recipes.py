@@ -217,7 +217,7 @@ CASES: dict[str, list[str]] = {
     ],
     "unknown_keys": [
         f"1:1: unknown key 'nmae'; did you mean 'name'? {TOP_KEYS}",
-        "4:3: model: unknown key 'wieghts'; did you mean 'weights'? (known: source, args, weights, input_shape, outputs)",
+        "4:3: model: unknown key 'wieghts'; did you mean 'weights'? (known: source, args, weights, weights_key, input_shape, outputs)",
         "9:3: export: unknown key 'dynamic-batch'; did you mean 'dynamic_batch'? (known: opset, ir_version, dynamic_batch)",
     ],
     "unknown_pass": [
