@@ -55,7 +55,12 @@ class Limits:
 
 
 def run(what: str, function: Callable[..., Result], *args: object, limits: Limits = Limits()) -> Result:
-    """`function(*args)`, computed in a fresh process; errors as those of `Child.call`."""
+    """`function(*args)`, computed in a fresh process; errors as those of `Child.call`.
+
+    Inside such a process it is computed in place, within the limits that are in force already.
+    """
+    if in_child():
+        return function(*args)
     with Child(limits) as child:
         return child.call(what, function, *args)
 
@@ -170,6 +175,12 @@ def ending(code: int) -> str:
     known = {int(s): s.name for s in signal.Signals}
     why = ", perhaps for want of memory" if -code == 9 else ""
     return f"died by signal {-code} ({known.get(-code, 'unknown')}{why})"
+
+
+def in_child() -> bool:
+    """Whether this process is one of those that compute calls here, within limits."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == __name__
 
 
 def _number(name: str) -> float | None:

@@ -81,13 +81,12 @@ def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
     """
     from ..pipeline.device_file import runtime_and_device
     from ..pipeline.l2z.pack import as_onnx
-    from ..pipeline.onnx_file import read_graph
+    from ..pipeline.lint import lint_file
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)
     with quiet_stdout() if as_json else nullcontext(), as_onnx(model) as graph:
-        read_graph(graph)
-        found = {runtime: TARGETS[runtime].lint(graph) for runtime in runtimes}
+        found = lint_file(graph, list(runtimes))
     clean = not any(found.values())
     if as_json:
         listed = {runtime: [asdict(problem) for problem in problems] for runtime, problems in found.items()}

@@ -83,9 +83,7 @@ def inspect_model(
         from .recipe_file import read_recipe
 
         return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent)
-    if suffix == ".onnx":
-        return _inspect_onnx(path, example)
-    if suffix == ".pt2":
+    if suffix in (".onnx", ".pt2"):
         return _inspect_section(ModelSection(source=str(path.resolve())), example, trust_pickle, None)
     if suffix == ".l2z":
         return _inspect_l2z(path)
@@ -102,10 +100,12 @@ def _inspect_section(
     section: ModelSection, example: tuple[Tensor, ...] | None, trust: str | None, folder: Path | None
 ) -> Inspection:
     from .ingest import ingest
+    from .onnx_limits import within_limits
 
+    if section.source.lower().endswith(".onnx"):
+        base = folder or Path()
+        return within_limits("inspecting", _inspect_onnx, base / section.source, section, example, base)
     model = ingest(section, example, trust, folder=folder)
-    if model.onnx_path is not None:
-        return _inspect_onnx(model.onnx_path, example, model)
     facts = model.facts()
     return Inspection(
         kind="network",
@@ -181,16 +181,19 @@ def _inspect_l2z(path: Path) -> Inspection:
     )
 
 
-def _inspect_onnx(path: Path, example: tuple[Tensor, ...] | None, model: Model | None = None) -> Inspection:
+def _inspect_onnx(
+    path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path
+) -> Inspection:
     import onnx
 
+    from .ingest import ingest
     from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
 
     graph = read_onnx(path)
     notes: list[str] = []
     passes: list[PassRow] = []
     try:
-        passes = pass_rows(model or _onnx_model(path, example))
+        passes = pass_rows(ingest(section, example, folder=folder))
     except CompressError as error:
         notes.append(f"which passes apply is not known: {error}")
     tensors = [
@@ -217,13 +220,6 @@ def _inspect_onnx(path: Path, example: tuple[Tensor, ...] | None, model: Model |
         passes=passes,
         notes=notes,
     )
-
-
-def _onnx_model(path: Path, example: tuple[Tensor, ...] | None) -> Model:
-    from .ingest import ingest
-    from .recipe import ModelSection
-
-    return ingest(ModelSection(source=str(path.resolve())), example)
 
 
 def _onnx_macs(graph: Any, notes: list[str]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 2 * 2**30  # protobuf's own limit
 MAX_EXTERNAL_BYTES = 64 * 2**30
+MAX_INPUT_BYTES = 4 * 2**30  # what one call is fed, with every dynamic size 1
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization")
 
 
@@ -42,6 +44,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise CompressError(f"model.source: {path}: the graph has no output; export it again with one")
     if not graph_inputs(model):
         raise CompressError(f"model.source: {path}: the graph has no input besides its weights")
+    _refuse_vast_inputs(model, path)
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
@@ -67,6 +70,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
     check_external_data(model, path)
+    _refuse_vast_inputs(model, path)
     return model
 
 
@@ -119,6 +123,18 @@ def sample_shape(value: onnx.ValueInfoProto) -> list[int | str]:
     """Shape as the file states it: numbers, and names (or "?") where it is dynamic, as also -1 and 0 are."""
     dims = value.type.tensor_type.shape.dim
     return [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in dims]
+
+
+def _refuse_vast_inputs(model: onnx.ModelProto, path: Path) -> None:
+    """Whoever runs the graph makes its inputs first."""
+    for value in graph_inputs(model):
+        shape = sample_shape(value)
+        elements = prod(size for size in shape if isinstance(size, int) and size > 0)
+        if elements * 4 > MAX_INPUT_BYTES:
+            raise CompressError(
+                f"model.source: {path}: input {value.name!r} of shape {shape} takes more than"
+                f" {MAX_INPUT_BYTES / 2**30:g} GiB for one call; export it again with smaller fixed sizes"
+            )
 
 
 def _refuse_unusable(model: onnx.ModelProto, path: Path) -> None:

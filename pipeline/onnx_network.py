@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from torch import Tensor, fx, nn
 from ..calibration.named import describe
 from ..errors import CompressError
 from ..model import FILE_NAMES
-from .onnx_file import graph_inputs, is_weight, sample_shape
+from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
+from .onnx_limits import within_limits
 from .onnx_names import with_safe_names
 from .onnx_normal import InexpressibleError, normal_form
 from .onnx_operators import register
@@ -60,32 +62,61 @@ def why_no_pass(module: nn.Module) -> str | None:
 def as_network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) -> nn.Module:
     """A torch module converted by onnx2torch and proven on `example`, else one that runs onnxruntime.
 
-    The second says why no pass can change it: onnx2torch is missing, lacks an operator, or is wrong.
+    The second says why no pass can change it: onnx2torch is missing, lacks an operator, or is wrong. CompressError
+    when onnxruntime cannot run the file, or when running it takes more time or memory than a file may.
     """
-    runtime = OnnxRuntimeNetwork(path, _weights(model), _macs(model), "")
+    judged = within_limits("running", _judged, path, example)
+    found = judged.no_passes or _network(model, path, example)
+    return (
+        found
+        if isinstance(found, nn.Module)
+        else OnnxRuntimeNetwork(path, _weights(model), judged.macs, found)
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What one run of a file has shown. no_passes: why PyTorch cannot take it over, "" where it can."""
+
+    macs: int | None
+    no_passes: str
+
+
+def _judged(path: Path, example: tuple[Tensor, ...]) -> _Judged:
+    """Run the file with onnxruntime and, converted, with PyTorch."""
+    model = read_onnx(path)
+    macs = _macs(model)
+    runtime = OnnxRuntimeNetwork(path, [], macs, "")
     try:
         with torch.no_grad():
             expected = runtime(*example)
     except Exception as error:
         text = describe(error)
         raise CompressError(f"model.source: onnxruntime cannot run {path}: {text}") from error
-    shapes = [sample_shape(value) for value in graph_inputs(model)]
-    dynamic_batch = all(isinstance(shape[0], str) for shape in shapes if shape)
-    converted = _converted(model, example, dynamic_batch)
+    converted = _network(model, path, example)
     if isinstance(converted, str):
-        runtime.no_passes = f"passes need PyTorch, and {path.name} cannot be converted: {converted}"
-        return runtime
+        return _Judged(macs, converted)
     problem = _difference(converted, example, expected)
-    if not problem and dynamic_batch:
+    if not problem and _has_dynamic_batch(model):
         pairs = tuple(torch.cat([x, x]) for x in example)
         problem = _difference(converted, pairs, runtime(*pairs))
-    if problem:
-        runtime.no_passes = f"passes need PyTorch, and onnx2torch converts {path.name} wrongly: {problem}"
-        return runtime
-    return converted
+    wrong = f"passes need PyTorch, and onnx2torch converts {path.name} wrongly: {problem}"
+    return _Judged(macs, wrong if problem else "")
 
 
-def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...], dynamic_batch: bool) -> nn.Module | str:
+def _network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) -> nn.Module | str:
+    """The torch module, or why there is no pass without it."""
+    found = _converted(model, example)
+    why = f"passes need PyTorch, and {path.name} cannot be converted: "
+    return found if isinstance(found, nn.Module) else why + found
+
+
+def _has_dynamic_batch(model: onnx.ModelProto) -> bool:
+    shapes = [sample_shape(value) for value in graph_inputs(model)]
+    return all(isinstance(shape[0], str) for shape in shapes if shape)
+
+
+def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module | str:
     """The torch module, or why there is none."""
     try:
         from onnx2torch import convert
@@ -93,7 +124,7 @@ def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...], dynamic_batc
         return f"onnx2torch is not installed ({_INSTALL})"
     register()
     try:
-        graph = normal_form(model, example, dynamic_batch)
+        graph = normal_form(model, example, _has_dynamic_batch(model))
         if foreign := _foreign(graph):
             return f"onnx2torch lacks {foreign}"
         named, names = with_safe_names(graph)
