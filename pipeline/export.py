@@ -16,6 +16,7 @@ from ..passes.quantization.capture import capture, quiet
 from ..passes.quantization.deploy import deployable, onnx_translations
 from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.placement import layer_name, layers_of
+from ..targets.portable import portable
 from .files import write_atomically
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
     proto = _to_onnx(model, deployable(graph), opset)
     _name_batch(proto, model)
     _fold_weight_transposes(proto)
+    portable(proto)
     _name_layers(proto, graph)
     _strip(proto, ir_version)
     _check(proto, path)

@@ -75,10 +75,10 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Lint:
-    """One thing that a runtime would refuse, run in float, or clip without a word."""
+    """One thing that a runtime would refuse, compute wrongly, run in float, or clip without a word."""
 
     node: str
-    severity: Literal["refused", "float", "clips"]
+    severity: Literal["refused", "wrong", "float", "clips"]
     problem: str
     fix: str
 

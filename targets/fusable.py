@@ -18,6 +18,7 @@ CLIP_WITH_INPUTS = 11  # the opset in which Clip's bounds became inputs
 _INT8_MAX = 127
 _CLAMPS = {"Relu", "Clip"}
 _PRODUCTS = {"MatMul", "Gemm"}
+_INTEGER_MOVES = {"Slice", "Concat"}  # as `portable` wraps an image around
 
 # Ops of one computed input whose output is nowhere negative where that input is not. (Q/DQ are among them as their
 # zero point is a number of their grid.)
@@ -137,18 +138,31 @@ def _signed_pairs(graph: OnnxGraph) -> list[list[onnx.NodeProto]]:
     outputs = {value.name for value in graph.model.graph.output}
     pairs = []
     for _, quantizer in graph.of_type("QuantizeLinear"):
-        readers = [graph.by_name[r] for r in graph.readers.get(quantizer.output[0], ())]
-        pair = [quantizer, *readers]
-        alike = all(_signed_zero(graph, node) for node in pair)
-        only_pairs = readers and all(node.op_type == "DequantizeLinear" for node in readers)
+        readers = _dequantizers(graph, quantizer)
+        alike = all(_signed_zero(graph, node) for node in [quantizer, *readers])
         if (
             quantizer.input[0] not in graph.constants
             and quantizer.output[0] not in outputs
             and alike
-            and only_pairs
+            and readers
         ):
-            pairs.append(pair)
+            pairs.append([quantizer, *readers])
     return pairs
+
+
+def _dequantizers(graph: OnnxGraph, quantizer: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The DequantizeLinear nodes that read a quantizer, also over slices that are put together; empty if others do."""
+    tensors, found = [*quantizer.output], []
+    for tensor in tensors:  # grows
+        for node in (graph.by_name[name] for name in dict.fromkeys(graph.readers.get(tensor, ()))):
+            if node.op_type == "DequantizeLinear":
+                found.append(node)
+            elif node.op_type not in _INTEGER_MOVES:
+                return []
+            elif node.output[0] not in tensors:
+                tensors.append(node.output[0])
+    concatenated = [n for t in tensors for n in (graph.by_name[graph.producer[t]],) if n.op_type == "Concat"]
+    return found if all(set(node.input) <= set(tensors) for node in concatenated) else []
 
 
 def _make_unsigned(graph: OnnxGraph, pairs: list[list[onnx.NodeProto]], zero: int) -> None:

@@ -132,6 +132,31 @@ def half_precision_qdq(graph: OnnxGraph) -> Iterator[Lint]:
             )
 
 
+def wrapping_pads(graph: OnnxGraph) -> Iterator[Lint]:
+    """OpenVINO has no circular padding."""
+    for name, node in graph.of_type("Pad"):
+        if any(a.name == "mode" and a.s == b"wrap" for a in node.attribute):
+            yield Lint(
+                name,
+                "refused",
+                "Pad with mode 'wrap' (circular padding): OpenVINO has no such mode",
+                "write it as slices and a concatenation, as edgepress does where it exports or builds itself",
+            )
+
+
+def rounded_up_pools(graph: OnnxGraph) -> Iterator[Lint]:
+    """Sizes rounded up and padding that counts, in one pool: runtimes divide by other counts than the standard."""
+    for name, node in graph.of_type("AveragePool"):
+        asked = {a.name for a in node.attribute if a.i and a.name in ("ceil_mode", "count_include_pad")}
+        if len(asked) == 2 and any(any(a.ints) for a in node.attribute if a.name == "pads"):
+            yield Lint(
+                name,
+                "wrong",
+                "AveragePool with ceil_mode and count_include_pad: computed with wrong values at the border",
+                "write a Pad before an AveragePool without both, as edgepress does where it exports or builds itself",
+            )
+
+
 def too_new(graph: OnnxGraph) -> Iterator[Lint]:
     """Runtimes on devices are older than the exporter."""
     model = graph.model
@@ -160,8 +185,8 @@ TENSORRT: tuple[Rule, ...] = (
     scatter_reductions,
     float_operands,
 )
-OPENVINO: tuple[Rule, ...] = (too_new, clipped_weights, float_operands)
-ONNXRUNTIME: tuple[Rule, ...] = (too_new, half_precision_qdq, float_operands)
+OPENVINO: tuple[Rule, ...] = (too_new, wrapping_pads, rounded_up_pools, clipped_weights, float_operands)
+ONNXRUNTIME: tuple[Rule, ...] = (too_new, rounded_up_pools, half_precision_qdq, float_operands)
 
 
 def check(graph: OnnxGraph, rules: Iterable[Rule]) -> list[Lint]:

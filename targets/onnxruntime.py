@@ -17,6 +17,7 @@ from ..errors import CompressError, DeviceUnavailableError
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .onnx_graph import OnnxGraph, load_onnx
+from .portable import portable
 from .vnni import weight_limit
 
 name = "onnxruntime"
@@ -88,6 +89,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     if reason := unavailable(options.device):
         raise DeviceUnavailableError(f"onnxruntime:{options.device}: {reason}; see `compress doctor`")
     model = load_onnx(onnx_path)
+    portable(model)
     rewritten = 0
     if worth_it():
         model, rewritten = fusable(model)

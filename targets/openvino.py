@@ -15,6 +15,7 @@ from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .fusable import shift_to_unsigned, trim_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
+from .portable import portable
 from .vnni import weight_limit
 
 name = "openvino"
@@ -98,7 +99,9 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
     onnx_model = load_onnx(onnx_path)
-    changed = trim_to_unsigned(onnx_model) + shift_to_unsigned(onnx_model, products=False)
+    changed = (
+        portable(onnx_model) + trim_to_unsigned(onnx_model) + shift_to_unsigned(onnx_model, products=False)
+    )
     try:
         core = openvino.Core()
         model = core.read_model(onnx_model.SerializeToString() if changed else str(onnx_path))

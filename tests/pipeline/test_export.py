@@ -20,6 +20,8 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
+from edgepress.targets import TARGETS
+from edgepress.targets.base import BuiltOnly, TargetOptions
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
@@ -252,3 +254,27 @@ def test_an_untouched_onnx_file_is_copied(tmp_path: Path) -> None:
     source = export(float_model("tokens"), tmp_path / "source.onnx")
     model = Model(nn.Identity(), (torch.randn(1, 6, 8),), onnx_path=source)
     assert export(model, tmp_path / "deep" / "copy.onnx").read_bytes() == source.read_bytes()
+
+
+def test_circular_padding_is_exported_in_operators_that_every_runtime_runs_in_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular")
+    net = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"))
+    net = net.append(nn.Conv2d(8, 4, 1)).eval()  # onnxruntime runs the last layer in float
+    part = part_of(3, 8, 8)
+    context = PassContext(DataParts(part, part, part, None, manifest="0"), TopK(1), SYMMETRIC)
+    model = Model(net, (torch.randn(1, 3, 8, 8),))
+    x = torch.randn(4, 3, 8, 8)
+    float_path = export(model, tmp_path / "float.onnx")
+    assert np.allclose(run_onnx(float_path, x), net(x).detach().numpy(), atol=1e-5)
+    quantized = Quantize(sensitivity_samples=0).apply(model, context).model
+    path = export(quantized, tmp_path / "net.onnx")
+    assert not any(n.op_type == "Pad" for p in (float_path, path) for n in onnx.load(p).graph.node)
+    want = quantized.run(x)[0].numpy()
+    assert np.median(np.abs(run_onnx(path, x) - want)) < 1e-5 * np.abs(want).max()
+    for name in ("openvino", "onnxruntime"):
+        engine = TARGETS[name].build(path, TargetOptions(), tmp_path / name)
+        assert not isinstance(engine, BuiltOnly)
+        layers = engine.layers({"input": x.numpy()}, 1)
+        precision = {node: layer.precision for layer in layers if layer.macs for node in layer.onnx_nodes}
+        assert (precision["0"], precision["2"]) == ("int8", "int8"), name
