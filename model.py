@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from .macs import CountsItself, OperatorMacs
+from .torch_macs import count_macs
 from .trellis import NONE
 
 if TYPE_CHECKING:
@@ -59,12 +59,15 @@ class Facts:
     """What can be counted without running on a device.
 
     params: number of weights; macs: multiply-accumulates for one sample, None when any of them cannot be counted;
-    bytes: what the weights take when stored at their precision.
+    bytes: what the weights take when stored at their precision;
+    uncounted: what could not be counted, as `fft_r2c in head`; counted: the multiply-accumulates of all the rest.
     """
 
     params: int
     macs: int | None
     bytes: int
+    uncounted: tuple[str, ...] = ()
+    counted: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,17 @@ class Model:
         """Count parameters, multiply-accumulates of one sample, and stored bytes."""
         params = sum(p.numel() for p in self.module.parameters())
         size = sum(t.numel() * t.element_size() for t in self.module.state_dict().values())
-        return Facts(params, self._macs(), self.stored_bytes if self.stored_bytes is not None else size)
+        found = self.operator_macs()
+        counted = sum(one.macs for one in found if one.macs is not None)
+        uncounted = tuple(dict.fromkeys(str(one) for one in found if one.macs is None))
+        stored = self.stored_bytes if self.stored_bytes is not None else size
+        return Facts(params, None if uncounted else counted, stored, uncounted, counted)
 
-    def _macs(self) -> int | None:
-        if hasattr(self.module, "macs_per_sample"):  # torch does not run it: an ONNX file on onnxruntime
-            own = self.module.macs_per_sample
-            return own if isinstance(own, int) else None
-        # Fused attention hides its products from the counter; the plain form computes the same ones.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self.run(*self.example_inputs)
-        batch = self.example_inputs[0].shape[0]
-        return int(counter.get_total_flops()) // 2 // batch
+    def operator_macs(self) -> list[OperatorMacs]:
+        """Multiply-accumulates of one sample, of each operator that has any, or may have."""
+        if isinstance(self.module, CountsItself):
+            return self.module.operator_macs()
+        return count_macs(self.module, self.example_inputs)
 
     def with_static_batch(self) -> Model:
         """The same model, to be captured and exported for the batch of its example inputs only."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..calibration.named import is_callable_name
 from ..errors import CompressError
+from ..macs import total_macs, uncounted_notes
 from .inspect_layers import LayerRow, layer_rows
 from .result import Record
 
@@ -41,12 +42,17 @@ class PassRow(Record):
 
 
 class Inspection(Record):
-    """What `compress inspect` knows. `bytes`: size of the weights as stored; `macs`: for one sample."""
+    """What `compress inspect` knows. `bytes`: size of the weights as stored; `macs`: for one sample.
+
+    Where some cannot be counted `macs` is None, `uncounted` says of what, and `counted_macs` are those of the rest.
+    """
 
     kind: Literal["network", "weights", "onnx", "l2z"]
     source: str
     params: int
     macs: int | None = None
+    counted_macs: int = 0
+    uncounted: list[str] = []
     bytes: int
     inputs: dict[str, list[int | str]] = {}
     outputs: dict[str, list[int | str]] = {}
@@ -112,11 +118,14 @@ def _inspect_section(
         source=model.source,
         params=facts.params,
         macs=facts.macs,
+        counted_macs=facts.counted,
+        uncounted=list(facts.uncounted),
         bytes=facts.bytes,
         inputs={n: list(x.shape) for n, x in zip(model.input_names, model.example_inputs, strict=True)},
         outputs={n: list(y.shape) for n, y in zip(model.output_names, _outputs(model), strict=True)},
         layers=layer_rows(model),
         passes=pass_rows(model),
+        notes=uncounted_notes(model.operator_macs()),
     )
 
 
@@ -186,6 +195,7 @@ def _inspect_onnx(
 ) -> Inspection:
     import onnx
 
+    from ..targets.macs import operator_macs
     from .ingest import ingest
     from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
 
@@ -205,11 +215,15 @@ def _inspect_onnx(
         )
         for t in graph.graph.initializer
     ]
+    counts = operator_macs(graph)
+    notes += uncounted_notes(counts)
     return Inspection(
         kind="onnx",
         source=path.name,
         params=sum(t.params for t in tensors),
-        macs=_onnx_macs(graph, notes),
+        macs=total_macs(c.macs for c in counts),
+        counted_macs=sum(c.macs for c in counts if c.macs is not None),
+        uncounted=[str(c) for c in counts if c.macs is None],
         bytes=path.stat().st_size,
         inputs={v.name: sample_shape(v) for v in graph_inputs(graph)},
         outputs={v.name: sample_shape(v) for v in graph.graph.output},
@@ -220,13 +234,3 @@ def _inspect_onnx(
         passes=passes,
         notes=notes,
     )
-
-
-def _onnx_macs(graph: Any, notes: list[str]) -> int | None:
-    from ..targets.macs import node_macs
-
-    try:
-        return sum(node_macs(graph).values())
-    except CompressError as error:
-        notes.append(f"multiply-accumulates are not known: {error}")
-        return None

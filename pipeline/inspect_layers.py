@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..macs import total_macs
 from .result import Record
 
 if TYPE_CHECKING:
@@ -35,36 +36,34 @@ def layer_rows(model: Model) -> list[LayerRow]:
 
 
 def _module_rows(model: Model) -> list[LayerRow]:
-    from torch.utils.flop_counter import FlopCounterMode
-
     shapes: dict[str, list[int]] = {}
     handles = [m.register_forward_hook(_note_shape(shapes, name)) for name, m in model.module.named_modules()]
     try:
-        with FlopCounterMode(display=False) as counter:
-            model.run(*model.example_inputs)
+        macs = _macs_by_place(model)
     finally:
         for handle in handles:
             handle.remove()
-    root = type(model.module).__name__
-    batch = model.example_inputs[0].shape[0]
-    by_module = counter.get_flop_counts()
-    totals = {
-        name: sum(by_module.get(f"{root}.{name}" if name else root, {}).values()) // 2 // batch
-        for name, _ in model.module.named_modules()
-    }
     modules = dict(model.module.named_modules())
     order = [*shapes, *(n for n in modules if n not in shapes)]
     rows = []
     for name in order:
         params = sum(p.numel() for p in modules[name].parameters(recurse=False))
-        children = [f"{name}.{c}" if name else c for c, _ in modules[name].named_children()]
-        macs = max(0, totals[name] - sum(totals.get(c, 0) for c in children))
-        if params or macs or (not children and name in shapes):
+        own = macs.get(name, 0)
+        leaf = next(modules[name].children(), None) is None
+        if params or own != 0 or (leaf and name in shapes):
             kind = type(modules[name]).__name__
             rows.append(
-                LayerRow(name=name, type=kind, params=params, macs=macs, output_shape=shapes.get(name, []))
+                LayerRow(name=name, type=kind, params=params, macs=own, output_shape=shapes.get(name, []))
             )
     return rows
+
+
+def _macs_by_place(model: Model) -> dict[str, int | None]:
+    """Multiply-accumulates of what each module, or node of a captured graph, does itself."""
+    counts: dict[str, list[int | None]] = {}
+    for found in model.operator_macs():
+        counts.setdefault(found.place, []).append(found.macs)
+    return {place: total_macs(own) for place, own in counts.items()}
 
 
 def _note_shape(shapes: dict[str, list[int]], name: str) -> Any:
@@ -78,28 +77,26 @@ def _note_shape(shapes: dict[str, list[int]], name: str) -> Any:
 def _operator_rows(model: Model, graph_module: Any) -> list[LayerRow]:
     """A captured graph has operators, not layers: run it node by node."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     rows: list[LayerRow] = []
     stored = dict(graph_module.named_parameters())
-    batch = model.example_inputs[0].shape[0]
+    macs = _macs_by_place(model)
 
-    class Counting(torch.fx.Interpreter):
+    class Watching(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> Any:
-            with FlopCounterMode(display=False) as counter:
-                result = super().run_node(n)
+            result = super().run_node(n)
             params = sum(
                 stored[a.target].numel()
                 for a in n.all_input_nodes
                 if a.op == "get_attr" and a.target in stored
             )
-            macs = counter.get_total_flops() // 2 // batch
-            if n.op.startswith("call_") and (params or macs):
+            own = macs.get(n.name, 0)
+            if n.op.startswith("call_") and (params or own != 0):
                 name = str(n.target).removesuffix(".default")
                 shape = list(getattr(result, "shape", []))
-                rows.append(LayerRow(name=n.name, type=name, params=params, macs=macs, output_shape=shape))
+                rows.append(LayerRow(name=n.name, type=name, params=params, macs=own, output_shape=shape))
             return result
 
     with torch.no_grad():
-        Counting(graph_module).run(*model.example_inputs)
+        Watching(graph_module).run(*model.example_inputs)
     return rows

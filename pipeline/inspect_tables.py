@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..macs import listed
 from ..text import one_line
 from .inspect import Inspection, TensorRow
 
@@ -27,8 +28,7 @@ def safe(text: object) -> Text:
 
 
 def _parts(found: Inspection) -> Iterator[Text | Table]:
-    macs = f", {found.macs:,} MACs a sample" if found.macs is not None else ""
-    yield safe(f"{found.source}: {found.params:,} parameters{macs}, {found.bytes:,} bytes")
+    yield safe(f"{found.source}: {found.params:,} parameters{_macs(found)}, {found.bytes:,} bytes")
     for label, values in (("inputs", found.inputs), ("outputs", found.outputs)):
         if values:
             yield safe(f"{label}: " + "; ".join(f"{name} {_shape(shape)}" for name, shape in values.items()))
@@ -88,6 +88,14 @@ def _table(
     yield table
     if len(rows) > MAX_ROWS:
         yield Text(f"... and {len(rows) - MAX_ROWS} more; --json has all")
+
+
+def _macs(found: Inspection) -> str:
+    if found.macs is not None:
+        return f", {found.macs:,} MACs a sample"
+    if not found.uncounted:
+        return ""  # of weights alone there are none to count
+    return f", at least {found.counted_macs:,} MACs a sample (unknown: {listed(found.uncounted)})"
 
 
 def _count(macs: int | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from ..calibration.named import describe
 from ..errors import CompressError
+from ..macs import OperatorMacs
 from ..model import FILE_NAMES
 from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
 from .onnx_limits import within_limits
@@ -29,13 +30,14 @@ _INSTALL = "pip install edgepress[onnx-import]"
 class OnnxRuntimeNetwork(nn.Module):
     """Runs an ONNX file with onnxruntime, for a file that PyTorch cannot take over: no pass can change it.
 
-    no_passes: why, in words. macs_per_sample: counted on the graph, since torch sees no operator here; None
-    when they cannot be.
+    no_passes: why, in words. counts: of the graph's nodes, since torch sees no operator here.
     """
 
-    def __init__(self, path: Path, weights: Sequence[Tensor], macs: int | None, no_passes: str) -> None:
+    def __init__(
+        self, path: Path, weights: Sequence[Tensor], counts: list[OperatorMacs], no_passes: str
+    ) -> None:
         super().__init__()
-        self.path, self.no_passes, self.macs_per_sample = path, no_passes, macs
+        self.path, self.no_passes, self.counts = path, no_passes, counts
         self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=False) for w in weights])
         self._session: Any = None
 
@@ -47,10 +49,14 @@ class OnnxRuntimeNetwork(nn.Module):
         feeds = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs, strict=True)}
         return tuple(torch.from_numpy(np.asarray(y)) for y in self._session.run(None, feeds))
 
+    def operator_macs(self) -> list[OperatorMacs]:
+        """Multiply-accumulates of one sample, of each node that has any, or may have."""
+        return self.counts
+
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxRuntimeNetwork:
         """A session cannot be copied; the copy opens its own."""
         return OnnxRuntimeNetwork(
-            self.path, [w.data.clone() for w in self.weights], self.macs_per_sample, self.no_passes
+            self.path, [w.data.clone() for w in self.weights], self.counts, self.no_passes
         )
 
 
@@ -78,7 +84,7 @@ def as_network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) 
 class _Judged:
     """What one run of a file has shown. no_passes: why PyTorch cannot take it over, "" where it can."""
 
-    macs: int | None
+    macs: list[OperatorMacs]
     no_passes: str
 
 
@@ -191,10 +197,7 @@ def _weights(model: onnx.ModelProto) -> list[Tensor]:
     ]
 
 
-def _macs(model: onnx.ModelProto) -> int | None:
-    from ..targets.macs import node_macs
+def _macs(model: onnx.ModelProto) -> list[OperatorMacs]:
+    from ..targets.macs import operator_macs
 
-    try:
-        return sum(node_macs(model).values())
-    except CompressError:
-        return None  # a graph of unknown sizes still runs
+    return operator_macs(model)

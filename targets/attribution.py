@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..macs import total_macs
 from .base import Layer
 from .macs import node_macs
 from .onnx_graph import OnnxGraph
 
 UNKNOWN = "unknown"
 
-# What runtimes append to the name of a node or tensor that they rewrote.
-_SUFFIXES = re.compile(r"(_token_\d+|_nchwc|_quant|/[^/]*)$")
+# What runtimes append to the name of a node or tensor that they rewrote; after that, a part of their own.
+_SUFFIX = re.compile(r"(_token_\d+|_nchwc|_quant)$")
+_PART = re.compile(r"/[^/]*$")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
         kept = [n for n in here if n not in doubtful]
         nodes = tuple(dict.fromkeys((*kept, *made_of[index])))  # what multiplies names the layer
         nodes = tuple(n for n in nodes if n not in macs or n in kept)
-        total = sum(macs[name] for name in kept)
+        total = total_macs(macs[name] for name in kept)
         layers.append(Layer(layer.name, layer.type, layer.precision, layer.ms, total, nodes))
         for name in doubtful:
             part = f"{name} (in {layer.name})"
@@ -94,14 +96,19 @@ def _resolve(graph: OnnxGraph, sources: Sequence[str]) -> Iterable[str]:
             if name in graph.producer:
                 yield graph.producer[name]
                 break
-            shorter = _SUFFIXES.sub("", name)
+            shorter = _SUFFIX.sub("", name)
+            if shorter == name:
+                shorter = _PART.sub("", name)
             if shorter == name:
                 break
             name = shorter
 
 
 def _homes(
-    graph: OnnxGraph, executed: Sequence[Executed], made_of: Sequence[tuple[str, ...]], macs: dict[str, int]
+    graph: OnnxGraph,
+    executed: Sequence[Executed],
+    made_of: Sequence[tuple[str, ...]],
+    macs: dict[str, int | None],
 ) -> dict[str, int]:
     """Index of the executed layer of each multiplying node that can be placed."""
     where: dict[str, int] = {}
@@ -127,7 +134,9 @@ def _homes(
     return home
 
 
-def _downstream(graph: OnnxGraph, start: str, where: dict[str, int], macs: dict[str, int]) -> int | None:
+def _downstream(
+    graph: OnnxGraph, start: str, where: dict[str, int], macs: dict[str, int | None]
+) -> int | None:
     """The one executed layer that the node's value reaches first, when its own name was dropped.
 
     Runtimes name a fused layer after its last node (bias, activation), so it is looked for among the readers.

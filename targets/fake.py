@@ -78,7 +78,7 @@ class FakeDevice:
         return DeviceFacts(RUNTIME, "", None, noise, "none", self._state())
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
-        """A copy of the ONNX file; its latency follows from its MACs and its nodes."""
+        """A copy of the ONNX file; its latency follows from its nodes and the MACs of those that can be counted."""
         from .macs import node_macs
         from .onnx_graph import load_onnx
 
@@ -86,7 +86,8 @@ class FakeDevice:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
         shutil.copyfile(onnx_path, path)
-        latency = sum(node_macs(model).values()) / MACS_PER_MS + NODE_MS * len(model.graph.node)
+        counted = sum(macs for macs in node_macs(model).values() if macs is not None)
+        latency = counted / MACS_PER_MS + NODE_MS * len(model.graph.node)
         content = path.read_bytes()
         return Frozen(
             str(path), hashlib.sha256(content).hexdigest(), len(content), {"fake_latency_ms": latency}

@@ -66,13 +66,7 @@ class OnnxGraph:
 
     def _constants(self) -> set[str]:
         """Tensors that no graph input reaches: a runtime folds them before the first inference."""
-        constants = set(self.initializers) | {""}
-        for node in self.nodes:  # ONNX nodes are in topological order
-            if node.input or node.op_type == "Constant":
-                has_body = any(a.HasField("g") for a in node.attribute)
-                if not has_body and all(tensor in constants for tensor in node.input):
-                    constants.update(node.output)
-        return constants
+        return folded(self.model.graph, {""})
 
     def value(self, tensor: str) -> np.ndarray[Any, Any] | None:
         """The array of an initializer or a Constant node, None for anything that is computed."""
@@ -121,7 +115,18 @@ class OnnxGraph:
 
     def quantized_operands(self, node: onnx.NodeProto) -> bool:
         """Whether both factors of a multiplying node come out of Q/DQ."""
-        return self.dequantized(node.input[0]) and self.dequantized(node.input[1])
+        return len(node.input) > 1 and all(self.dequantized(tensor) for tensor in node.input[:2])
+
+
+def folded(graph: onnx.GraphProto, outer: set[str]) -> set[str]:
+    """The tensors of a graph that no input reaches, `outer` being those around it of which that is known."""
+    constants = outer | {i.name for i in graph.initializer}
+    for node in graph.node:  # ONNX nodes are in topological order
+        if node.input or node.op_type == "Constant":
+            has_body = any(a.HasField("g") for a in node.attribute)
+            if not has_body and all(tensor in constants for tensor in node.input):
+                constants.update(node.output)
+    return constants
 
 
 def stable_names(nodes: list[onnx.NodeProto]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
-from .onnx_graph import OnnxGraph, load_onnx
+from .macs import CONTROL_FLOW
+from .onnx_formulas import is_free_type
+from .onnx_graph import OnnxGraph, load_onnx, stable_names
 from .portable import portable
 from .vnni import weight_limit
 
@@ -27,18 +29,7 @@ PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5
 STREAMS = 2
 
-_MULTIPLY = {
-    "Conv",
-    "ConvTranspose",
-    "FusedConv",
-    "NhwcFusedConv",
-    "ConvInteger",
-    "QLinearConv",
-    "Gemm",
-    "FusedGemm",
-}
-_MULTIPLY |= {"QGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat"}
-_MULTIPLY |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "GemmFloat8", "MatMulNBits", "TransposeMatMul"}
+_DYNAMIC = {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _REGIONS = {"Attention", "QAttention", "MultiHeadAttention"}
 _PRECISIONS = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "double": "f64", "uint8": "int8"}
 
@@ -93,6 +84,8 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     rewritten = 0
     if worth_it():
         model, rewritten = fusable(model)
+    for node, own in zip(model.graph.node, stable_names(list(model.graph.node)), strict=True):
+        node.name = node.name or own  # its profiler numbers what has none
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     onnx.save(model, str(path))
@@ -260,10 +253,12 @@ def _executed(
 
 
 def _entry(key: str, op_type: str, kinds: list[str], ms: float | None, tensors: tuple[str, ...]) -> Executed:
-    integer = op_type.startswith("Q") or "Integer" in op_type or op_type == "DynamicQuantizeMatMul"
+    integer = op_type.startswith("Q") or "Integer" in op_type or op_type in _DYNAMIC
     kind = kinds[0] if kinds else "float"
     precision = "int8" if integer and op_type != "QuantizeLinear" else _PRECISIONS.get(kind, kind)
-    computes = "one" if op_type in _MULTIPLY else "many" if op_type in _REGIONS else "none"
+    if op_type in CONTROL_FLOW:
+        precision = "unknown"  # its own is that of what goes in; what its body executes in is not told
+    computes = "many" if op_type in _REGIONS else "none" if is_free_type(op_type) else "one"
     return Executed(key, op_type, precision, ms, (key, *tensors), computes)
 
 

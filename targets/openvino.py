@@ -15,6 +15,7 @@ from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .fusable import shift_to_unsigned, trim_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
+from .openvino_recurrent import RECURRENT_LAYERS, name_recurrent, one_direction_of
 from .portable import portable
 from .vnni import weight_limit
 
@@ -25,6 +26,8 @@ WARM_UP = 10
 
 _PRECISIONS = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
 _MULTIPLY = {"convolution", "deconvolution", "fullyconnected", "fully_connected", "matmul", "gemm"}
+_BODIES = {"tensoriterator", "loop", "if"}
+_MULTIPLY |= {"deformableconvolution", "rdft", "dft", "stft", "istft"} | RECURRENT_LAYERS | _BODIES
 _REGIONS = {"subgraph", "scaleddotproductattention", "scaled_dot_product_attention", "mha"}
 _SETTINGS = (
     "PERFORMANCE_HINT",
@@ -107,7 +110,8 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         model = core.read_model(onnx_model.SerializeToString() if changed else str(onnx_path))
     except RuntimeError as error:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
-    _number_unnamed(model, {node.name for node in onnx_model.graph.node})
+    name_recurrent(model, onnx_model)
+    _number_unnamed(model, {name for node in onnx_model.graph.node for name in (node.name, *node.output)})
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return OpenvinoEngine(path, options, onnx_path)
 
@@ -169,6 +173,8 @@ def _compile(path: Path, options: TargetOptions, profiling: bool) -> Any:
     core = openvino.Core()
     try:
         model = core.read_model(str(path))
+        if path.suffix == ".onnx":
+            name_recurrent(model, load_onnx(path))
         if options.batch:
             _fix_batch(model, options.batch)
         return core.compile_model(model, options.device or "CPU", config)
@@ -311,7 +317,11 @@ def _executed(compiled: Any, ms: dict[str, float] | None = None) -> list[Execute
         if computes == "none" and (ms is None or layer not in ms):
             continue
         precision = facts.get("runtimePrecision", "unknown")
+        if lowered in _BODIES:
+            precision = "unknown"  # its own is that of what goes in; what its body executes in is not told
         sources = tuple(part for part in facts.get("originalLayersNames", "").split(",") if part)
+        if lowered in RECURRENT_LAYERS:
+            sources = (*sources, *one_direction_of(operation))
         time = ms.get(layer) if ms is not None else None
         executed.append(
             Executed(layer, kind, _PRECISIONS.get(precision, precision), time, (*sources, layer), computes)

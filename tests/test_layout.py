@@ -19,7 +19,9 @@ ROOT = Path(edgepress.__file__).parent
 FOLDERS = ("cli", "calibration", "passes", "targets", "pipeline")
 RANKS = {"core": 0, "calibration": 1, "passes": 2, "targets": 2, "pipeline": 3, "cli": 4}
 """A module imports from its own part and from lower ranks only: passes and targets do not know each other."""
-CORE = ("errors", "isolated", "progress", "model", "compiled", "trellis", "text")
+CORE = (
+    "errors", "isolated", "progress", "model", "macs", "torch_macs", "torch_formulas", "compiled", "trellis", "text",
+)  # fmt: skip
 CHECKOUT = (ROOT / "tests").is_dir()
 
 

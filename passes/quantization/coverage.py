@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...macs import listed
 from .placement import Placement
 
 
@@ -18,10 +19,10 @@ def coverage_rows(placement: Placement) -> list[dict[str, Any]]:
 def coverage_note(placement: Placement, grid: str) -> str:
     """How much was placed in INT8, in words."""
     quantized = sum(c.quantized for c in placement.coverage)
-    return (
-        f"{quantized} of {len(placement.coverage)} layers, {100 * placement.int8_macs:.1f} % of MACs placed in INT8;"
-        f" activations {grid}"
-    )
+    share = placement.int8_macs
+    unknown = listed([f"{c.kind} in '{c.layer}'" for c in placement.coverage if c.macs is None])
+    of_macs = f"{100 * share:.1f} % of MACs" if share is not None else f"an unknown share of MACs ({unknown})"
+    return f"{quantized} of {len(placement.coverage)} layers, {of_macs} placed in INT8; activations {grid}"
 
 
 def nothing_to_do(placement: Placement) -> str:

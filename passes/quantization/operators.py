@@ -24,6 +24,8 @@ NEVER_INT8 = {
     aten.einsum.default: "einsum has no INT8 kernel; write it as matmul",
     aten.lstm.input: "recurrent layers have no INT8 Q/DQ form",
     aten.gru.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.rnn_tanh.input: "recurrent layers have no INT8 Q/DQ form",
+    aten.rnn_relu.input: "recurrent layers have no INT8 Q/DQ form",
     aten.baddbmm.default: "baddbmm has no Q/DQ form; write it as matmul and add",
     aten.addmm.default: "addmm has no Q/DQ form; write it as linear",
     aten.scaled_dot_product_attention.default: "causal or grouped-query attention stays fused",

@@ -20,12 +20,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import MappingProxyType
 
 import torch
 from torch import fx
 
 from ...errors import CompressError
+from ...macs import total_macs
+from ...torch_macs import fixed_size, node_macs
 from .operators import (
     ACTIVATIONS,
     ADDITIONS,
@@ -57,12 +60,15 @@ class WeightSite:
 
 @dataclass(frozen=True)
 class Coverage:
-    """One layer that multiplies and accumulates, and whether it is quantized; `reason` says why not."""
+    """One layer that multiplies and accumulates, and whether it is quantized; `reason` says why not.
+
+    macs: of one sample, None when they cannot be counted.
+    """
 
     layer: str
     node: str
     kind: str
-    macs: int
+    macs: int | None
     quantized: bool
     reason: str = ""
 
@@ -76,10 +82,12 @@ class Placement:
     coverage: tuple[Coverage, ...]
 
     @property
-    def int8_macs(self) -> float:
-        """Share of all multiply-accumulates that are quantized."""
-        total = sum(c.macs for c in self.coverage)
-        return sum(c.macs for c in self.coverage if c.quantized) / total if total else 0.0
+    def int8_macs(self) -> float | None:
+        """Share of all multiply-accumulates that are quantized; None when not all can be counted."""
+        total = total_macs(c.macs for c in self.coverage)
+        if total is None:
+            return None
+        return sum(c.macs or 0 for c in self.coverage if c.quantized) / total if total else 0.0
 
 
 def place(module: fx.GraphModule, keep_float: Mapping[str, str] = MappingProxyType({})) -> Placement:
@@ -148,6 +156,7 @@ class _Policy:
 
     def visit(self, node: fx.Node) -> None:
         if node.target not in (*WEIGHTED, *MATMULS) and node.target not in NEVER_INT8:
+            self._cover_others(node)
             return
         name = layer_name(node)
         reason = self._why_float(node, name)
@@ -161,6 +170,17 @@ class _Policy:
                 self.weights.append(WeightSite(str(read.target), weight_axis(node, read), name))
             else:
                 self.demand(read)
+
+    def _cover_others(self, node: fx.Node) -> None:
+        """What multiplies, or may, and has no quantized form here: a share without it would be too large."""
+        if any("val" not in operand.meta for operand in node.all_input_nodes):
+            return  # a rewrite of ours put it between: those only move values, or are layers of the kinds above
+        macs = macs_of(node)
+        if macs != 0:
+            kind = str(node.target).removeprefix("aten.").split(".")[0]
+            self.coverage.append(
+                Coverage(node.name, node.name, kind, macs, False, f"{kind} has no INT8 form here")
+            )
 
     def _why_float(self, node: fx.Node, name: str) -> str:
         if name in self.keep_float:
@@ -252,30 +272,24 @@ def _is_float(node: object) -> bool:
     return value is None or (isinstance(value, torch.Tensor) and value.dtype.is_floating_point)
 
 
-def macs_of(node: fx.Node) -> int:
-    """Multiply-accumulates of one sample, from the shapes noted at capture; 0 where they are not known."""
+def macs_of(node: fx.Node) -> int | None:
+    """Multiply-accumulates of one sample, from the shapes noted at capture; None where they cannot be counted."""
     output = node.meta.get("val")
-    if not isinstance(output, torch.Tensor):
-        return 0
-    batch = _batch(node.graph)
-    if node.target in CONVOLUTIONS:
-        return _count(output) * _count(operand(node, 1).meta["val"][0]) // batch
-    if node.target in TRANSPOSED:
-        return _count(operand(node, 0).meta["val"]) * _count(operand(node, 1).meta["val"][0]) // batch
-    if node.target in MATMULS or node.target is aten.linear.default:
-        return _count(output) * int(operand(node, 0).meta["val"].shape[-1]) // batch
-    return 0
+    if isinstance(output, torch.Tensor):  # these need no more than the shapes that every rewrite notes
+        batch = _batch(node.graph)
+        if node.target in CONVOLUTIONS:
+            return _count(output) * _count(operand(node, 1).meta["val"][0]) // batch
+        if node.target in TRANSPOSED:
+            return _count(operand(node, 0).meta["val"]) * _count(operand(node, 1).meta["val"][0]) // batch
+        if node.target in MATMULS or node.target is aten.linear.default:
+            return _count(output) * fixed_size(operand(node, 0).meta["val"].shape[-1]) // batch
+    macs = node_macs(node)
+    return macs // _batch(node.graph) if macs is not None else None
 
 
 def _count(tensor: torch.Tensor) -> int:
     """Number of elements; a dynamic size counts as it is for a batch of one."""
-    count = 1
-    for size in tensor.shape:
-        if isinstance(size, torch.SymInt):
-            expression = size.node.expr
-            size = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
-        count *= size
-    return count
+    return prod(map(fixed_size, tensor.shape))
 
 
 def _batch(graph: fx.Graph) -> int:
