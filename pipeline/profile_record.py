@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .files import write_atomically
 from .random_inputs import NOTE
-from .result import EngineRecord, Record
+from .result import Count, EngineRecord, Record, Seconds
 
 
 class ResourceRecord(Record):
@@ -17,15 +17,15 @@ class ResourceRecord(Record):
     """
 
     throughput_per_s: float
-    peak_memory_bytes: int | None
-    engine_memory_bytes: int | None
+    peak_memory_bytes: Count | None
+    engine_memory_bytes: Count | None
     joules: float | None
 
 
 class SustainedRecord(Record):
     """One long launch: the first and the last level, and when the device got slower (null: it did not)."""
 
-    seconds: float
+    seconds: Seconds
     first_ms: float
     last_ms: float
     knee_s: float | None
@@ -60,9 +60,9 @@ class Profile(Record):
     sha256: str
     inputs: dict[str, list[int]]
     note: str = NOTE
-    batch: int
-    pairs: int
-    iterations: int
+    batch: Count
+    pairs: Count
+    iterations: Count
     float_precision: str
     seed: int
     environment: dict[str, Any]
@@ -83,7 +83,7 @@ class Ratio(Record):
     other: str
     ratio: float
     ci95: tuple[float, float]
-    pairs: int
+    pairs: Count
 
 
 class Profiles(Record):

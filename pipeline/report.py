@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -12,12 +11,12 @@ from pydantic import ValidationError
 from ..errors import CompressError
 from ..text import one_line, short
 from .files import write_atomically
+from .record_file import NotARecordError, parsed, read_bytes, told
 from .result import SCHEMA_VERSION, ParityRecord, RunRecord, require_schema
+from .run_files import require_own_files
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-SHOWN_ERRORS = 3
 
 
 def write_reports(record: RunRecord, folder: Path) -> list[Path]:
@@ -35,32 +34,28 @@ def write_reports(record: RunRecord, folder: Path) -> list[Path]:
 
 
 def load_run(folder: Path) -> RunRecord:
-    """The record of a run folder (or of a run.json file); CompressError when it is none or cannot be read."""
+    """The record of a run folder (or of a run.json file), which tells the truth of the files that are there.
+
+    CompressError when it is none, cannot be read, or a file is not the one it tells of; UnsafeInputError when one of
+    its paths leaves the folder.
+    """
     path = folder / "run.json" if folder.is_dir() else folder
     if not folder.exists():
         raise CompressError(f"{folder}: there is no such folder; name the folder that a run wrote")
     if not path.exists():
         raise CompressError(f"{folder}: not a run folder, it holds no run.json; name one that a run wrote")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompressError(f"{path}: cannot be read: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise CompressError(f"{path}: damaged, not valid JSON ({where}); run the recipe again") from error
+        content = parsed(read_bytes(path))
+    except NotARecordError as error:
+        raise CompressError(f"{path}: damaged, {error}; run the recipe again") from error
     hint = "run the recipe again, or use the edgepress that wrote it"
     require_schema(content, str(path), "the record of a run", SCHEMA_VERSION, hint)
     try:
-        return RunRecord.model_validate(content)
+        record = RunRecord.model_validate(content)
     except ValidationError as error:
-        raise CompressError(f"{path}: not a complete record: {_first_errors(error)}") from error
-
-
-def _first_errors(error: ValidationError) -> str:
-    errors = error.errors()
-    shown = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[:SHOWN_ERRORS]]
-    more = len(errors) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
+        raise CompressError(f"{path}: not a complete record: {told(error)}") from error
+    require_own_files(path.parent, record)
+    return record
 
 
 def all_proofs(record: RunRecord) -> list[ParityRecord]:

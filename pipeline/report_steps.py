@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from .report_charts import curve, interval
 from .report_text import known
 from .report_view import DeviceView, timed_device
-from .result import RunRecord, StepRecord
+from .result import LARGEST, RunRecord, StepRecord
 
 COVERAGE_ROWS = 400
 SENSITIVITY_BARS = 20
@@ -66,10 +67,20 @@ def detail_rows(step: StepRecord, key: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
+def _number(value: object) -> float | None:
+    """A value of a pass's details as a number that bars and sums can be made of; None for all others."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) and abs(value) <= LARGEST else None
+
+
 def coverage(step: StepRecord) -> dict[str, Any] | None:
     """Which layers a pass quantized: what stays in float first, heaviest first; None when it does not say."""
     keys = ("layer", "kind", "macs", "quantized", "reason")
-    rows = [{key: row.get(key) for key in keys} for row in detail_rows(step, "coverage")]
+    rows = [
+        {**{key: row.get(key) for key in keys}, "macs": _number(row.get("macs"))}
+        for row in detail_rows(step, "coverage")
+    ]
     if not rows:
         return None
     rows.sort(key=lambda row: (bool(row["quantized"]), -_macs(row)))
@@ -80,8 +91,7 @@ def coverage(step: StepRecord) -> dict[str, Any] | None:
 
 
 def _macs(row: dict[str, Any]) -> float:
-    value = row.get("macs")
-    return value if isinstance(value, int | float) else 0
+    return row["macs"] or 0
 
 
 def training(step: StepRecord) -> list[dict[str, Any]]:
@@ -91,10 +101,12 @@ def training(step: StepRecord) -> list[dict[str, Any]]:
         return []
     found = []
     for phase, history in phases.items():
-        rows = [row for row in history.get("epochs", []) if isinstance(row, dict)]
-        kept = history.get("best")
+        epochs = history.get("epochs") if isinstance(history, dict) else None
+        rows = [row for row in epochs if isinstance(row, dict)] if isinstance(epochs, list) else []
+        kept = history.get("best") if isinstance(history, dict) else None
+        kept = kept if isinstance(kept, int) and 0 <= kept < len(rows) else None
         charts = [
-            curve([row.get(key) for row in rows], kept, label)
+            curve([_number(row.get(key)) for row in rows], kept, label)
             for key, label in (("loss", "training loss"), ("metric", f"validation {step.metric.name}"))
         ]
         found.append(
@@ -109,7 +121,7 @@ def code_sizes(step: StepRecord) -> list[dict[str, Any]]:
     rows = [
         {**row, "bytes": row["weights"] * row["bits_per_weight"] / 8}
         for row in detail_rows(step, "tensors")
-        if all(isinstance(row.get(key), int | float) for key in keys)
+        if all(_number(row.get(key)) is not None for key in keys)
     ]
     return sorted(rows, key=itemgetter("bytes"), reverse=True)
 
@@ -117,8 +129,8 @@ def code_sizes(step: StepRecord) -> list[dict[str, Any]]:
 def sensitivity(step: StepRecord) -> list[dict[str, Any]]:
     """The layers that quantization hurts most: lowest SQNR first."""
     rows = [
-        {"layer": row.get("layer"), "sqnr_db": float(row["sqnr_db"])}
+        {"layer": row.get("layer"), "sqnr_db": found}
         for row in detail_rows(step, "sensitivity")
-        if isinstance(row.get("sqnr_db"), int | float)
+        if (found := _number(row.get("sqnr_db"))) is not None
     ]
     return sorted(rows, key=itemgetter("sqnr_db"))[:SENSITIVITY_BARS]

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import CompressError
 
 SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""Bytes, weights, operations, samples."""
+
+
+def _measured(value: float) -> float:
+    if not (math.isnan(value) or abs(value) <= LARGEST):
+        raise ValueError(f"must be a number, and at most {LARGEST:g} in size")
+    return 0.0 if abs(value) < SMALLEST else value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError("must not be below 0")
+    return value
+
+
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Of a number that was measured: far beyond all that is, and ratios and differences of such stay numbers."""
+Measured = Annotated[float, AfterValidator(_measured)]
+"""NaN where it is not known; never infinite."""
+Milliseconds = Annotated[Measured, AfterValidator(_not_negative)]
+Ratio = Milliseconds
+Interval = tuple[Measured, Measured]
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -22,7 +48,7 @@ class Record(BaseModel):
 def require_schema(content: object, where: str, what: str, version: int, hint: str) -> None:
     """CompressError, with the hint, when what was read from a file is no record of this schema version."""
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise CompressError(f"{where}: not {what}: it has no schema_version")
+        raise CompressError(f"{where}: not {what}: it has no schema_version; {hint}")
     if content["schema_version"] != version:
         raise CompressError(
             f"{where}: schema_version is {content['schema_version']!r:.40}, this edgepress reads {version}; {hint}"
@@ -41,9 +67,9 @@ class MetricRecord(Record):
     """A metric with the sample it stands on; accuracies are fractions."""
 
     name: str
-    value: float
-    n: int
-    ci95: tuple[float, float]
+    value: Measured
+    n: Count
+    ci95: Interval
     part: str
 
 
@@ -63,12 +89,12 @@ class StepRecord(Record):
     pass_name: str
     options: dict[str, Any] = {}
     modified: bool
-    seconds: float
+    seconds: Seconds
     cached: bool
-    params: int
-    macs: int | None
+    params: Count
+    macs: Count | None
     """Of one sample; null when any of them cannot be counted."""
-    bytes: int
+    bytes: Count
     metric: MetricRecord
     notes: list[str] = []
     details: dict[str, Any] = {}
@@ -79,26 +105,26 @@ class ArtefactRecord(Record):
 
     path: str
     kind: str
-    bytes: int
+    bytes: Count
     sha256: str
 
 
 class LatencyRecord(Record):
     """Steady-state latency of one inference. A percentile that the sample cannot support is null and `note` says so."""
 
-    p50: float
-    p90: float | None
-    p99: float | None
-    n: int
-    launches: int
-    ci95: tuple[float, float]
-    load_ms: float
-    first_inference_ms: float
-    warmup_iterations: int
+    p50: Milliseconds
+    p90: Milliseconds | None
+    p99: Milliseconds | None
+    n: Count
+    launches: Count
+    ci95: Interval
+    load_ms: Milliseconds
+    first_inference_ms: Milliseconds
+    warmup_iterations: Count
     measured_at: str
     cached: bool = False
     note: str = ""
-    samples_ms: list[list[float]]
+    samples_ms: list[list[Milliseconds]]
     """Raw samples of each launch, in order."""
 
 
@@ -108,8 +134,8 @@ class LayerRecord(Record):
     name: str
     type: str
     precision: str
-    ms: float | None
-    macs: int | None
+    ms: Milliseconds | None
+    macs: Count | None
     onnx_nodes: list[str] = []
 
 
@@ -120,7 +146,7 @@ class EngineRecord(Record):
     settings: dict[str, Any]
     latency_ms: LatencyRecord | None = None
     metric: MetricRecord | None = None
-    engine_bytes: int
+    engine_bytes: Count
     precision: dict[str, float] = {}
     """Share of the MACs executed in each precision, by the runtime's own word; empty when not all MACs are known."""
     layers: list[LayerRecord] = []
@@ -130,9 +156,9 @@ class SpeedupRecord(Record):
     """Baseline time over compressed time, paired and interleaved; above 1 the compressed engine is faster."""
 
     baseline: str
-    ratio: float
-    ci95: tuple[float, float]
-    pairs: int
+    ratio: Ratio
+    ci95: Interval
+    pairs: Count
 
 
 class ParityRecord(Record):
@@ -142,7 +168,7 @@ class ParityRecord(Record):
     max_error: float
     sqnr_db: float
     top1_agreement: float | None
-    n: int
+    n: Count
     limit: str
     ok: bool
 
@@ -179,8 +205,8 @@ class RunRecord(Record):
     reason: str
     command: str
     started_at: str
-    seconds: float
-    seed: int
+    seconds: Seconds
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
     environment: dict[str, Any]
     data: dict[str, Any]
     recipe: str

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ...errors import CompressError
 from ..profile_record import Profile
+from ..record_file import NotARecordError, parsed, read_bytes, told
 
 RUN_FILE, PROFILE_FILE, PROFILES_FILE = "run.json", "profile.json", "profiles.json"
 
@@ -17,14 +18,12 @@ RUN_FILE, PROFILE_FILE, PROFILES_FILE = "run.json", "profile.json", "profiles.js
 def load_profile(path: Path) -> Profile:
     """The record that `compress profile -o` left; CompressError when it cannot be read or is none."""
     try:
-        return Profile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CompressError(f"{path}: cannot be read: {error.strerror}") from error
+        return Profile.model_validate(parsed(read_bytes(path)))
+    except NotARecordError as error:
+        raise CompressError(f"{path}: damaged, {error}; profile the model again") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
         raise CompressError(
-            f"{path}: not the record of a profile: {place}: {first['msg']}; profile the model again"
+            f"{path}: not the record of a profile: {told(error)}; profile the model again"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,8 @@ from ...targets.digests import outputs_digest
 from ..files import write_atomically
 from ..open_devices import folder_name
 from ..random_inputs import Feeds
-from ..result import Record
+from ..record_file import NotARecordError, parsed, read_bytes, told
+from ..result import Count, Record, require_schema
 from .subjects import Subject
 
 SCHEMA = 1
@@ -38,7 +38,7 @@ class Golden(Record):
     accepted_at: str
     commit: str
     source: str
-    bytes: int
+    bytes: Count
     inputs_sha256: str
     outputs_sha256: str
     outputs: list[list[float]] | None = None
@@ -85,21 +85,20 @@ def golden_of(
 def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
     """The golden file of a device, None where there is none; CompressError when it is damaged or of other inputs."""
     path = golden_path(folder, device)
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        golden = Golden.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError) as error:
-        raise CompressError(
-            f"{path}: not a golden file ({str(error).splitlines()[0]}); accept it anew"
-        ) from error
+        content = parsed(read_bytes(path))
+    except NotARecordError as error:
+        raise CompressError(f"{path}: not a golden file ({error}); accept it anew") from error
+    require_schema(content, str(path), "a golden file", SCHEMA, "accept it anew")
+    try:
+        golden = Golden.model_validate(content)
+    except ValidationError as error:
+        raise CompressError(f"{path}: not a golden file: {told(error)}; accept it anew") from error
     if golden.device != device:
         raise CompressError(
             f"{path}: was accepted for the device {golden.device!r}, not {device!r}; rename one of them"
-        )
-    if golden.schema_version != SCHEMA:
-        raise CompressError(
-            f"{path}: schema_version {golden.schema_version}, this edgepress reads {SCHEMA}; accept it anew"
         )
     if golden.inputs_sha256 != inputs_digest(feeds):
         raise CompressError(
@@ -111,8 +110,8 @@ def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
 def read_golden_anyway(folder: Path, device: str) -> Golden | None:
     """What is there of it, to be replaced; None where nothing can be read."""
     try:
-        return Golden.model_validate_json(golden_path(folder, device).read_bytes())
-    except (OSError, ValidationError):
+        return Golden.model_validate(parsed(read_bytes(golden_path(folder, device))))
+    except (CompressError, NotARecordError, ValidationError):
         return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import write_atomically
-from ..result import Record
+from ..result import Count, Record, Seconds
 
 GATE_SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -20,9 +20,9 @@ class Side(Record):
 
     source: str
     name: str
-    bytes: int
+    bytes: Count
     engine_sha256: str
-    engine_bytes: int
+    engine_bytes: Count
     settings: dict[str, Any]
 
 
@@ -30,8 +30,8 @@ class LaunchRow(Record):
     """One launch. pair: counted from 0; block: samples that belong to one turn, and with the other side's same turn."""
 
     side: Literal["baseline", "candidate"]
-    pair: int
-    block: int
+    pair: Count
+    block: Count
     median_ms: float
     samples_ns: list[int]
     state_before: dict[str, Any]
@@ -41,7 +41,7 @@ class LaunchRow(Record):
 class LookRow(Record):
     """What the test said after so many pairs (see `sequential.Look`)."""
 
-    pairs: int
+    pairs: Count
     decision: str
     ratio: float
     lower: float
@@ -103,7 +103,7 @@ class GateRecord(Record):
     verdict: Verdict
     reason: str
     started_at: str
-    seconds: float
+    seconds: Seconds
     seed: int
     commit: str
     environment: dict[str, Any]

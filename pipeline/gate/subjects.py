@@ -14,7 +14,6 @@ import numpy as np
 from ...errors import CompressError
 from ...targets.device import Device, Frozen, LocalDevice
 from ..files import sha256_file
-from ..judge import shipped
 from ..l2z.pack import as_onnx
 from ..onnx_file import read_graph
 from ..open_devices import folder_name
@@ -73,15 +72,22 @@ def _beside(path: Path) -> list[Path]:
 
 
 def _of_run(folder: Path) -> Subject:
+    """A run by the files that it left; what its record tells of their sizes does not count, only that it is true."""
     run = load_run(folder)
-    onnx_path = folder / "model.onnx"
-    recorded = {artefact.path: artefact.sha256 for artefact in run.artefacts}
-    if not onnx_path.is_file() or recorded.get("model.onnx") != sha256_file(onnx_path):
-        raise CompressError(
-            f"{folder}: its model.onnx is missing or is not the one that run.json tells of; run the recipe again"
-        )
-    file = shipped(run.artefacts)
-    return Subject(folder, run.name, onnx_path, file[1] if file is not None else _bytes(onnx_path), run)
+    path, packed = folder / "model.onnx", folder / "model.l2z"
+    recorded = {artefact.path for artefact in run.artefacts}
+    ships_packed = any(artefact.kind == "l2z" for artefact in run.artefacts)
+    for file in (path, packed) if ships_packed else (path,):
+        if not file.is_file() or file.name not in recorded:
+            raise CompressError(
+                f"{folder}: its {file.name} is missing or is not the one that run.json tells of; run the recipe again"
+            )
+    if not ships_packed:
+        return Subject(folder, run.name, path, _bytes(path, *_beside(path)), run)
+    with as_onnx(packed) as unpacked:
+        if sha256_file(unpacked) != sha256_file(path):
+            raise CompressError(f"{packed}: does not unpack to {path}; run the recipe again")
+    return Subject(folder, run.name, path, _bytes(packed), run)
 
 
 def freeze(sides: Sequence[Subject], device: Device, feeds: Feeds, folder: Path) -> list[Frozen]:

@@ -28,6 +28,7 @@ LEFT, RIGHT = 9.0, 96.5  # per cent: labels of the vertical axis stand left of t
 TOP, PLOT, AXIS = 20, 130, 22  # pixels: labels of changes, the plot, the commits
 NAMES = 10  # most commits named below a chart; every other one where it is narrow
 APART = 9.0  # per cent that two labels of changes keep
+SMALLEST = 1e-12  # half a range that ticks can still be counted in
 PADDING = 0.1  # of the range, above and below
 MIDDLE = {"text-anchor": "middle"}
 UNITS = {"ms": 1.0, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0, "%": 0.01, "": 1.0}
@@ -111,7 +112,9 @@ def _range(series: Series, first: int) -> tuple[float, float]:
     values = [value for point in shown for value in (point.value, *(point.ci95 or ()))]
     values += [level for _, end, level in series.levels if end > first]
     low, high = min(values), max(values)
-    room = PADDING * (high - low) or 0.05 * abs(high) or 1.0
+    room = PADDING * (high - low) or 0.05 * abs(high)
+    if room < SMALLEST:
+        room = 1.0
     return low - room, high + room
 
 

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from ...errors import CompressError
 from ...targets.latency import log_interval
 from ..gate.record import GATE_SCHEMA, DeviceGate, GateRecord
+from ..record_file import NotARecordError, parsed, read_bytes, told
+from ..result import require_schema
 from .points import Point
 
 
@@ -19,16 +21,14 @@ def load_gate(folder: Path) -> GateRecord:
     """The record of a folder that `compress gate` wrote; CompressError when it cannot be read."""
     path = folder / "gate.json"
     try:
-        record = GateRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CompressError(
-            f"{path}: not the record of a gate ({str(error).splitlines()[0]}); gate again"
-        ) from error
-    if record.schema_version != GATE_SCHEMA:
-        raise CompressError(
-            f"{path}: schema_version {record.schema_version}, this edgepress reads {GATE_SCHEMA}; gate again"
-        )
-    return record
+        content = parsed(read_bytes(path))
+    except NotARecordError as error:
+        raise CompressError(f"{path}: damaged, {error}; gate again") from error
+    require_schema(content, str(path), "the record of a gate", GATE_SCHEMA, "gate again")
+    try:
+        return GateRecord.model_validate(content)
+    except ValidationError as error:
+        raise CompressError(f"{path}: not the record of a gate: {told(error)}; gate again") from error
 
 
 def points_of_gate(record: GateRecord, commit: str, source: str = "") -> list[Point]:

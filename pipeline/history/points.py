@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    FiniteFloat,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,7 +22,8 @@ from pydantic import (
 
 from ...errors import CompressError
 from ..judge import shipped, target_label
-from ..result import Record, RunRecord, require_schema
+from ..record_file import NotARecordError, parsed, told
+from ..result import Measured, Record, RunRecord, require_schema
 
 try:
     import fcntl
@@ -44,6 +44,9 @@ Text = Annotated[str, AfterValidator(_encodable)]
 """A lone surrogate, out of a file name that is no UTF-8, could not be written."""
 
 
+Number = Annotated[Measured, Field(allow_inf_nan=False)]
+
+
 class Point(Record):
     """One number of one model at one commit: a line of the file."""
 
@@ -57,8 +60,8 @@ class Point(Record):
     measure: Measure
     unit: Text
     """The metric's name; of a latency "ms", of a size "B"."""
-    value: FiniteFloat
-    ci95: tuple[FiniteFloat, FiniteFloat] | None = None
+    value: Number
+    ci95: tuple[Number, Number] | None = None
     """Null where the value is exact, or its interval is not known."""
     source: Text
     machine: Text
@@ -97,7 +100,7 @@ def points_of_run(record: RunRecord, commit: str, source: str = "") -> list[Poin
     try:
         return [Point.model_validate({**shared, **measured}) for measured in _measured(record)]
     except ValidationError as error:
-        raise CompressError(f"{source or record.name}: no point of a history: {_told(error)}") from error
+        raise CompressError(f"{source or record.name}: no point of a history: {told(error)}") from error
 
 
 def untimed(record: RunRecord) -> list[str]:
@@ -202,16 +205,12 @@ def _points(path: Path, content: bytes) -> list[Point]:
 
 def _point(where: str, line: bytes) -> Point:
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CompressError(f"{where}: damaged, not valid JSON; mend or delete the line") from error
+        content = parsed(line)
+    except NotARecordError as error:
+        why = str(error).removesuffix(" (line 1)")
+        raise CompressError(f"{where}: damaged, {why}; mend or delete the line") from error
     require_schema(content, where, "a point of a history", SCHEMA_VERSION, "use the edgepress that wrote it")
     try:
         return Point.model_validate(content)
     except ValidationError as error:
-        raise CompressError(f"{where}: not a point of a history: {_told(error)}") from error
-
-
-def _told(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise CompressError(f"{where}: not a point of a history: {told(error)}") from error

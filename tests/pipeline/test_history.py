@@ -216,9 +216,9 @@ DAMAGED = {
     "cut short": ('{"schema_version": 1, "at"', "damaged, not valid JSON; mend or delete the line"),
     "empty": ("", "damaged, not valid JSON; mend or delete the line"),
     "conflict": ("<<<<<<< HEAD", "damaged, not valid JSON; mend or delete the line"),
-    "nested": ("[" * 100_000, "damaged, not valid JSON; mend or delete the line"),
-    "digits": ("9" * 5000, "damaged, not valid JSON; mend or delete the line"),
-    "list": ("[1]", "not a point of a history: it has no schema_version"),
+    "nested": ("[" * 100_000, "damaged, not valid JSON (nested too deeply); mend or delete the line"),
+    "digits": ("9" * 5000, "damaged, the whole: a whole number of 5000 digits; mend or delete the line"),
+    "list": ("[1]", "not a point of a history: it has no schema_version; use the edgepress that wrote it"),
     "version": (
         json.dumps({**GOOD, "schema_version": 2}),
         "schema_version is 2, this edgepress reads 1; use the edgepress that wrote it",
@@ -237,8 +237,7 @@ DAMAGED = {
     ),
     "surrogate": (
         json.dumps({**GOOD, "model": "\ud800"}),
-        "not a point of a history: model: 'utf-8' codec can't encode character '\\ud800' in position 0: "
-        "surrogates not allowed",
+        "damaged, model: half a character (a lone surrogate); mend or delete the line",
     ),
     "time": (
         json.dumps({**GOOD, "at": "2026-03-14T09:18:02"}),

@@ -270,7 +270,7 @@ def test_a_missing_folder_and_a_binary_file_are_refused(tmp_path):
     with pytest.raises(CompressError, match="there is no such folder"):
         load_run(tmp_path / "nowhere")
     (tmp_path / "run.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CompressError, match=r"run\.json: cannot be read"):
+    with pytest.raises(CompressError, match=r"run\.json: damaged, not valid JSON \(not UTF-8, byte 0\)"):
         load_run(tmp_path)
 
 
