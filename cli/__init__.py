@@ -33,6 +33,16 @@ _USERS_OWN = frozenset(
 class Commands(click.Group):
     """Runs a command and turns its outcome into an exit code; click itself answers wrong usage, with 2."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what no record, report or terminal could show, before any command looks at it."""
+        for argument in args:
+            if not argument.isprintable():  # a surrogate stands for a byte that is not UTF-8
+                ctx.fail(
+                    f"{argument[:200]!r} holds characters that are not UTF-8 text, or control characters such as a"
+                    " newline: rename the file or folder, or choose another name"
+                )
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> None:
         """Run the command that was named; the number it returns is the exit code."""
         try:

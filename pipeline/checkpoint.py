@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..calibration.named import did_you_mean
 from ..errors import CompressError
+from ..progress import Progress, Silent
 from .l2z.codec import unpack_tensors
 from .safetensors_file import read_safetensors
 from .state_dicts import Checkpoint, find_state_dicts, plain_tensors
@@ -19,14 +20,21 @@ from .weight_choice import choose, choose_alone, missing_names, named
 WEIGHT_SUFFIXES = (".safetensors", ".l2z", ".pt", ".pth", ".bin", ".ckpt", ".tar")  # .tar: as in .pth.tar
 
 
-def read_weights(path: Path, trust_pickle: str | None = None, key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, on the CPU; of several state dicts `key`, or the one to deploy.
+def read_weights(
+    path: Path, trust_pickle: str | None = None, progress: Progress = Silent()
+) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, on the CPU; of several state dicts the one to deploy, which is said.
 
     trust_pickle: SHA-256 of a file that may be unpickled although it holds code.
     UnsafeInputError for a pickle that holds code, CompressError for anything else that is no set of tensors.
     """
     checkpoint = read_checkpoint(path, trust_pickle)
-    return plain_tensors(choose_alone(checkpoint, key).entries, path)
+    chosen = choose_alone(checkpoint)
+    if len(checkpoint.sets) > 1:
+        progress.say(
+            f"{path.name} holds the state dicts {named(checkpoint.sets)}; {chosen.label} alone is read"
+        )
+    return plain_tensors(chosen.entries, path)
 
 
 def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:

@@ -26,6 +26,7 @@ KIND = FileKind(
     "a key devices: with a name for each",
     "`compress devices example` prints one to start from",
 )
+DAY_S = 86_400.0
 RUNTIMES = (*TARGETS, FAKE)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """No colon: what is called openvino:CPU is that device of this machine, and no file can say otherwise."""
@@ -70,11 +71,11 @@ class SshSection(Section):
     """The Python there that has edgepress installed."""
     workdir: str = ""
     """A folder there that keeps models between connections; empty: a temporary one."""
-    timeout_s: float = Field(default=600, gt=0)
+    timeout_s: float = Field(default=600, gt=0, le=DAY_S)
     """Seconds that one request may take."""
-    heartbeat_s: float = Field(default=15, gt=0)
+    heartbeat_s: float = Field(default=15, gt=0, le=DAY_S)
     """Seconds of silence after which the connection is given up."""
-    connect_timeout_s: float = Field(default=15, gt=0)
+    connect_timeout_s: float = Field(default=15, gt=0, le=DAY_S)
     """Seconds to connect in."""
     config: Path | None = None
     """A configuration file of ssh in place of its own."""

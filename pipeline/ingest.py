@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .factories import Shapes, build_network
 if TYPE_CHECKING:
     from .recipe import ModelSection
 
+MAX_ELEMENTS = 2**30  # of one sample: 4 GB
 INIT_SEED = 0  # a network without weights, and the numbers of an example input, are the same in every run
 
 
@@ -166,6 +168,12 @@ def _example(section: ModelSection, example: tuple[Tensor, ...] | None, shapes: 
             f" sample without"
             " the batch, for instance [3, 224, 224]"
         )
+    for shape in shapes:
+        if len(shape) > 8 or prod(shape) > MAX_ELEMENTS:
+            raise CompressError(
+                f"model.input_shape: {list(shape)} is no sample of a vision network: give at most 8 sizes, and"
+                f" {MAX_ELEMENTS:,} numbers"
+            )
     generator = torch.Generator().manual_seed(INIT_SEED)
     return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
 

@@ -174,7 +174,7 @@ class MeasureSection(Section):
     """Timed inferences in each launch."""
     warmup_s: float = Field(default=3.0, ge=0, le=60)
     """Longest warm-up of a launch in seconds; it ends earlier when three windows agree within 1 %."""
-    batch: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=65_536)
     """Samples in one inference."""
     timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Longest that building, loading or one inference of an engine may take before it counts as failed."""

@@ -16,6 +16,7 @@ from .recipe_problems import Location, Place, Problem, RecipeError, describe, do
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000  # with its aliases written out: what a YAML bomb multiplies
 MAX_DEPTH = 32
+MAX_DIGITS = 100
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,12 @@ class _Reader:
         return result
 
     def _scalar(self, node: yaml.ScalarNode, location: Location) -> Any:
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and (problem := _odd_number(node.value)):
+            self.document.refuse(location, f"expected {problem}, got {describe(node.value)}")
+            return None
         try:
             value = _SCALARS[node.tag](node)
-        except (ValueError, KeyError, IndexError, yaml.YAMLError):
+        except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
             expected = node.tag.removeprefix(_TAG)
             self.document.refuse(location, f"expected a value of type {expected}, got {describe(node.value)}")
             return None
@@ -243,6 +247,13 @@ class _Reader:
             self.document.refuse(location, "half a surrogate pair is not text")
             return None
         return value
+
+
+def _odd_number(text: str) -> str | None:
+    """What was expected in place of a number that nobody writes; YAML 1.1 reads 1:30 as 90, to any length."""
+    if ":" in text:
+        return "a plain number (or quotes around text with a colon)"
+    return f"a number of at most {MAX_DIGITS} digits" if len(text) > MAX_DIGITS else None
 
 
 def _is_key(node: yaml.Node) -> bool:

@@ -26,9 +26,15 @@ class Candidate:
     foreign: tuple[str, ...] = ()
 
     @property
-    def label(self) -> str:
-        """What `weights_key` calls it: `state_dict_ema`, `state_dict.model_ema`."""
+    def full(self) -> str:
+        """The key and the prefix below it: `state_dict.module`."""
         return ".".join(part for part in (self.key, self.prefix.rstrip(".")) if part)
+
+    @property
+    def label(self) -> str:
+        """What `weights_key` calls it: `state_dict_ema`, `state_dict.model_ema`; wrappers' prefixes are left out."""
+        plain = all(f"{part}." in PREFIXES for part in self.prefix.rstrip(".").split("."))
+        return self.key if plain and self.key else self.full
 
     @property
     def taken_off(self) -> str:
@@ -55,7 +61,9 @@ def choose(
     """
     known = [c for name, entries in checkpoint.sets.items() for c in _candidates(name, entries, own)]
     asked = (
-        known if key is None else [c for c in known if key in (c.label, c.key, c.prefix.rstrip(".") or None)]
+        known
+        if key is None
+        else [c for c in known if key in (c.label, c.full, c.key, c.prefix.rstrip(".") or None)]
     )
     if not asked:
         labels = list(dict.fromkeys(c.label for c in known))
@@ -63,27 +71,24 @@ def choose(
             f"weights: {checkpoint.path} holds no state dict {key!r}{did_you_mean(str(key), labels)}; it holds"
             f" {named([label or '(the file itself)' for label in labels])}"
         )
-    fitting = [c for c in asked if _fits(c, own)]
+    whole = [c for c in asked if _fits(c, own)]
+    fitting = whole if key is not None else [c for c in whole if _is_clear(c)]
     plain = [c for c in fitting if not c.foreign]
     fitting = plain + [c for c in fitting if c.foreign and not any(p.key == c.key for p in plain)]
     if not fitting:
-        best = max(asked, key=lambda c: (_matching(c, own), -len(c.foreign), -_rank(c)))
-        return best, _others_note(best, checkpoint, [])
-    if key is not None and any(c.label == key for c in fitting):
-        fitting = [c for c in fitting if c.label == key]
+        best = max((c for c in asked if not c.foreign), key=lambda c: (_matching(c, own), -_rank(c)))
+        parts = [f"weights_key: {c.label}" for c in whole]
+        hint = f"a part of it would fit: {named(parts)}" if parts else ""
+        return best, "; ".join(filter(None, (_others_note(best, checkpoint, []), hint)))
+    exact = [c for c in fitting if key in (c.label, c.full)]
+    fitting = exact or fitting
     chosen = _preferred(fitting, checkpoint)
     return chosen, "; ".join(filter(None, (_others_note(chosen, checkpoint, fitting), chosen.taken_off)))
 
 
-def choose_alone(checkpoint: Checkpoint, key: str | None = None) -> Candidate:
+def choose_alone(checkpoint: Checkpoint) -> Candidate:
     """As `choose`, where there is no network to fit: by name alone."""
-    known = [Candidate(name, "", entries) for name, entries in checkpoint.sets.items()]
-    asked = known if key is None else [c for c in known if c.key == key]
-    if not asked:
-        raise CompressError(
-            f"weights: {checkpoint.path} holds no state dict {key!r}; it holds {named(checkpoint.sets)}"
-        )
-    return _preferred(asked, checkpoint)
+    return _preferred([Candidate(name, "", entries) for name, entries in checkpoint.sets.items()], checkpoint)
 
 
 def to_show(checkpoint: Checkpoint) -> tuple[Candidate, list[str]]:
@@ -149,13 +154,16 @@ def _common_prefix(entries: Mapping[str, Any], own: Mapping[str, Tensor]) -> str
 
 
 def _fits(candidate: Candidate, own: Mapping[str, Tensor]) -> bool:
-    """Whether every tensor of the network is there in its shape, and nothing else; foreign ones where it is clear."""
+    """Whether every tensor of the network is there in its shape, and under the prefix nothing else."""
     entries = candidate.entries
     if missing_names(entries, own) or any(k not in own for k in entries):
         return False
-    if candidate.foreign and len(candidate.foreign) >= len(entries) and not _is_known(candidate.prefix):
-        return False  # a small network's names can stand in the middle of another, larger network
     return all(isinstance(v, Tensor) and _shape(v) == own[k].shape for k, v in entries.items())
+
+
+def _is_clear(candidate: Candidate) -> bool:
+    """Whether the prefix is surely the network's: its names could stand in the middle of another, larger network."""
+    return len(candidate.foreign) < len(candidate.entries) or _is_known(candidate.prefix)
 
 
 def _shape(tensor: Tensor) -> object:

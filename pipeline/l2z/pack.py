@@ -62,7 +62,7 @@ def pack_file(
         graph, tensors = _taken_apart(model)
         found = _found_in(tensors, coded)
     else:
-        graph, tensors, found = None, read_weights(path, trust_pickle), {}
+        graph, tensors, found = None, read_weights(path, trust_pickle, progress), {}
     if error:
         changed = rounded_tensors(tensors, error, progress)
         tensors, found = changed.tensors, changed.coded
