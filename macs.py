@@ -57,6 +57,13 @@ def uncounted_notes(found: Iterable[OperatorMacs]) -> list[str]:
     ]
 
 
+def macs_text(macs: int | None, counted: int, uncounted: Sequence[str]) -> str:
+    """A count of one sample, or how many there are at least and of what they are unknown."""
+    if macs is not None:
+        return f"{macs:,} MACs a sample"
+    return f"at least {counted:,} MACs a sample (unknown: {listed(uncounted)})"
+
+
 def listed(names: Sequence[str]) -> str:
     """The distinct names, the first few of many: "DFT 'a', DFT 'b' and 3 more"."""
     distinct = list(dict.fromkeys(names))

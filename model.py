@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .macs import CountsItself, OperatorMacs
+from .macs import CountsItself, OperatorMacs, macs_text
 from .torch_macs import count_macs
 from .trellis import NONE
 
@@ -68,6 +68,11 @@ class Facts:
     bytes: int
     uncounted: tuple[str, ...] = ()
     counted: int = 0
+
+    @property
+    def macs_text(self) -> str:
+        """The multiply-accumulates, or how many there are at least and what is unknown."""
+        return macs_text(self.macs, self.counted, self.uncounted)
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ def _print(found: Profile) -> None:
 
 
 def _print_device(device: DeviceProfile) -> None:
+    from ..pipeline.int8_share import uncounted_text
     from ..pipeline.report_text import byte_size, percent
 
     say(
@@ -183,7 +184,9 @@ def _print_device(device: DeviceProfile) -> None:
     rows += _resource_rows(device)
     rows.append(("engine size", byte_size(engine.engine_bytes)))
     shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in engine.precision.items())
-    rows.append(("MACs executed in", shares or "not known"))
+    uncounted = [layer for layer in engine.layers if layer.macs is None]
+    unknown = f"unknown: {uncounted_text(uncounted)}" if uncounted else "not known"
+    rows.append(("MACs executed in", shares or unknown))
     settings = ", ".join(f"{key} = {value}" for key, value in engine.settings.items())
     rows.append(("effective settings", settings))
     console().print(table(("", ""), rows))

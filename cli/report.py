@@ -92,7 +92,7 @@ def _print(comparison: Comparison) -> None:
 
 def _texts(cell: Cell) -> Iterator[str]:
     """Latency, or why there is none, the share in INT8 and the size."""
-    from ..pipeline.report_text import bare_ms, between, byte_size, ms, percent
+    from ..pipeline.report_text import bare_ms, between, byte_size, ms
 
     latency = cell.latency
     if latency is None:
@@ -102,5 +102,5 @@ def _texts(cell: Cell) -> Iterator[str]:
         yield f"{ms(latency.p50)} ({between(low, high)})" + (
             f", cached, {latency.measured_at}" if latency.cached else ""
         )
-    yield percent(cell.int8_share, 1)
+    yield cell.int8_share
     yield byte_size(cell.engine_bytes)

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..macs import listed
+from ..macs import macs_text
 from ..text import one_line
 from .inspect import Inspection, TensorRow
 
@@ -91,11 +91,9 @@ def _table(
 
 
 def _macs(found: Inspection) -> str:
-    if found.macs is not None:
-        return f", {found.macs:,} MACs a sample"
-    if not found.uncounted:
+    if found.macs is None and not found.uncounted:
         return ""  # of weights alone there are none to count
-    return f", at least {found.counted_macs:,} MACs a sample (unknown: {listed(found.uncounted)})"
+    return f", {macs_text(found.macs, found.counted_macs, found.uncounted)}"
 
 
 def _count(macs: int | None) -> str:

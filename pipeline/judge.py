@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..calibration.metric import ROUNDING
+from .int8_share import int8_share, not_in_int8, uncounted_text
 from .report_text import NOT_MEASURED, TIMES, between, byte_size, known, metric_value, ms, percent, ratio
 from .result import (
     ArtefactRecord,
@@ -242,14 +243,24 @@ def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> B
     target, why = _find(device, targets)
     if target is None or target.compressed is None:
         return _unmeasured(name, limit_text, why)
-    precision = target.compressed.precision
-    share = precision.get("int8", 0.0)
-    if not precision or not known(share):
+    share = int8_share(target.compressed)
+    if share is None or not known(share.low):
         return _unmeasured(name, limit_text, "the runtime does not tell what its layers execute in.")
-    measured = _text(limit, share, percent, "{:.6%}").replace("%", " %").replace("  ", " ")
-    kept = share >= limit - ROUNDING
-    reason = f"by the runtime's own word, {'enough' if kept else 'too few'} MACs are executed in INT8."
-    return _record(name, limit_text, measured, kept, reason)
+    if share.low == share.high:
+        measured = _text(limit, share.low, percent, "{:.6%}").replace("%", " %").replace("  ", " ")
+    else:
+        measured = share.text(2)
+    kept = share.low >= limit - ROUNDING
+    if kept:
+        reason = "by the runtime's own word, enough MACs are executed in INT8"
+    elif share.high >= limit - ROUNDING:
+        reason = f"it depends on what is unknown: {uncounted_text(share.uncounted)}"
+    else:
+        reason = "by the runtime's own word, too few MACs are executed in INT8"
+    rest = not_in_int8(target.compressed.layers)
+    if not kept and rest:
+        reason += f"; not in INT8: {rest}"
+    return _record(name, limit_text, measured, kept, reason + ".")
 
 
 # -- the file

@@ -8,10 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..text import one_line, short
-from .report_text import NOT_MEASURED, byte_size, ms, percent, ratio, ratio_interval
+from .int8_share import share_text
+from .report_text import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
 from .report_view import DeviceView, device_views, metric_text
 from .result import RunRecord
 
+REASON_LIMIT = 1200  # of a broken budget, which may name layers
 COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -37,10 +39,11 @@ def _table(*heads: str) -> Table:
 def _budgets(record: RunRecord) -> Table:
     table = _table("budget", "limit", "measured", "")
     for budget in sorted(record.budgets, key=lambda b: b.verdict):
-        unmeasured = budget.measured == NOT_MEASURED and budget.reason
-        measured = budget.reason if unmeasured else budget.measured
+        measured = budget.measured
+        if budget.verdict == "FAIL" and budget.reason:
+            measured = budget.reason if measured == NOT_MEASURED else f"{measured}: {budget.reason}"
         table.add_row(
-            Text(short(budget.name)), Text(short(budget.limit)), Text(one_line(measured, 400)),
+            Text(short(budget.name)), Text(short(budget.limit)), Text(one_line(measured, REASON_LIMIT)),
             Text(budget.verdict, COLOURS[budget.verdict]),
         )  # fmt: skip
     return table
@@ -54,11 +57,11 @@ def _device(device: DeviceView) -> RenderableType:
         return head
     table = _table("engine", "p50", "INT8 of MACs", "metric")
     for view in device.engines:
-        latency, precision = view.engine.latency_ms, view.engine.precision
+        latency = view.engine.latency_ms
         time = ms(latency.p50 if latency is not None else None)
         if latency is not None and latency.cached:
             time += f" (cached, {short(latency.measured_at)})"
-        int8 = percent(precision.get("int8", 0.0) if precision else None, 1)
+        int8 = share_text(view.engine)
         table.add_row(Text(view.role), Text(time), Text(int8), Text(short(metric_text(view.engine.metric))))
     speedups = [
         Text(f"{ratio(s.ratio)} over {short(s.baseline)} (95 % interval {ratio_interval(s.ci95)})")

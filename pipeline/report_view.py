@@ -8,10 +8,21 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .int8_share import share_text, uncounted_text
 from .judge import speedup_over_f32, target_label
 from .report_charts import Strip, latency_strips
 from .report_layers import LayerRow, match_layers
-from .report_text import between, byte_size, known, metric_value, ms, percent, ratio, ratio_interval, signed
+from .report_text import (
+    UNKNOWN,
+    between,
+    byte_size,
+    known,
+    metric_value,
+    ms,
+    ratio,
+    ratio_interval,
+    signed,
+)
 from .result import EngineRecord, LayerRecord, MetricRecord, RunRecord, TargetRecord
 
 LAYER_ROWS = 400  # of one device, and three times as many of a whole report
@@ -27,6 +38,12 @@ class EngineView:
     role: str
     css: str
     engine: EngineRecord
+
+    @property
+    def no_shares(self) -> str:
+        """Why there are no shares."""
+        uncounted = [layer for layer in self.engine.layers if layer.macs is None]
+        return f"{UNKNOWN}: {uncounted_text(uncounted)}" if uncounted else ""
 
     @property
     def shares(self) -> list[tuple[str, str, float]]:
@@ -79,10 +96,9 @@ class DeviceView:
         return _total_ms(before.layers if before else []), _total_ms(after.layers if after else [])
 
     @property
-    def int8_share(self) -> float | None:
-        """Share of the compressed engine's MACs executed in INT8; None when the runtime did not tell."""
-        compressed = self.target.compressed
-        return compressed.precision.get("int8", 0.0) if compressed and compressed.precision else None
+    def int8_share(self) -> str:
+        """Share of the compressed engine's MACs executed in INT8, or what is known of it."""
+        return share_text(self.target.compressed)
 
     def p50(self, role: str) -> float | None:
         """Median latency in ms of the engine in the role "baseline", "default" or "compressed"."""
@@ -170,9 +186,14 @@ def tiles(record: RunRecord, devices: Sequence[DeviceView]) -> list[Tile]:
         if speedup is not None:
             detail += f" · speed-up {ratio(speedup.ratio)} ({ratio_interval(speedup.ci95)})"
         found.append(Tile(f"p50 on {device.label}", ms(device.p50("compressed")), detail))
-        share = percent(device.int8_share, 1)
-        found.append(Tile(f"INT8 on {device.label}", share, "share of MACs, as executed"))
+        found.append(Tile(f"INT8 on {device.label}", *_int8_tile(device)))
     return found
+
+
+def _int8_tile(device: DeviceView) -> tuple[str, str]:
+    """The share for a headline; what leaves it open is told below."""
+    share, _, why = device.int8_share.partition(": ")
+    return share, why or "share of MACs, as executed"
 
 
 def metric_text(metric: MetricRecord | None) -> str:

@@ -86,7 +86,7 @@ def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = Non
             "model": {
                 "source": model.source,
                 "params": facts.params,
-                "macs": facts.macs,
+                "macs": facts.macs_text if facts.macs is None else facts.macs,
                 "bytes": facts.bytes,
             },
             "data": {part.name: len(part) for part in parts},

@@ -142,6 +142,8 @@ def _record(
     notes: list[str],
     details: dict[str, Any],
 ) -> StepRecord:
+    if facts.uncounted:
+        notes = [*notes, facts.macs_text]
     return StepRecord(
         pass_name=name,
         options=options,

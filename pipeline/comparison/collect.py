@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..int8_share import share_text
 from ..judge import target_label
 from ..profile_record import Profile
 from ..report import load_run
@@ -58,10 +59,9 @@ class Cell:
         return (self.engine.engine_bytes or None) if self.engine is not None else None
 
     @property
-    def int8_share(self) -> float | None:
-        """Share of the MACs executed in INT8; None when the runtime did not tell."""
-        precision = self.engine.precision if self.engine is not None else {}
-        return precision.get("int8", 0.0) if precision else None
+    def int8_share(self) -> str:
+        """Share of the MACs executed in INT8, or what is known of it."""
+        return share_text(self.engine)
 
 
 @dataclass(frozen=True)
