@@ -69,7 +69,9 @@ class Quantize(Pass):
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
         from .quantization.capture import capture
+        from .quantization.closing import closing_note, measured
         from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
+        from .quantization.float_layers import FloatLayers
         from .quantization.placement import BOTH_ADDENDS, layers_to_keep, place
         from .quantization.steps import Steps
 
@@ -80,20 +82,22 @@ class Quantize(Pass):
         if not any(c.quantized for c in placement.coverage):
             return PassPlan({}, {}, modified=False, notes=(nothing_to_do(placement),))
         steps = Steps(self, model, context, graph)
-        notes = steps.equalize(kept)
-        state = steps.calibrate(steps.graph, kept, context.data.calibration)
-        if self.bias_correction:
-            notes.append(f"bias correction: {steps.correct(state)} layers")
+        state, notes = steps.best(kept)
+        layers = FloatLayers(steps)
         details: dict[str, Any] = {}
-        ranked = steps.rank(state)
+        ranked = layers.rank(state)
         if ranked:
             details["sensitivity"] = [asdict(r) for r in ranked]
         if self.max_drop is not None:
-            state, kept_float, found = steps.meet_drop(state, [r.layer for r in ranked], self.max_drop)
+            state, kept_float, found = layers.meet_drop(state, [r.layer for r in ranked], self.max_drop)
             notes += found
             details["kept_float"] = kept_float
         details["coverage"] = coverage_rows(state.placement)
         notes.insert(0, coverage_note(state.placement, context.scheme.name))
+        closing = measured(graph, state.quantized, context.data.validation, steps.static_batch)
+        notes.insert(1, closing_note(closing, by_metric=self.max_drop is not None))
+        if closing is not None:
+            details["closing"] = asdict(closing)
         return PassPlan(state.structure(), state.tensors(), notes=tuple(notes), details=details)
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:

@@ -25,6 +25,7 @@ from ..targets import TARGETS
 from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
+from .closing_proof import prove_closing
 from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target
 from .environment import code_digest, environment, versions
 from .export import export
@@ -145,6 +146,7 @@ class _Run:
         self.progress.say("exporting to ONNX and proving it on onnxruntime")
         onnx_path = export(final, self.folder / "model.onnx", **self._export_options())
         candidate = self._prove(model, final, float_onnx, onnx_path, data)
+        self._prove_closing(steps, candidate, data)
         measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
         records = [m.record for m in measured]
         packed = write_packed(final, self.folder / "packed.safetensors")
@@ -308,6 +310,20 @@ class _Run:
             return eager
         self.proofs.append(prove(edge, eager, found, limit))
         return found
+
+    def _prove_closing(self, steps: list[Step], candidate: Candidate, data: DataParts) -> None:
+        """What the last pass said of its outputs, against those of the exported file."""
+        last = steps[-1]
+        closing = last.record.details.get("closing")
+        if not last.record.modified or closing is None:
+            return
+        before = candidate.float_reference
+        if len(steps) > 2:  # its input was another pass's output
+            model = steps[-2].model
+            batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+            before = outputs_of(model.run, data.validation, batch)
+        proof = prove_closing(last.record.pass_name, closing, before, candidate.reference)
+        self.proofs += [proof] if proof is not None else []
 
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]

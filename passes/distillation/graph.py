@@ -16,7 +16,7 @@ from ..quantization.quantizers import (
     weight_quantizers_of,
 )
 from ..quantization.rebuild import WeightSpec, weight_quantizers
-from ..quantization.steps import State
+from ..quantization.state import State
 
 
 def inserted(

@@ -23,7 +23,7 @@ from ..quantization.operators import get_tensor
 from ..quantization.placement import Placement, WeightSite
 from ..quantization.quantizers import WeightQuantizer, stored_bytes, weight_quantizers_of
 from ..quantization.rebuild import WeightSpec, least_steps
-from ..quantization.steps import State
+from ..quantization.state import State
 from ..training.draws import generator
 from .information import drawn_gradients
 from .task import Task

@@ -23,7 +23,8 @@ from ..quantization.operators import set_tensor
 from ..quantization.placement import BOTH_ADDENDS, layers_to_keep, place
 from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
-from ..quantization.steps import State, Steps
+from ..quantization.state import State
+from ..quantization.steps import Steps
 from ..training.job import History, Job
 from ..training.loop import train
 from ..training.options import BUILT_IN, TrainingOptions
@@ -146,9 +147,9 @@ class Phases:
             return PassPlan({}, {}, modified=False, notes=(note,))
         # Rescaled channels inside a student cannot be compared with the teacher's.
         rescaling = options.equalization if options.student.same or options.features == "off" else "off"
-        steps = Steps(Quantize(ranges=options.ranges, equalization=rescaling), student, self.context, graph)
-        self.notes += steps.equalize(kept)
-        state = steps.calibrate(steps.graph, kept, self.context.data.calibration)
+        chosen = Quantize(ranges=options.ranges, equalization=rescaling, bias_correction=False)
+        state, notes = Steps(chosen, student, self.context, graph).best(kept)
+        self.notes += notes
         if options.activations == "float":
             state = replace(state, placement=replace(state.placement, activations=()), grids={})
         # Once, from the weights as they came: what was trained is what is rebuilt.

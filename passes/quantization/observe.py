@@ -29,13 +29,56 @@ class Watcher(fx.Interpreter):
         return self.see(n, super().run_node(n))
 
 
-def first_output(module: fx.GraphModule, batch: Batch) -> Tensor:
-    """The network's first output for one batch; no gradients."""
+def judged_nodes(module: fx.GraphModule) -> tuple[str, ...]:
+    """The names of the floating-point tensors that a network is judged by.
+
+    These are its outputs; where an output is whole numbers or truth values (an argmax, a mask, the indices of a
+    top-k), whose distance says nothing, the nearest floating-point tensors that it is made from.
+    Raises CompressError when there is none.
+    """
+    (output,) = (n for n in module.graph.nodes if n.op == "output")
+    found: dict[str, None] = {}
+    seen: set[fx.Node] = set()
+    pending = list(output.all_input_nodes)
+    while pending:
+        node = pending.pop(0)
+        if node in seen or node.op in ("get_attr", "placeholder"):
+            continue
+        seen.add(node)
+        if _is_float(node):
+            found[node.name] = None
+        else:
+            pending += node.all_input_nodes
+    if not found:
+        raise CompressError(
+            "no floating-point tensor leads to the network's outputs, so that nothing tells what rounding does to"
+            " them; give a network that also returns what its outputs are decided by, such as the scores"
+        )
+    return tuple(found)
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return value is None or (isinstance(value, Tensor) and value.is_floating_point())
+
+
+def judged_values(
+    module: fx.GraphModule,
+    batch: Batch,
+    names: Sequence[str],
+    interpreter: Callable[[fx.GraphModule, Callable[[fx.Node, Any], Any]], Watcher] = Watcher,
+) -> list[Tensor]:
+    """The tensors of the nodes `names`, those of `judged_nodes`, for one batch; no gradients."""
+    found: dict[str, Tensor] = {}
+
+    def keep(node: fx.Node, value: Any) -> Any:
+        if node.name in names:
+            found[node.name] = value.detach()
+        return value
+
     with torch.no_grad():
-        outputs = module(*batch)
-    output = outputs[0] if isinstance(outputs, tuple) else outputs
-    assert isinstance(output, Tensor)
-    return output
+        interpreter(module, keep).run(*batch)
+    return [found[name] for name in names]
 
 
 def watch(module: fx.GraphModule, batch: Batch, see: Callable[[fx.Node, Any], Any]) -> Any:

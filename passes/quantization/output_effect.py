@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from ...errors import CompressError
 from ...progress import Progress
-from .observe import Batch, Watcher
+from .observe import Batch, Watcher, judged_nodes, judged_values
 from .sqnr import decibels
 
 ESTIMATES = 32
@@ -88,37 +88,36 @@ def output_sqnr_db(
     return {key: decibels(draws * len(sizes), noise[key]) for key in changes}
 
 
-def _float_outputs(outputs: Any) -> list[Tensor]:
-    return [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y.is_floating_point()]
-
-
 def _output_sizes(module: fx.GraphModule, batches: Iterable[Batch]) -> list[float]:
-    """The norm of each floating-point output over all batches."""
-    with torch.no_grad():
-        energies = [[float(y.double().square().sum()) for y in _float_outputs(module(*b))] for b in batches]
+    """The norm of each judged tensor over all batches."""
+    names = judged_nodes(module)
+    energies = [[float(y.double().square().sum()) for y in judged_values(module, b, names)] for b in batches]
     return [max(sum(column), SMALLEST) ** 0.5 for column in zip(*energies, strict=True)]
 
 
 class _Run:
     """One batch through a network, with the tensors of some nodes kept, and their gradients to be had.
 
-    sizes: what each floating-point output is divided by.
+    sizes: what each judged tensor (`judged_nodes`) is divided by.
     """
 
     def __init__(self, module: fx.GraphModule, batch: Batch, names: set[str], sizes: Iterable[float]) -> None:
         self.kept: dict[str, Tensor] = {}
+        judged = judged_nodes(module)
+        outputs: dict[str, Tensor] = {}
 
         def keep(node: fx.Node, value: Any) -> Any:
-            if node.name not in names:
-                return value
-            if not value.requires_grad:
-                value = value.detach().requires_grad_()
-            self.kept[node.name] = value
+            if node.name in names:
+                if not value.requires_grad:
+                    value = value.detach().requires_grad_()
+                self.kept[node.name] = value
+            if node.name in judged:
+                outputs[node.name] = value
             return value
 
         with torch.enable_grad():
-            outputs = _float_outputs(Watcher(module, keep).run(*batch))
-            self.outputs = [output / size for output, size in zip(outputs, sizes, strict=True)]
+            Watcher(module, keep).run(*batch)
+            self.outputs = [outputs[name] / size for name, size in zip(judged, sizes, strict=True)]
         self.values = {name: value.detach() for name, value in self.kept.items()}
 
     def gradients(self, generator: torch.Generator) -> dict[str, Tensor]:

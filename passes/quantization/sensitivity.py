@@ -10,15 +10,15 @@ from torch import fx
 
 from ...calibration.metric import ROUNDING
 from ...progress import Progress
-from .observe import Batch, first_output
+from .observe import Batch, judged_nodes, judged_values
 from .placement import Placement
 from .quantizers import ActivationQuantizer, AnyWeightQuantizer, quantizers_of
-from .sqnr import sqnr_db
+from .sqnr import worst_sqnr_db
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """SQNR in dB of the network's outputs when this layer's inputs and weight alone are rounded."""
+    """SQNR in dB of the network's outputs, the worst of them, when this layer's inputs and weight alone are rounded."""
 
     layer: str
     sqnr_db: float
@@ -33,11 +33,13 @@ def measure_sensitivity(
     results = []
     try:
         _enable(quantizers.values(), False)
-        reference = first_output(quantized, batch)
-        for layer, names in progress.track(readers.items(), "sensitivity of each layer", len(readers)):
-            _enable([quantizers[n] for n in names], True)
-            results.append(LayerSensitivity(layer, sqnr_db(reference, first_output(quantized, batch))))
-            _enable([quantizers[n] for n in names], False)
+        names = judged_nodes(quantized)
+        reference = judged_values(quantized, batch, names)
+        for layer, read in progress.track(readers.items(), "sensitivity of each layer", len(readers)):
+            _enable([quantizers[n] for n in read], True)
+            rounded = judged_values(quantized, batch, names)
+            results.append(LayerSensitivity(layer, worst_sqnr_db(reference, rounded)))
+            _enable([quantizers[n] for n in read], False)
     finally:
         _enable(quantizers.values(), True)
     return sorted(results, key=lambda r: r.sqnr_db)

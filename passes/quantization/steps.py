@@ -1,73 +1,69 @@
-"""The steps of `quantize`: equalize, calibrate, correct biases, and give layers back to float."""
+"""The steps of `quantize`: equalize, calibrate, correct biases, and give layers back to float.
+
+Each step that may be left out is judged by the outputs of the whole quantized network, on samples that it was not
+fitted to (`judging`), and kept only where it helps.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, fx
 
 from ...calibration.data import Part
-from ...calibration.metric import padded
-from ...calibration.ranges import Observer
+from ...calibration.scheme import RangeMethod
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
 from .attention import softmaxes, too_fine
-from .bias_correction import correct_biases, correctable
+from .bias_correction import Center, correct_biases, correctable
 from .equalize import WORTHWHILE_DB, equalize
 from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
-from .observe import first_output, observe
-from .placement import BOTH_ADDENDS, Placement, place
-from .quantizers import Grid, insert_quantizers, of_quantizer, weight_scales
-from .rebuild import SCALE_PREFIX
+from .judging import JUDGES, Judge, Noise, judges_apart
+from .observe import observe
+from .placement import BOTH_ADDENDS, place
+from .quantizers import Grid
 from .rescale import find_rescalable
-from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity
-from .sqnr import sqnr_db
+from .state import State, assembled
 
 if TYPE_CHECKING:
     from ..quantize import Quantize
 
 CALIBRATION_BATCH = 16
-TRIAL_SAMPLES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
+JUDGED_AT_ONCE = 4  # more batches tell more of the scatter of a difference, larger ones take less time
+CHOOSING_SAMPLES = 64  # on which steps are fitted to be judged; what is chosen is then fitted to all
+CORRECTION_SAMPLES = 64
+WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
+LEAST_COST_DB = 1.0  # of rounding both addends, which saves time: what the outputs may lose by it
 
 
 @dataclass(frozen=True)
-class State:
-    """A calibrated quantization of one graph.
+class Choices:
+    """What was decided of one graph: enough to fit it again to other samples.
 
-    kept: the layers in float, and why; rescaled: the nodes that equalization gave an operator of their own.
+    kept: the layers in float, and why; ranges: one way for all tensors, or "auto"; bias: None leaves them as they are.
     """
 
     graph: fx.GraphModule
-    quantized: fx.GraphModule
-    placement: Placement
-    grids: dict[str, Grid]
-    scales: dict[str, Tensor]
-    kept: Mapping[str, str]
     rescaled: tuple[str, ...]
+    kept: Mapping[str, str]
+    both_addends: bool
+    ranges: Literal["auto"] | RangeMethod
+    bias: Center | None
 
-    def structure(self) -> dict[str, Any]:
-        """What `rebuild_graph` needs beside the tensors."""
-        return {
-            BOTH_ADDENDS: bool(self.graph.meta.get(BOTH_ADDENDS)),
-            "keep_float": dict(sorted(self.kept.items())),
-            "rescaled": list(self.rescaled),
-            "grids": {name: asdict(grid) for name, grid in sorted(self.grids.items())},
-        }
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the graph, weights in float, and the weights' scales."""
-        kept = {
-            name: tensor.detach().clone().contiguous()
-            for name, tensor in self.quantized.state_dict().items()
-            if not of_quantizer(name)
-        }
-        return kept | {SCALE_PREFIX + name: scale for name, scale in self.scales.items()}
+@dataclass(frozen=True)
+class Fitted:
+    """A state with the choices that it was fitted by, what it adds to the outputs, and what the report says of it."""
+
+    state: State
+    choices: Choices
+    noise: Noise | None
+    notes: tuple[str, ...] = ()
 
 
 class Steps:
@@ -75,15 +71,18 @@ class Steps:
 
     def __init__(self, options: Quantize, model: Model, context: PassContext, graph: fx.GraphModule) -> None:
         self.options, self.model, self.context, self.graph = options, model, context, graph
-        self.rescaled: tuple[str, ...] = ()
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
-        self.trial_samples = max(TRIAL_SAMPLES, self.static_batch or 1)
-        available, needed = len(context.data.calibration), self.static_batch or 1
-        if available < needed:
+        calibration, needed = context.data.calibration, self.static_batch or 1
+        if len(calibration) < needed:
             raise CompressError(
-                f"quantize: the calibration part has {available} samples, and the network takes {needed} at"
+                f"quantize: the calibration part has {len(calibration)} samples, and the network takes {needed} at"
                 " once; give it more samples (data.calibration) or set export.dynamic_batch: true"
             )
+        self.trial_samples = max(JUDGES, needed)
+        self.fitted, judges = judges_apart(context.data, needed)
+        judge = Judge(graph, self.batches(judges, JUDGED_AT_ONCE)())
+        self.judge = judge if judge.batches else None
+        self.bias: Center | None = None
 
     def batches(
         self, part: Part, size: int = CALIBRATION_BATCH
@@ -102,156 +101,198 @@ class Steps:
         """One batch from the head of a part: `samples` of them, unless the batch is static."""
         return next(self.batches(part, samples)())
 
-    def equalize(self, kept: Mapping[str, str]) -> list[str]:
-        """Equalize the graph when told to, or when it makes the outputs more exact; returns notes."""
-        if self.options.equalization == "off" or not find_rescalable(self.graph):
-            return []
-        part, judges = self.context.data.calibration, self._judges()
-        fitted = part.between(0, len(part) - len(judges))
-        if not len(judges):
-            return ["equalization left out: it takes samples to fit it and others to judge it by"]
+    # -- choosing
+
+    def best(self, kept: Mapping[str, str]) -> tuple[State, list[str]]:
+        """The calibrated network with the steps in it that help, and notes on those that were judged."""
+        part = self.fitted.head(max(CHOOSING_SAMPLES, self.static_batch or 1))
+        plain = Choices(self.graph, (), kept, bool(self.graph.meta.get(BOTH_ADDENDS)), "auto", None)
+        chosen = self._chosen(plain, part)
+        notes = list(chosen.notes)
+        if self.options.equalization != "off" and find_rescalable(self.graph):
+            chosen, said = self._equalized(chosen, plain, part)
+            notes = [*said, *chosen.notes]
+        state, everything = chosen.state, self.context.data.calibration
+        if len(part) < len(everything):
+            state = self._refitted(chosen.choices, everything)
+        self.graph, self.bias = chosen.choices.graph, chosen.choices.bias
+        return state, notes
+
+    def _equalized(self, without: Fitted, plain: Choices, part: Part) -> tuple[Fitted, list[str]]:
+        """The network as it was chosen, or the equalized one where that is told or better; and notes."""
+        if self.judge is None:
+            return without, ["equalization left out: it takes samples to fit it and others to judge it by"]
         graph = copy.deepcopy(self.graph)
         found = equalize(
             graph,
-            [c.node for c in place(graph, kept).coverage if c.quantized],
-            self.batches(fitted),
-            self._trials(fitted),
+            [c.node for c in place(graph, plain.kept).coverage if c.quantized],
+            self.batches(self.fitted),
+            self._trials(part),
             self.context.scheme,
             self.context.generator(),
             self.context.progress,
         )
         if not found.tensors:
-            return []
-        note = f"equalized {len(found.tensors)} tensors"
-        if self.options.equalization == "auto":
-            before, after = (self._trial_sqnr(g, kept, fitted, judges) for g in (self.graph, graph))
-            sqnr = f"SQNR {before:.1f} dB without, {after:.1f} dB with"
-            if after < before + WORTHWHILE_DB:
-                return [f"equalization tried and left out: {sqnr}"]
-            note += f": {sqnr}"
-        self.graph, self.rescaled = graph, found.with_operator
-        return [note]
-
-    def _judges(self) -> Part:
-        """The end of the calibration part, to judge by what was fitted to the rest; empty when there is too little."""
-        part, batch = self.context.data.calibration, self.static_batch or 1
-        count = min(self.trial_samples, len(part) // 2 // batch * batch)
-        return part.between(len(part) - count, len(part))
+            return without, []
+        choices = replace(plain, graph=graph, rescaled=found.with_operator)
+        equalized = self._chosen(choices, part)
+        assert without.noise is not None and equalized.noise is not None
+        sqnr = f"SQNR {without.noise.db:.1f} dB without, {equalized.noise.db:.1f} dB with"
+        told = self.options.equalization == "on"
+        if not told and not equalized.noise.db >= without.noise.db + WORTHWHILE_DB:
+            return without, [f"equalization tried and left out: {sqnr}"]
+        return equalized, [f"equalized {len(found.tensors)} tensors: {sqnr}"]
 
     def _trials(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
-        """The samples on which variants are compared, one by one unless the batch is static."""
+        """The samples on which changes of single tensors are compared, one by one unless the batch is static."""
         return self.batches(part.head(self.trial_samples), 1)
 
-    def _trial_sqnr(
-        self, graph: fx.GraphModule, kept: Mapping[str, str], fitted: Part, judges: Part
-    ) -> float:
-        """The SQNR of the outputs for `judges`, against the network as it came, after calibrating on `fitted`."""
-        state = self.calibrate(graph, kept, fitted.head(self.trial_samples))
-        batch = self.first_batch(judges, len(judges))
-        return sqnr_db(first_output(self.graph, batch), first_output(state.quantized, batch))
+    def _chosen(self, choices: Choices, part: Part) -> Fitted:
+        """`choices`, and of what the options leave open what helps, all fitted to `part`."""
+        state, candidates, fine = self._calibrated(choices, part)
+        choices = replace(choices, kept={**choices.kept, **fine})
+        found = self._with_best_ranges(choices, state, candidates)
+        found = self._with_fine_softmax(found, fine, candidates[found.choices.ranges])
+        found = self._with_both_addends(found, candidates[found.choices.ranges])
+        return self._with_biases(found, part)
 
-    def calibrate(self, graph: fx.GraphModule, kept: Mapping[str, str], part: Part) -> State:
-        """Observe activations over `part` and put quantizers into a copy of `graph`."""
-        graph = copy.deepcopy(graph)
+    def _refitted(self, choices: Choices, part: Part) -> State:
+        """The network of the choices, fitted to `part`."""
+        graph, candidates, _ = self._calibrated(choices, part)
+        state = self._assembled(choices, graph, candidates[choices.ranges])
+        if choices.bias:
+            self.correct(state, choices.bias, part)
+        return state
+
+    def _noise(self, state: State) -> Noise | None:
+        return self.judge.noise(state.quantized) if self.judge else None
+
+    def _assembled(self, choices: Choices, graph: fx.GraphModule, grids: Mapping[str, Grid]) -> State:
+        if bool(graph.meta.get(BOTH_ADDENDS)) != choices.both_addends:
+            graph = copy.deepcopy(graph)
+            graph.meta[BOTH_ADDENDS] = choices.both_addends
+        return assembled(graph, choices.kept, grids, self.context.scheme.weight_limit, choices.rescaled)
+
+    # -- ranges
+
+    def _calibrated(
+        self, choices: Choices, part: Part
+    ) -> tuple[fx.GraphModule, dict[str, dict[str, Grid]], dict[str, str]]:
+        """A copy of the graph with biases; the grids by way of choosing them; and softmaxes too fine for theirs."""
+        graph = copy.deepcopy(choices.graph)
         ensure_biases(graph, correctable(graph, place(graph)))
-        placement = place(graph, kept)
+        placement = place(graph, choices.kept)
         observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
-        grids, sqnr = self._grids(graph, observers, part)
-        fine = too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db)
-        if fine:
-            kept = {**kept, **fine}
-            placement = place(graph, kept)
-            grids = {name: grids[name] for name in placement.activations}
-        scales = weight_scales(graph, placement, grids, self.context.scheme.weight_limit)
-        quantized = insert_quantizers(graph, placement, grids, scales)
-        return State(graph, quantized, placement, grids, scales, kept, self.rescaled)
-
-    def _grids(
-        self, graph: fx.GraphModule, observers: Mapping[str, Observer], part: Part
-    ) -> tuple[dict[str, Grid], dict[str, float]]:
-        """The grids, and what rounding alone leaves the outputs in dB: of all tensors, or at least of softmaxes."""
         scheme, method = self.context.scheme, self.options.ranges
-        candidates = [grids_for(observers, m, scheme) for m in (METHODS if method == "auto" else (method,))]
-        judged = set(observers)
+        methods = METHODS if method == "auto" else (method,)
+        candidates: dict[str, dict[str, Grid]] = {m: grids_for(observers, m, scheme) for m in methods}
+        first, judged = candidates[methods[0]], set(observers)
         if method != "auto":
             fine = {node.name for nodes in softmaxes(graph).values() for node in nodes}
             judged &= fine if self.options.softmax_sqnr_db else set()
-        if not judged:
-            return candidates[0], {}
-        best, sqnr = best_grids(
-            graph,
-            [{name: grids[name] for name in sorted(judged)} for grids in candidates],
-            self._trials(part),
-            self.context.generator(),
-            self.context.progress,
+        sqnr: dict[str, float] = {}
+        best: dict[str, Grid] = {}
+        if judged:
+            best, sqnr = best_grids(
+                graph,
+                [{name: grids[name] for name in sorted(judged)} for grids in candidates.values()],
+                self._trials(part),
+                self.context.generator(),
+                self.context.progress,
+            )
+        candidates["auto"] = first | best
+        return graph, candidates, too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db)
+
+    def _with_best_ranges(
+        self, choices: Choices, graph: fx.GraphModule, candidates: Mapping[str, Mapping[str, Grid]]
+    ) -> Fitted:
+        """One way to choose ranges for each tensor, or one for all, whichever leaves the outputs most exact."""
+        each = self._assembled(choices, graph, candidates["auto"])
+        best = Fitted(each, choices, self._noise(each))
+        if self.options.ranges != "auto" or best.noise is None:
+            return best
+        sqnr = {"auto": best.noise.db}
+        for method in METHODS:
+            if candidates[method] == candidates["auto"]:
+                continue
+            state = self._assembled(choices, graph, candidates[method])
+            noise = self._noise(state)
+            assert noise is not None
+            sqnr[method] = noise.db
+            if noise.db > max(v for name, v in sqnr.items() if name != method):
+                best = Fitted(state, replace(choices, ranges=method), noise)
+        if best.choices.ranges == "auto":
+            return best
+        others = ", ".join(
+            f"{value:.1f} dB with {name}" for name, value in sqnr.items() if name != best.choices.ranges
         )
-        return candidates[0] | best, sqnr
+        assert best.noise is not None
+        note = (
+            f"ranges: {best.choices.ranges} for all tensors, a choice for each left out: SQNR"
+            f" {best.noise.db:.1f} dB with {best.choices.ranges}, {others}"
+        )
+        return replace(best, notes=(note,))
 
-    def correct(self, state: State) -> int:
+    # -- further steps
+
+    def _with_fine_softmax(self, found: Fitted, fine: Mapping[str, str], grids: Mapping[str, Grid]) -> Fitted:
+        """Products whose softmax is too fine for a grid: in float where the outputs gain by it, else quantized."""
+        if not fine or found.noise is None:
+            return found
+        kept = {name: reason for name, reason in found.choices.kept.items() if name not in fine}
+        choices = replace(found.choices, kept=kept)
+        state = self._assembled(choices, found.state.graph, grids)
+        noise = self._noise(state)
+        assert noise is not None
+        sqnr = f"SQNR {noise.db:.1f} dB without, {found.noise.db:.1f} dB with"
+        if found.noise.db >= noise.db + WORTH_FLOAT_DB:
+            note = f"softmax in float for {len(fine)} products: {sqnr}"
+            return replace(found, notes=(*found.notes, note))
+        note = f"softmax in float tried for {len(fine)} products and left out: {sqnr}"
+        return Fitted(state, choices, noise, (*found.notes, note))
+
+    def _with_both_addends(self, found: Fitted, grids: Mapping[str, Grid]) -> Fitted:
+        """Both addends rounded, as the targets add faster so, unless the outputs lose much by it."""
+        if not found.choices.both_addends or found.noise is None:
+            return found
+        choices = replace(found.choices, both_addends=False)
+        state = self._assembled(choices, found.state.graph, grids)
+        if set(state.placement.activations) == set(found.state.placement.activations):
+            return found
+        noise = self._noise(state)
+        assert noise is not None
+        if found.noise.db >= noise.db - LEAST_COST_DB:
+            return found
+        note = (
+            "both addends in INT8 tried and left out: SQNR"
+            f" {noise.db:.1f} dB without, {found.noise.db:.1f} dB with"
+        )
+        return Fitted(state, choices, noise, (*found.notes, note))
+
+    def _with_biases(self, found: Fitted, part: Part) -> Fitted:
+        """Corrected biases, by means or medians, where they make the outputs clearly more exact."""
+        if not self.options.bias_correction or not correctable(found.state.graph, found.state.placement):
+            return found
+        if found.noise is None:
+            note = "bias correction left out: it takes samples to fit it and others to judge it by"
+            return replace(found, notes=(*found.notes, note))
+        best: Fitted | None = None
+        count = 0
+        for center in ("mean", "median"):
+            state = replace(found.state, quantized=copy.deepcopy(found.state.quantized))
+            count = self.correct(state, center, part)
+            noise = self._noise(state)
+            assert noise is not None
+            if best is None or best.noise is None or noise.db > best.noise.db:
+                best = Fitted(state, replace(found.choices, bias=center), noise)
+        assert best is not None and best.noise is not None
+        sqnr = f"SQNR {found.noise.db:.1f} dB without, {best.noise.db:.1f} dB with"
+        if not best.noise.clearly_below(found.noise):
+            return replace(found, notes=(*found.notes, f"bias correction tried and left out: {sqnr}"))
+        note = f"bias correction: {count} layers, by {best.choices.bias}s of their errors: {sqnr}"
+        return replace(best, notes=(*found.notes, note))
+
+    def correct(self, state: State, center: Center, part: Part | None = None) -> int:
         """Correct biases in place; returns of how many layers."""
-        batch = self.first_batch(self.context.data.calibration, 2 * TRIAL_SAMPLES)
-        return correct_biases(state.graph, state.quantized, state.placement, batch)
-
-    def rank(self, state: State) -> list[LayerSensitivity]:
-        """The layers by their sensitivity, unless neither the report nor max_drop wants it."""
-        samples = self.options.sensitivity_samples
-        if samples == 0 and self.options.max_drop is None:
-            return []
-        batch = self.first_batch(self.context.data.calibration, samples or 16)
-        return measure_sensitivity(state.quantized, state.placement, batch, self.context.progress)
-
-    def with_float(self, state: State, more: Iterable[str]) -> State:
-        """The same ranges, with more layers in float."""
-        kept = {**dict.fromkeys(more, "given back to float to meet max_drop"), **state.kept}
-        placement = place(state.graph, kept)
-        quantized = insert_quantizers(state.graph, placement, state.grids, state.scales)
-        grids = {name: state.grids[name] for name in placement.activations}
-        scales = {site.tensor: state.scales[site.tensor] for site in placement.weights}
-        wider = State(state.graph, quantized, placement, grids, scales, kept, state.rescaled)
-        if self.options.bias_correction:
-            self.correct(wider)
-        return wider
-
-    def meet_drop(
-        self, state: State, ranked: list[str], points: float
-    ) -> tuple[State, list[dict[str, Any]], list[str]]:
-        """Give the fewest layers back to float so that the validation metric falls by at most `points` / 100.
-
-        Returns the new state, a row a layer {layer, drop_if_quantized (a fraction), ms}, and notes.
-        """
-        validation = self.context.data.validation
-        value = self._metric(self.model.module, validation)
-
-        def drop_with(kept: frozenset[str]) -> float:
-            self.context.progress.say(f"  max_drop: measuring with {len(kept)} more layers in float")
-            return value - self._metric(self.with_float(state, kept).quantized, validation)
-
-        kept, drops = fewest_float_layers(ranked, drop_with, points / 100)
-        if not kept:
-            return state, [], [f"max_drop: met with every layer in INT8 (n = {len(validation)})"]
-        final = self.with_float(state, kept)
-        costs = self._costs(state, final, kept)
-        rows = [{"layer": n, "drop_if_quantized": drops[n], "ms": costs.get(n)} for n in sorted(kept)]
-        return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]
-
-    def _metric(self, module: Any, part: Part) -> float:
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                outputs = module(*inputs)
-            return outputs if isinstance(outputs, tuple) else (outputs,)
-
-        forward = padded(run, self.static_batch) if self.static_batch else run
-        return self.context.metric.measure(forward, part, batch_size=self.static_batch or 32).value
-
-    def _costs(self, before: State, after: State, kept: frozenset[str]) -> dict[str, float]:
-        """Milliseconds that each layer in `kept` takes more in float, on the recipe's first device."""
-        if not kept or self.context.layer_ms is None:
-            return {}
-        slow = self.context.layer_ms(self.model.successor(after.quantized))
-        fast = self.context.layer_ms(self.model.successor(before.quantized))
-        return {name: slow[name] - fast[name] for name in kept if name in slow and name in fast}
-
-
-def _kept_float_note(layer: str, drop: float, ms: float | None) -> str:
-    cost = "its cost in ms was not measured" if ms is None else f"costs {ms:.3f} ms"
-    return f"max_drop: {layer} kept in float (quantized, the drop would be {100 * drop:.2f} points; {cost})"
+        batch = self.first_batch(part or self.context.data.calibration, CORRECTION_SAMPLES)
+        return correct_biases(state.graph, state.quantized, state.placement, batch, center)

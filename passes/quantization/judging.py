@@ -1,0 +1,119 @@
+"""The judge of optional steps: how far a quantized network's outputs are from the float ones, on samples kept apart.
+
+A step that is right by its own measure (a smaller squared error of a tensor, a mean that fits again) can still move the
+outputs further from the float network's. So each is judged by the outputs of the whole quantized network, on
+samples that nothing was fitted to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from ...calibration.data import DataParts, Part
+from .observe import Batch, Watcher, judged_nodes, judged_values
+from .quantizers import ActivationQuantizer, quantizers_of
+from .sqnr import UNMOVED_DB, decibels
+
+JUDGES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
+LEAST_OF_TRAIN = 16  # fewer say less than the calibration part's own end
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What rounding adds to the outputs: the share of the outputs' energy, batch by batch of one set of samples."""
+
+    shares: tuple[float, ...]
+
+    @property
+    def db(self) -> float:
+        """The outputs' SQNR in dB; that of outputs which are not finite is lower than any."""
+        total = sum(self.shares)
+        return decibels(1.0, total) if math.isfinite(total) else -UNMOVED_DB
+
+    def clearly_below(self, other: Noise) -> bool:
+        """Whether this is less than `other` by more than the standard error of the difference over the batches."""
+        gains = [b - a for a, b in zip(self.shares, other.shares, strict=True)]
+        n, total = len(gains), sum(gains)
+        if not math.isfinite(total):
+            return total > 0
+        scatter = sum((g - total / n) ** 2 for g in gains)
+        return total > (math.sqrt(n / (n - 1) * scatter) if n > 1 else 0.0)
+
+
+class Judge:
+    """Samples that no step was fitted to, and what the float network makes of them."""
+
+    def __init__(self, graph: fx.GraphModule, batches: Iterable[Batch]) -> None:
+        """Runs `graph`, the float network's capture, over `batches` once; where it is not finite, nothing is judged."""
+        self.names = judged_nodes(graph)
+        outputs = [(batch, judged_values(graph, batch, self.names)) for batch in batches]
+        finite = [(b, values) for b, values in outputs if all(bool(y.isfinite().all()) for y in values)]
+        self.batches, self.wanted = [b for b, _ in finite], [values for _, values in finite]
+        self.energies = [sum(_energy(y) for y in column) for column in zip(*self.wanted, strict=True)]
+
+    def noise(self, quantized: fx.GraphModule) -> Noise:
+        """What `quantized`, a graph with the same nodes and quantizers between them, adds to the outputs.
+
+        Each output counts by its own size; of several, the mean.
+        """
+        run = _WeightsRoundedOnce(quantized, self.names)
+        shares = []
+        for batch, wanted in zip(self.batches, self.wanted, strict=True):
+            errors = [
+                _energy(y.double() - got.double()) / max(energy, 1e-300)
+                for y, got, energy in zip(wanted, run.values(batch), self.energies, strict=True)
+            ]
+            share = sum(errors) / len(errors)
+            shares.append(share if math.isfinite(share) else math.inf)
+        return Noise(tuple(shares))
+
+
+class _WeightsRoundedOnce:
+    """Runs a quantized graph over several batches without rounding its weights anew for each."""
+
+    def __init__(self, quantized: fx.GraphModule, names: tuple[str, ...]) -> None:
+        self.module, self.names = quantized, names
+        quantizers = quantizers_of(quantized)
+        self.of_weights = {n for n, q in quantizers.items() if not isinstance(q, ActivationQuantizer)}
+        self.rounded: dict[str, Any] = {}
+
+    def values(self, batch: Batch) -> list[Tensor]:
+        """The judged tensors for one batch."""
+        return judged_values(self.module, batch, self.names, self._interpreter)
+
+    def _interpreter(self, module: fx.GraphModule, see: Any) -> Watcher:
+        outer = self
+
+        class Remembering(Watcher):
+            def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+                if target not in outer.of_weights:
+                    return super().call_module(target, args, kwargs)
+                if target not in outer.rounded:
+                    outer.rounded[target] = super().call_module(target, args, kwargs)
+                return outer.rounded[target]
+
+        return Remembering(module, see)
+
+
+def _energy(y: Tensor) -> float:
+    return float(y.double().square().sum())
+
+
+def judges_apart(data: DataParts, batch: int) -> tuple[Part, Part]:
+    """The samples to fit steps to, and those to judge them by: two parts, the second empty when there are too few.
+
+    Judged is by samples spread over the train part, to which this pass fits nothing; where there is none, by the end
+    of the calibration part, at most half of it. batch: what the network takes at once; judges are whole batches.
+    """
+    train, calibration = data.train, data.calibration
+    wanted = max(JUDGES, batch)
+    if len(train) >= max(LEAST_OF_TRAIN, batch) and train.samples is not calibration.samples:
+        return calibration, train.spread(min(wanted, len(train)) // batch * batch)
+    count = min(wanted, len(calibration) // 2) // batch * batch
+    middle = len(calibration) - count
+    return calibration.between(0, middle), calibration.between(middle, len(calibration))
