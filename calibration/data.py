@@ -30,11 +30,6 @@ class Part:
         """The samples from `start` to before `stop`, as far as there are."""
         return Part(self.name, Subset(self.samples, range(len(self.samples))[start:stop]))
 
-    def spread(self, count: int) -> Part:
-        """`count` samples at even distances, for a part that may be sorted (all, when there are fewer)."""
-        count = min(count, len(self.samples))
-        return Part(self.name, Subset(self.samples, [i * len(self.samples) // count for i in range(count)]))
-
     def joined(self, other: Part) -> Part:
         """The samples of this part, and then those of another."""
         return Part(f"{self.name} and {other.name}", Joined(self.samples, other.samples))

@@ -14,12 +14,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ...calibration.data import DataParts, Part
+from ...calibration.data import DataParts, Part, Subset
 from .observe import Batch, Watcher, judged_nodes, judged_values
 from .quantizers import ActivationQuantizer, quantizers_of
 from .sqnr import UNMOVED_DB, decibels
 
-JUDGES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
+TRIALS = JUDGES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
+MOST_JUDGES = 256  # one sample of a hundred that is clipped can make half of the noise
+JUDGING_MACS = 2 * 10**10  # of all judges together: a second or two
 LEAST_OF_TRAIN = 16  # fewer say less than the calibration part's own end
 
 
@@ -104,16 +106,37 @@ def _energy(y: Tensor) -> float:
     return float(y.double().square().sum())
 
 
-def judges_apart(data: DataParts, batch: int) -> tuple[Part, Part]:
-    """The samples to fit steps to, and those to judge them by: two parts, the second empty when there are too few.
+@dataclass(frozen=True)
+class Roles:
+    """What samples are for: to fit steps to, to compare changes of single tensors on, and to judge steps by."""
 
-    Judged is by samples spread over the train part, to which this pass fits nothing; where there is none, by the end
-    of the calibration part, at most half of it. batch: what the network takes at once; judges are whole batches.
+    fitted: Part
+    trials: Part
+    judges: Part
+
+
+def roles(data: DataParts, batch: int, macs: int | None) -> Roles:
+    """The samples for each purpose; no judges when there are too few.
+
+    Compared and judged is on samples spread over the train part, to which this pass fits nothing; where there is
+    none, on the calibration part, whose end, at most half of it, are the judges. batch: what the network takes at
+    once; judges are whole batches. macs: of one sample; the cheaper it is, the more judges.
     """
     train, calibration = data.train, data.calibration
-    wanted = max(JUDGES, batch)
-    if len(train) >= max(LEAST_OF_TRAIN, batch) and train.samples is not calibration.samples:
-        return calibration, train.spread(min(wanted, len(train)) // batch * batch)
-    count = min(wanted, len(calibration) // 2) // batch * batch
+    judges = max(JUDGES, batch, min(MOST_JUDGES, JUDGING_MACS // macs if macs else 0))
+    trials = max(TRIALS, batch)
+    if len(train) >= max(LEAST_OF_TRAIN, 4 * batch) and train.samples is not calibration.samples:
+        every = min(len(train), judges + trials)
+        compared = every * trials // (judges + trials)
+        indices = [i * len(train) // every for i in range(every)]
+        sides = [i * compared % every < compared for i in range(every)]  # so many of all, at even distances
+        one, other = ([i for i, s in zip(indices, sides, strict=True) if s is side] for side in (True, False))
+        return Roles(
+            calibration,
+            Part(train.name, Subset(train.samples, one)),
+            Part(train.name, Subset(train.samples, other)),
+        )
+    count = min(judges, len(calibration) // 2) // batch * batch
     middle = len(calibration) - count
-    return calibration.between(0, middle), calibration.between(middle, len(calibration))
+    fitted = calibration.between(0, middle)
+    return Roles(fitted, fitted.head(trials), calibration.between(middle, len(calibration)))

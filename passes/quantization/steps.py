@@ -23,7 +23,7 @@ from .bias_correction import Center, correct_biases, correctable
 from .equalize import WORTHWHILE_DB, equalize
 from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
-from .judging import JUDGES, Judge, Noise, judges_apart
+from .judging import Judge, Noise, roles
 from .observe import observe
 from .placement import BOTH_ADDENDS, place
 from .quantizers import Grid
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..quantize import Quantize
 
 CALIBRATION_BATCH = 16
-JUDGED_AT_ONCE = 4  # more batches tell more of the scatter of a difference, larger ones take less time
+JUDGED_IN = 8  # batches: more tell more of the scatter of a difference, and take more time
 CHOOSING_SAMPLES = 64  # on which steps are fitted to be judged; what is chosen is then fitted to all
 CORRECTION_SAMPLES = 64
 WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
@@ -78,9 +78,8 @@ class Steps:
                 f"quantize: the calibration part has {len(calibration)} samples, and the network takes {needed} at"
                 " once; give it more samples (data.calibration) or set export.dynamic_batch: true"
             )
-        self.trial_samples = max(JUDGES, needed)
-        self.fitted, judges = judges_apart(context.data, needed)
-        judge = Judge(graph, self.batches(judges, JUDGED_AT_ONCE)())
+        self.roles = roles(context.data, needed, model.facts().macs)
+        judge = Judge(graph, self.batches(self.roles.judges, max(1, len(self.roles.judges) // JUDGED_IN))())
         self.judge = judge if judge.batches else None
         self.bias: Center | None = None
 
@@ -105,7 +104,7 @@ class Steps:
 
     def best(self, kept: Mapping[str, str]) -> tuple[State, list[str]]:
         """The calibrated network with the steps in it that help, and notes on those that were judged."""
-        part = self.fitted.head(max(CHOOSING_SAMPLES, self.static_batch or 1))
+        part = self.roles.fitted.head(max(CHOOSING_SAMPLES, self.static_batch or 1))
         plain = Choices(self.graph, (), kept, bool(self.graph.meta.get(BOTH_ADDENDS)), "auto", None)
         chosen = self._chosen(plain, part)
         notes = list(chosen.notes)
@@ -126,8 +125,8 @@ class Steps:
         found = equalize(
             graph,
             [c.node for c in place(graph, plain.kept).coverage if c.quantized],
-            self.batches(self.fitted),
-            self._trials(part),
+            self.batches(self.roles.fitted),
+            self._trials(),
             self.context.scheme,
             self.context.generator(),
             self.context.progress,
@@ -143,9 +142,9 @@ class Steps:
             return without, [f"equalization tried and left out: {sqnr}"]
         return equalized, [f"equalized {len(found.tensors)} tensors: {sqnr}"]
 
-    def _trials(self, part: Part) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+    def _trials(self) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
         """The samples on which changes of single tensors are compared, one by one unless the batch is static."""
-        return self.batches(part.head(self.trial_samples), 1)
+        return self.batches(self.roles.trials, 1)
 
     def _chosen(self, choices: Choices, part: Part) -> Fitted:
         """`choices`, and of what the options leave open what helps, all fitted to `part`."""
@@ -196,7 +195,7 @@ class Steps:
             best, sqnr = best_grids(
                 graph,
                 [{name: grids[name] for name in sorted(judged)} for grids in candidates.values()],
-                self._trials(part),
+                self._trials(),
                 self.context.generator(),
                 self.context.progress,
             )
