@@ -22,11 +22,13 @@ import numpy as np
 
 from ..errors import CompressError
 from ..isolated import Limits, Watch, ending
+from .arrays import read_arrays
 from .base import Feeds, TargetOptions
 from .machine import MachineState
 
 NOTHING_KNOWN = MachineState()
 PACED = "--paced"
+MAX_NS = 10**15
 BLOCK = 10
 """Inferences in a turn of a launch that is measured beside another one."""
 
@@ -186,12 +188,17 @@ class _Worker:
 
 
 def result_of(told: dict[str, Any]) -> LaunchResult:
-    """A result that came as JSON."""
+    """A result that came as JSON; ValueError for one that no launch has."""
+    from pydantic import TypeAdapter
+
     samples = told["samples_ns"]
-    if not samples or not all(isinstance(ns, int) and ns > 0 for ns in samples):
+    if not samples or not all(type(ns) is int and 0 < ns < MAX_NS for ns in samples):
         raise ValueError("samples_ns must be whole numbers above 0")
-    states = {key: MachineState(**told[key]) for key in ("before", "after")}
-    return LaunchResult(**{**told, **states, "samples_ns": tuple(told["samples_ns"])})
+    result: LaunchResult = TypeAdapter(LaunchResult).validate_python(told)
+    counts = (result.load_ms, result.first_inference_ms, result.warmup_iterations, result.calls_per_sample)
+    if min(*counts, result.peak_bytes or 0, result.engine_memory_bytes or 0, result.joules or 0) < 0:
+        raise ValueError("a time or a size below 0")
+    return result
 
 
 def _told(spec: LaunchSpec) -> dict[str, Any]:
@@ -217,5 +224,6 @@ def save_feeds(feeds: Feeds, folder: Path) -> Path:
 
 def read_feeds(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """What `save_feeds` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return {str(name): file[f"array_{i}"] for i, name in enumerate(file["names"])}
+    with path.open("rb") as file:
+        arrays = read_arrays(file)
+    return {str(name): arrays[f"array_{i}"] for i, name in enumerate(arrays["names"])}

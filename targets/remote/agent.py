@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Full, Queue
 from typing import Any
 
 from ... import __version__
@@ -32,6 +32,7 @@ from . import guard
 from .files import AgentFiles, engine_files
 from .lease import Lease
 from .wire import (
+    MAX_REQUEST,
     PROTOCOL,
     Body,
     Message,
@@ -47,6 +48,10 @@ from .wire import (
 )
 
 ALIVE_S = 1.0
+LONGEST_S = 86_400.0
+MOST_ITERATIONS = 100_000_000
+WAITING = 2
+"""Requests that may wait; a client asks one after the other."""
 SILENCE_S = 60.0
 """Without a line from the client for so long the connection is dead, also where the network has not told so."""
 
@@ -96,7 +101,7 @@ class Agent:
 
     def _hello(self, protocol: int, silence_s: float) -> Body:
         """Who is here; the client compares the protocols."""
-        self.silence_s = silence_s
+        self.silence_s = _number("silence_s", silence_s, LONGEST_S)
         who = {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()}
         return {"protocol": PROTOCOL, "version": __version__, **who}
 
@@ -104,7 +109,7 @@ class Agent:
         """Take the device for this connection; who asks and whether two clients name it alike does not matter."""
         if runtime not in TARGETS:
             raise CompressError(f"runtime {runtime!r} is unknown; known: {', '.join(sorted(TARGETS))}")
-        chosen = options_of(options)
+        chosen, wait_s = options_of(options), _number("wait_s", wait_s, LONGEST_S)
         name = chosen.device or next(iter(TARGETS[runtime].devices()), "")
         self._lease = Lease(name, wait_s)  # of the hardware: two runtimes on one CPU disturb each other
         folder = Path(workdir).expanduser() if workdir else self._scratch / "files"
@@ -145,6 +150,8 @@ class Agent:
 
     def _launch(self, engine: str, feeds: str, iterations: int, warmup_s: float, seconds: float) -> Body:
         frozen, fed = self._engine(engine), self._feeds(feeds)
+        iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
+        seconds = _number("seconds", seconds, LONGEST_S)
         return asdict(self._device().launch(frozen, fed, iterations, warmup_s, seconds))
 
     def _launch_pair(
@@ -152,6 +159,7 @@ class Agent:
     ) -> list[Body]:
         first, second = map(self._engine, engines)
         fed = self._feeds(feeds)
+        iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
         return [
             asdict(r) for r in self._device().launch_pair((first, second), fed, iterations, warmup_s, seed)
         ]
@@ -181,12 +189,15 @@ class Connection:
         self._answers = answers
         self._working = 0
         self._writing = threading.Lock()
-        self._waiting: SimpleQueue[Message] = SimpleQueue()
+        self._waiting: Queue[Message] = Queue(WAITING)
 
     def serve(self) -> None:
         """Answer one request after the other until `bye`. When the connection ends, the process does."""
-        for thread in (self._listen, self._beat):
-            threading.Thread(target=thread, daemon=True).start()
+        for work in (self._listen, self._beat):
+            threading.Thread(target=_to_the_end, args=(work,), daemon=True).start()
+        _to_the_end(self._answer_all)
+
+    def _answer_all(self) -> None:
         done = False
         while not done:
             message = self._waiting.get()
@@ -199,10 +210,14 @@ class Connection:
 
     def _listen(self) -> None:
         try:
-            for line in lines(self._chunk):
+            for line in lines(self._chunk, MAX_REQUEST):
                 message = decode(line)
                 if message.body is not None:  # else the client is alive, and waits or has nothing to ask
-                    self._waiting.put(message)
+                    self._waiting.put_nowait(message)
+        except Full:
+            _end(
+                f"the agent gave the connection up: more than {WAITING} requests wait, and a client asks one"
+            )
         except (WireError, OSError) as error:
             _end(f"the agent gave the connection up: {error}")
         _end("")
@@ -235,6 +250,28 @@ def _end(why: str) -> None:
     if why:
         print(why, file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def _to_the_end(work: Callable[[], None]) -> None:
+    """Do the work of a thread; whatever goes wrong in it ends the process, and with it the lease."""
+    try:
+        work()
+    except BaseException as error:
+        traceback.print_exc()
+        _end(f"the agent ended: {type(error).__name__}: {error}")
+
+
+def _number(name: str, value: object, most: float) -> float:
+    """A number of seconds that a client named."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise CompressError(f"{name} {value!r:.40}: expected seconds, from 0 to {most:g}")
+    return value
+
+
+def _count(name: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_ITERATIONS:
+        raise CompressError(f"{name} {value!r:.40}: expected a whole number from 1 to {MOST_ITERATIONS:,}")
+    return value
 
 
 def _base64(content: bytes) -> str:

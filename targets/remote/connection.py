@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 from typing import Any
 
 from ...text import tidy
@@ -19,6 +17,10 @@ ALIVE_S = 5.0
 """How often the other end is told that this one is there; it may be waiting for the next question for hours."""
 KILL_S = 5.0
 TOLD_LINES = 8
+TOLD_BYTES = 1 << 14
+TOLD_S = 1.0
+WAITING = 4
+"""Lines that are read ahead: a program that says more than it was asked waits, and takes no memory here."""
 
 
 class Connection:
@@ -26,21 +28,19 @@ class Connection:
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start the program; WireError when it cannot be."""
-        # a file, for nobody needs to read it while the program runs, and a process that it leaves may keep it open
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
+        pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-            )
+            self._process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
-            self._errors.close()
             raise WireError(f"{command[0]} cannot be started ({error.strerror})") from error
         self.pid = self._process.pid
         self._number = 0
         self._heard = time.monotonic()
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
-        self._incoming: SimpleQueue[Message | WireError] = SimpleQueue()
-        for thread in (self._write, self._read):
+        self._incoming: Queue[Message | WireError] = Queue(WAITING)
+        self._errors = bytearray()
+        self._errors_read = threading.Event()
+        for thread in (self._write, self._read, self._read_errors):
             threading.Thread(target=thread, daemon=True).start()
 
     def ask(self, body: Body, timeout_s: float, silence_s: float) -> Body:
@@ -78,10 +78,8 @@ class Connection:
         return self._last_errors()
 
     def _last_errors(self) -> str:
-        with self._errors:
-            size = self._errors.seek(0, os.SEEK_END)
-            self._errors.seek(max(0, size - (1 << 14)))
-            text = self._errors.read().decode("utf-8", "replace").replace("\r\n", "\n")
+        self._errors_read.wait(TOLD_S)  # a process that the program leaves may keep its pipe open
+        text = bytes(self._errors[-TOLD_BYTES:]).decode("utf-8", "replace").replace("\r\n", "\n")
         told = [line for line in tidy(text).splitlines() if line.strip()]
         return "\n".join(told[-TOLD_LINES:])
 
@@ -111,6 +109,15 @@ class Connection:
                 self._incoming.put(WireError("the connection ended"))
             except WireError as error:
                 self._incoming.put(error)
+
+    def _read_errors(self) -> None:
+        """Keep the end of what the program says, however much that is."""
+        pipe: Any = self._process.stderr
+        with pipe:
+            while chunk := pipe.read(1 << 16):
+                self._errors += chunk
+                del self._errors[:-TOLD_BYTES]
+        self._errors_read.set()
 
     def _chunk(self) -> bytes:
         pipe: Any = self._process.stdout

@@ -21,6 +21,10 @@ from .link import AgentLink, There
 from .ssh import SshHost, ssh_command
 from .wire import Body, digest, facts_of, frozen_from, unpacked
 
+ENGINE_FILES = 8
+ENGINE_ROOM, ENGINE_TIMES = 256 << 20, 8
+"""Bytes that an engine may have: those of kernels that are compiled into it, and so many times its model's."""
+
 __all__ = ["RemoteDevice", "SshHost"]
 
 
@@ -67,6 +71,9 @@ class RemoteDevice:
         frozen, built_from, files = self._link.ask("build", _built, model=model, feeds=digest(fed))
         if built_from != sha256:
             raise self._link.lose("it built from another ONNX file than was sent")
+        most = ENGINE_ROOM + ENGINE_TIMES * len(content)
+        if sum(file["bytes"] for file in files) > most:
+            raise self._link.lose(f"it tells of an engine of more than {most:,} bytes")
         contents = [self._link.fetch(file["sha256"], file["bytes"]) for file in files]
         if _engine_digest(contents) != frozen.sha256:
             raise self._link.lose("the engine that came is not the one that it froze")
@@ -184,11 +191,13 @@ def _engine_digest(contents: Sequence[bytes]) -> str:
 
 def _built(told: Body) -> tuple[Frozen, str, list[Body]]:
     """Engine, digest of its ONNX file, and its files; ValueError for a name that would leave its folder."""
+    if not 1 <= len(told["files"]) <= ENGINE_FILES:
+        raise ValueError(f"{len(told['files'])} files of one engine")
     for file in told["files"]:
         name = file["name"]
-        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name or not name.isprintable():
             raise ValueError(f"{name!r} is not a plain file name")
-        if not (isinstance(file["sha256"], str) and isinstance(file["bytes"], int)):
+        if not (isinstance(file["sha256"], str) and type(file["bytes"]) is int and file["bytes"] >= 0):
             raise ValueError(f"{name!r} comes without a digest or a size")
     return frozen_from(told["frozen"]), told["onnx_sha256"], told["files"]
 

@@ -11,6 +11,9 @@ from typing import Any, BinaryIO
 from ...errors import CompressError
 from .wire import CHUNK
 
+MAX_BYTES = 1 << 62
+"""Of one file."""
+MAX_FILES = 64
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
@@ -27,12 +30,17 @@ class AgentFiles:
 
     def need(self, files: Sequence[tuple[str, int]]) -> list[str]:
         """Which of these (SHA-256, bytes) are missing; the sizes hold for what is then put."""
-        missing = [(sha256, size) for sha256, size in files if not self._is_there(_checked(sha256), size)]
+        if len(files) > MAX_FILES:
+            raise CompressError(f"{len(files):,} files are to come; {MAX_FILES} are taken at once")
+        checked = [(_checked(sha256), _size(sha256, size)) for sha256, size in files]
+        missing = [(sha256, size) for sha256, size in checked if not self._is_there(sha256, size)]
         room = shutil.disk_usage(self._folder).free
         total = sum(size for _, size in missing)
         if total > room:
             raise CompressError(f"{self._folder}: {total:,} bytes are to come, and {room:,} are free there")
         self._announced = dict(missing)
+        for part in self._scratch.glob("*.part"):  # of files that are not announced any more
+            part.unlink()
         return [sha256 for sha256, _ in missing]
 
     def put(self, sha256: str, offset: int, chunk: bytes) -> int:
@@ -40,6 +48,8 @@ class AgentFiles:
         if sha256 not in self._announced:
             raise CompressError(f"file {sha256[:12]} was not announced, or is there already")
         size, part = self._announced[sha256], self._scratch / f"{sha256}.part"
+        if len(chunk) > CHUNK:
+            raise CompressError(f"file {sha256[:12]}: {len(chunk):,} bytes came at once; {CHUNK:,} are taken")
         if offset == 0:
             part.unlink(missing_ok=True)
         have = part.stat().st_size if part.exists() else 0
@@ -65,6 +75,8 @@ class AgentFiles:
 
     def read(self, sha256: str, offset: int) -> bytes:
         """The next bytes of a file."""
+        if type(offset) is not int or not 0 <= offset < MAX_BYTES:
+            raise CompressError(f"file {sha256[:12]}: there are no bytes from {offset!r:.40} on")
         with self.open(sha256) as file:
             file.seek(offset)
             return file.read(CHUNK)
@@ -121,9 +133,18 @@ def engine_files(path: Path) -> list[Path]:
 
 def _checked(sha256: str) -> str:
     """A digest, which becomes a file name."""
-    if len(sha256) != 64 or not _HEXADECIMAL.issuperset(sha256):
-        raise CompressError(f"{sha256!r} is not a SHA-256")
+    if not isinstance(sha256, str) or len(sha256) != 64 or not _HEXADECIMAL.issuperset(sha256):
+        raise CompressError(f"{sha256!r:.80} is not a SHA-256")
     return sha256
+
+
+def _size(sha256: str, size: object) -> int:
+    """What a file is announced with, before a byte of it is taken."""
+    if type(size) is not int or not 0 <= size <= MAX_BYTES:
+        raise CompressError(
+            f"file {sha256[:12]}: {size!r:.40} bytes: expected a whole number to {MAX_BYTES:,}"
+        )
+    return size
 
 
 def _digest(path: Path) -> str:

@@ -77,7 +77,7 @@ class AgentLink:
         files = {digest(content): content for content in contents}
         sizes = [[sha256, len(content)] for sha256, content in files.items()]
         for sha256, content in self.ask(
-            "need", lambda told: [(one, files[one]) for one in told], files=sizes
+            "need", lambda told: [(one, files[one]) for one in dict.fromkeys(told)], files=sizes
         ):
             for offset in range(0, max(1, len(content)), CHUNK):
                 chunk = content[offset : offset + CHUNK]
@@ -93,7 +93,7 @@ class AgentLink:
             chunk = self.ask(
                 "get", lambda told: base64.b64decode(told, validate=True), sha256=sha256, offset=len(content)
             )
-            if not chunk:
+            if not chunk or len(content) + len(chunk) > size:
                 break
             content += chunk
         if len(content) != size or digest(bytes(content)) != sha256:
@@ -181,7 +181,7 @@ class AgentLink:
         answer = connection.ask(body, timeout_s, silence_s)
         if answer.keys() == {"ok"}:
             return answer["ok"]
-        if answer.keys() != {"error", "exit_code"}:
+        if answer.keys() != {"error", "exit_code"} or type(answer["exit_code"]) is not int:
             raise WireError("an answer is neither a result nor an error")
         kind = _KINDS.get(answer["exit_code"], CompressError)
         raise kind(f"{self.label} on {self._host.host}: {tidy(str(answer['error']))}")

@@ -7,18 +7,25 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ...errors import CompressError
-from ..base import Layer, TargetOptions
+from ..arrays import read_arrays
+from ..base import TargetOptions
 from ..device import DeviceFacts, Frozen
-from ..machine import MachineState
 
 PROTOCOL = 1
 """Raised when two versions would misunderstand each other; the form of `hello` never changes."""
 MAX_LINE = 64 << 20
+MAX_REQUEST = 4 << 20
+"""Bytes of a line to an agent: files come in chunks."""
+MAX_VALUES = 2 << 20
+"""JSON values in one line: a small line can be a large list of lists."""
+MAX_DIGITS = 19
 CHUNK = 1 << 18
 """Bytes of a file in one line: small, so that a slow connection still brings signs of life in time."""
 
@@ -60,8 +67,12 @@ def alive(number: int) -> bytes:
 
 def decode(line: bytes) -> Message:
     """What a line says; WireError when it is not as `encode` or `alive` made it."""
+    if sum(map(line.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise WireError(f"a line has more than {MAX_VALUES:,} values: {_excerpt(line)}")
     try:
-        told = json.loads(line.decode("ascii"))
+        told = json.loads(
+            line.decode("ascii"), parse_constant=_no_number, parse_int=_whole, parse_float=_real
+        )
     except (ValueError, RecursionError) as error:
         raise WireError(f"a line is not JSON: {_excerpt(line)}") from error
     keys = set(told) if isinstance(told, dict) else set()
@@ -74,7 +85,23 @@ def decode(line: bytes) -> Message:
     return Message(told["id"], told["body"])
 
 
-def lines(read: Callable[[], bytes]) -> Iterator[bytes]:
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is beyond all numbers")
+    return number
+
+
+def lines(read: Callable[[], bytes], longest: int = MAX_LINE) -> Iterator[bytes]:
     """Whole lines from what `read` brings, until it brings nothing; WireError when one is cut off or too long."""
     pending = bytearray()
     while chunk := read():
@@ -84,8 +111,8 @@ def lines(read: Callable[[], bytes]) -> Iterator[bytes]:
             yield bytes(pending[: end + 1])
             del pending[: end + 1]
             start = 0
-        if len(pending) > MAX_LINE:
-            raise WireError(f"a line is longer than {MAX_LINE >> 20} MB: {_excerpt(pending)}")
+        if len(pending) > longest:
+            raise WireError(f"a line is longer than {longest >> 20} MB: {_excerpt(pending)}")
     if pending:
         raise WireError(f"the connection ended in the middle of a line: {_excerpt(pending)}")
 
@@ -107,14 +134,15 @@ def packed(arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
 
 
 def unpacked(content: bytes) -> list[np.ndarray[Any, Any]]:
-    """What `packed` made; nothing is unpickled."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return [file[f"arr_{i}"] for i in range(len(file.files))]
+    """What `packed` made; ValueError for any other content."""
+    arrays = read_arrays(io.BytesIO(content))
+    return [arrays[f"arr_{i}"] for i in range(len(arrays))]
 
 
 def options_of(told: Body) -> TargetOptions:
-    """Options that came as JSON."""
-    return TargetOptions(**{**told, "compute_capabilities": tuple(told["compute_capabilities"])})
+    """Options that came as JSON; ValueError for what no options are."""
+    options: TargetOptions = TypeAdapter(TargetOptions).validate_python(told)
+    return options
 
 
 def told_frozen(frozen: Frozen) -> Body:
@@ -127,11 +155,15 @@ def told_frozen(frozen: Frozen) -> Body:
 
 
 def frozen_from(told: Body) -> Frozen:
-    """A frozen engine that came as JSON."""
-    layers = tuple(Layer(**{**layer, "onnx_nodes": tuple(layer["onnx_nodes"])}) for layer in told["layers"])
-    return Frozen(**{**told, "layers": layers})
+    """A frozen engine that came as JSON; ValueError for what no engine is."""
+    frozen: Frozen = TypeAdapter(Frozen).validate_python(told)
+    counts = [n for layer in frozen.layers for n in (layer.ms, layer.macs) if n is not None]
+    if min([frozen.bytes, *counts]) < 0:
+        raise ValueError("a time or a size below 0")
+    return frozen
 
 
 def facts_of(told: Body) -> DeviceFacts:
-    """Facts that came as JSON."""
-    return DeviceFacts(**{**told, "state": MachineState(**told["state"])})
+    """Facts that came as JSON; ValueError for what no facts are."""
+    facts: DeviceFacts = TypeAdapter(DeviceFacts).validate_python(told)
+    return facts
