@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 from ..errors import CompressError, UnsafeInputError
 from ..progress import Progress, Silent
 from .data import DataParts, Part, Sample, Subset
+from .images import ImageSamples, Preprocessing, image_folder, image_parts
 from .manifest import Inspector
 from .named import call, did_you_mean, import_callable, is_callable_name
-from .samples import ImageSamples, MapSamples, Preprocessing, array_samples, image_folder
+from .samples import MapSamples, array_samples
 
 PART_NAMES = ("train", "calibration", "validation", "test")
 NEEDED = ("calibration", "validation")
 DEFAULT_SPLIT = {"train": 0.6, "calibration": 0.1, "validation": 0.1, "test": 0.2}
+GIVEN = 1 / 7  # of a part, where another is missing: what DEFAULT_SPLIT gives it of the two
+MAX_RATIO, HARMLESS_BYTES = 20, 2**20  # as of checkpoints: more is an archive made to exhaust memory
 MAX_NPZ_BYTES = 16 * 2**30  # unpacked; an archive of a few kilobytes can claim far more
 
 
@@ -42,14 +45,19 @@ def load_data(
     integer_labels: False when the metric is a function of the user's own.
     CompressError names the file, part or sample that cannot be used; UnsafeInputError a file that holds code.
     """
+    notes: tuple[str, ...] = ()
     found = _read(source, args, preprocess, folder or Path())
     if isinstance(found, dict):
         if split is not None:
             raise CompressError(
                 f"data.split: {source} already comes in the parts {', '.join(found)}; remove `split`"
             )
-        parts = found
+        parts, notes = found, _notes(found.values())
+        if any(name not in parts for name in NEEDED):
+            parts, added = _completed(parts, seed, source)
+            notes += added
     else:
+        notes = _notes([found])
         parts = _split(found, dict(split or DEFAULT_SPLIT), seed, source)
     named = {name: Part(name, parts[name]) for name in PART_NAMES if name in parts}
     named["calibration"] = named["calibration"].head(calibration_samples)
@@ -57,7 +65,6 @@ def load_data(
     for part in named.values():
         inspector.read(part, progress)
     nothing = Part("train", ())
-    notes = found.notes if isinstance(found, ImageSamples) else ()
     return DataParts(
         named.get("train", nothing),
         named["calibration"],
@@ -80,7 +87,7 @@ def _read(
         )
     path = folder / source
     if path.is_dir():
-        return image_folder(path, preprocess)
+        return image_parts(path, preprocess) or image_folder(path, preprocess)
     if path.suffix.lower() == ".npz":
         return _from_npz(path)
     problem = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
@@ -139,6 +146,11 @@ def _from_npz(path: Path) -> Sequence[Sample]:
                 f"data.source: {path} would unpack to {size / 2**30:.0f} GiB; the limit is"
                 f" {MAX_NPZ_BYTES // 2**30} GiB"
             )
+        if size > MAX_RATIO * path.stat().st_size and size > HARMLESS_BYTES:
+            raise UnsafeInputError(
+                f"data.source: {path}: {path.stat().st_size:,} bytes would unpack to {size:,}, over {MAX_RATIO} times"
+                " as much; if it is yours, save it with np.savez, not compressed"
+            )
         with np.load(path, allow_pickle=False) as arrays:
             missing = [name for name in ("x", "y") if name not in arrays.files]
             if missing:
@@ -157,6 +169,38 @@ def _from_npz(path: Path) -> Sequence[Sample]:
             ) from error
         raise CompressError(f"data.source: {path} is not a readable .npz file: {error}") from error
     return array_samples(x, y, f"data.source: {path}")
+
+
+def _notes(sources: Iterable[Sequence[Sample]]) -> tuple[str, ...]:
+    return tuple(note for each in sources if isinstance(each, ImageSamples) for note in each.notes)
+
+
+def _completed(
+    parts: Mapping[str, Sequence[Sample]], seed: int, source: str
+) -> tuple[dict[str, Sequence[Sample]], tuple[str, ...]]:
+    """The parts that every run needs, taken out of train (or of validation), which then lacks those samples."""
+    complete, notes = dict(parts), []
+    for name in NEEDED:
+        if name in complete:
+            continue
+        giver = next((n for n in ("train", "validation") if n in complete), None)
+        if giver is None:
+            raise CompressError(
+                f"data.source: {source} has no part to take {name} samples from; it has {', '.join(complete)}: name"
+                " one of these folders itself, and it is split"
+            )
+        samples = complete[giver]
+        count = max(1, round(GIVEN * len(samples)))
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+        if len(samples) - count < 1:
+            raise CompressError(
+                f"data: the {giver} part of {source} has too few samples to take a {name} part from"
+            )
+        complete[name], complete[giver] = Subset(samples, order[:count]), Subset(samples, order[count:])
+        notes.append(
+            f"no {name} part: {count} of the {len(samples)} {giver} samples are it, and {giver} lacks them"
+        )
+    return complete, tuple(notes)
 
 
 def _split(
