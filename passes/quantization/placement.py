@@ -283,8 +283,14 @@ def macs_of(node: fx.Node) -> int | None:
             return _count(operand(node, 0).meta["val"]) * _count(operand(node, 1).meta["val"][0]) // batch
         if node.target in MATMULS or node.target is aten.linear.default:
             return _count(output) * fixed_size(operand(node, 0).meta["val"].shape[-1]) // batch
-    macs = node_macs(node)
-    return macs // _batch(node.graph) if macs is not None else None
+    known = node.meta.get("macs")
+    if (
+        known is None or known[0] is not node.target
+    ):  # placement is asked many times, and a recurrent layer is slow
+        macs = node_macs(node)
+        known = node.meta["macs"] = (node.target, macs // _batch(node.graph) if macs is not None else None)
+    count: int | None = known[1]
+    return count
 
 
 def _count(tensor: torch.Tensor) -> int:
