@@ -38,8 +38,9 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	done; \
 	exit $$status
 
-fuzz: $(VENV)/dev ## read a million damaged .l2z files; takes a quarter of an hour
+fuzz: $(VENV)/dev ## read a million damaged .l2z files and 10,000 other model files; takes half an hour
 	MUTATIONS=1000000 $(BIN)/python -m pytest tests/pipeline/test_l2z.py -k mutated
+	MUTATIONS=10000 $(BIN)/python -m pytest tests/attacks/test_mutations.py
 
 clean: ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs build edgepress.egg-info

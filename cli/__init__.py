@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+import unicodedata
 
 import click
 
@@ -36,7 +37,9 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse what no record, report or terminal could show, before any command looks at it."""
         for argument in args:
-            if not argument.isprintable():  # a surrogate stands for a byte that is not UTF-8
+            if any(
+                unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in argument
+            ):  # Cs: bytes, no UTF-8
                 ctx.fail(
                     f"{argument[:200]!r} holds characters that are not UTF-8 text, or control characters such as a"
                     " newline: rename the file or folder, or choose another name"

@@ -2,11 +2,12 @@
 
 A kind of file is a `Kind`: a valid original, how a mutant is made of it, and what reads one. Mutant number n of a
 kind is the same on every machine. A batch runs in a child: one that crashes, hangs or raises anything but a
-CompressError names the number that did it. `python -m mutations KIND FIRST COUNT` in this folder reads some by hand.
+CompressError names the number that did it. In this folder, `echo pt:17 | python -m mutations` reads one by hand.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickletools
@@ -15,8 +16,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +28,7 @@ from typing import Any
 
 Mutate = Callable[[bytes, random.Random], bytes]
 SECONDS_EACH = 20.0  # on a busy machine; a mutant takes some 20 ms
+MESSAGE = 3000  # characters of an error
 MARK = "attack_ran"  # what a mutant that runs code could leave behind
 NUMBERS = (
     0,
@@ -80,74 +85,80 @@ def number_of_mutants(quick: int) -> int:
     return int(os.environ.get("MUTATIONS", str(quick)))
 
 
-def read_mutants(kind: str, first: int, count: int, module: str = "mutations") -> list[str]:
-    """What went wrong with the mutants `first` to `first + count` of `KINDS[kind]` of a module of this folder."""
+def read_mutants(counts: Mapping[str, int], first: int = 0, module: str = "mutations") -> list[str]:
+    """What went wrong with mutants of the kinds of a module: as many of each as `counts` says, from number `first`."""
     wrong: list[str] = []
-    while count > 0:
-        done = _batch(kind, first, count, module, wrong)
-        first, count = first + done, count - done
+    left = [(kind, index) for kind, count in counts.items() for index in range(first, first + count)]
+    while left:
+        left = left[_batch(left, module, wrong) :]
     return wrong
 
 
-def _batch(kind: str, first: int, count: int, module: str, wrong: list[str]) -> int:
-    """Read a batch until it ends or its process does; how many were done, the last perhaps badly."""
+def _batch(jobs: list[tuple[str, int]], module: str, wrong: list[str]) -> int:
+    """Read mutants in a child until they or it end; how many were done, the last perhaps badly."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", module, kind, str(first), str(count), folder]
-        limit = 60 + SECONDS_EACH * count
-        here = str(Path(__file__).parent)
-        paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+        here = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
         try:
             child = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=limit, check=False,
-                env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-            code, output = child.returncode, child.stdout
-            said = child.stderr[-800:]
+                [sys.executable, "-m", module],
+                input=" ".join(f"{kind}:{index}" for kind, index in jobs),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=60 + SECONDS_EACH * len(jobs),
+                check=False,
+                env={**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"},
+            )
+            code, output, said = str(child.returncode), child.stdout, child.stderr[-800:]
         except subprocess.TimeoutExpired as error:
             code, output, said = "no end", (error.stdout or b"").decode(), ""
-        lines = output.splitlines()
-        done = [line for line in lines if line.startswith("done ")]
-        wrong += [line for line in lines if line.startswith("wrong ")]
-        if (Path(folder) / MARK).exists():
-            wrong.append(f"{kind} {first} to {first + count}: code of a mutant ran")
-        if code == 0 and len(done) == count:
-            return count
-        wrong.append(f"{kind} {first + len(done)}: the process ended with {code}: {said}")
-        return len(done) + 1
+        ran = (Path(folder) / MARK).exists()
+    lines = output.splitlines()
+    done = sum(line.startswith("done ") for line in lines)
+    wrong += [line for line in lines if line.startswith("wrong ")]
+    if ran:
+        wrong.append(f"code of a mutant ran, one of {jobs[0]} to {jobs[max(0, done - 1)]}")
+    if code == "0" and done == len(jobs):
+        return done
+    kind, index = jobs[min(done, len(jobs) - 1)]
+    wrong.append(f"wrong {kind} {index}: the process ended with {code}: {said}")
+    return done + 1
 
 
-def run_batch(kinds: dict[str, Kind], kind: str, first: int, count: int, folder: Path) -> None:
-    """Read mutants here, saying for each that it is done; what is raised beside CompressError is said."""
-    import faulthandler
-    import time
-    import traceback
-    import warnings
-
-    from edgepress.errors import CompressError
-
-    warnings.simplefilter("ignore")
-    chosen = kinds[kind]
-    original = chosen.original()
-    for index in range(first, first + count):
+def read_here(kinds: Mapping[str, Kind], jobs: list[str], folder: Path) -> None:
+    """Read mutants, each named `kind:number`, and print of each that it is done, or before that what was wrong."""
+    originals: dict[str, bytes] = {}
+    for job in jobs:
+        kind, _, index = job.partition(":")
+        chosen = kinds[kind]
+        original = originals.get(kind) or chosen.original()
+        originals[kind] = original
         path = folder / f"m{index}{chosen.suffix}"
-        content = chosen.mutate(original, random.Random(f"{kind} {index}"))
-        path.write_bytes(content)
+        path.write_bytes(chosen.mutate(original, random.Random(f"{kind} {index}")))
         faulthandler.dump_traceback_later(SECONDS_EACH, exit=True)
         started = time.process_time()
-        try:
-            chosen.read(path)
-        except CompressError as error:
-            if "\n" in str(error) or len(str(error)) > 3000:
-                print(f"wrong {kind} {index}: a message of {len(str(error))} characters", flush=True)
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-            print(f"wrong {kind} {index}: {ascii(text)[:500]}", flush=True)
+        if problem := _problem(chosen, path):
+            print(f"wrong {kind} {index}: {problem}", flush=True)
         faulthandler.cancel_dump_traceback_later()
-        if time.process_time() - started > SECONDS_EACH / 2:
-            print(f"wrong {kind} {index}: took {time.process_time() - started:.0f} s", flush=True)
+        if (took := time.process_time() - started) > SECONDS_EACH / 2:
+            print(f"wrong {kind} {index}: took {took:.0f} s", flush=True)
         path.unlink()
-        print(f"done {index}", flush=True)
+        print(f"done {kind} {index}", flush=True)
+
+
+def _problem(kind: Kind, path: Path) -> str | None:
+    """What reading the file raised, unless it is one clear CompressError."""
+    from edgepress.errors import CompressError
+
+    try:
+        kind.read(path)
+    except CompressError as error:
+        text = str(error)
+        return f"a message of {len(text)} characters" if "\n" in text or len(text) > MESSAGE else None
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return ascii(f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})")[:500]
+    return None
 
 
 # ---- how files are changed ----
@@ -325,8 +336,6 @@ def zip_changed(
 
 
 def _stored(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
-    import warnings
-
     buffer = BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
         warnings.simplefilter("ignore")
@@ -357,12 +366,43 @@ def safetensors_changed(content: bytes, rng: random.Random) -> bytes:
     if rng.randrange(8) == 0:
         return bytes_changed(content, rng)
     (length,) = struct.unpack("<Q", content[:8])
-    header = json_changed(json.loads(content[8 : 8 + length]), rng)
+    header = json.loads(content[8 : 8 + length])
+    header = _tensor_changed(header, rng) if rng.random() < 0.5 else json_changed(header, rng)
     text = json.dumps(header).encode("utf-8", "surrogatepass")
+    text += b" " * (-len(text) % 8)
     if rng.randrange(8) == 0:
         length = rng.choice([n for n in NUMBERS if 0 <= n < 2**64])
         return struct.pack("<Q", length) + text + content[8:]
     return struct.pack("<Q", len(text)) + text + content[8 + struct.unpack("<Q", content[:8])[0] :]
+
+
+_DTYPES = (
+    ("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 8), ("I32", 4), ("I8", 1), ("U16", 2), ("BOOL", 1), ("F8_E4M3", 1),
+    ("F8_E5M2", 1), ("F8_E8M0", 1), ("C64", 8), ("U64", 8), ("F4", 0.5), ("F6_E2M3", 0.75), ("F8_E4M3FNUZ", 1),
+)  # fmt: skip
+
+
+def _tensor_changed(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A tensor of another type, shape or name, in the bytes that it has: what the format itself may take."""
+    name = rng.choice([n for n in header if n != "__metadata__"])
+    entry = header[name]
+    size = entry["data_offsets"][1] - entry["data_offsets"][0]
+    dtype, width = rng.choice(_DTYPES)
+    count = int(size / width)
+    shapes = (
+        [count],
+        [1, count],
+        [count, 1],
+        [1] * 70 + [count],
+        [0, count],
+        [2, count // 2],
+        entry["shape"],
+        [],
+    )
+    entry.update(dtype=dtype, shape=rng.choice(shapes))
+    if rng.randrange(4) == 0:
+        header[rng.choice(("x", "", "weight", "__metadata__", name.upper()))] = header.pop(name)
+    return header
 
 
 def member_changed(name: str, content: bytes, rng: random.Random) -> bytes:
@@ -499,5 +539,5 @@ KINDS = {
 }
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as _own:
-        run_batch(KINDS, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path((*sys.argv[4:], _own)[0]))
+    warnings.simplefilter("ignore")
+    read_here(KINDS, sys.stdin.read().split(), Path.cwd())

@@ -19,6 +19,7 @@ DEEP = "nested deeper than 32 levels: this is not a recipe"
 TIME = "expected a time such as 5 ms, 800 us or 0.1 s"
 SIZE = "expected a size such as 2 MB, 500 kB or 1.5 MiB"
 DROP = 'expected a drop such as "0.5 points", or "1 %" of the float value'
+PLAIN = "expected a plain number (or quotes around text with a colon)"
 SEED = "expected a whole number, 0 to 4294967295"
 METRIC = "expected top1, topK (such as top5) or pkg.module:function"
 TOP_KEYS = "(known: name, model, data, metric, passes, export, targets, measure, budgets, seed)"
@@ -127,6 +128,16 @@ CASES: dict[str, list[str]] = {
     ],
     "only_comments": [
         f"1:1: {EMPTY}",
+    ],
+    "odd_numbers": [
+        f"2:79: data.calibration_samples: expected a number of at most 100 digits, got '{'9' * 59}...",
+        f"4:7: seed: {PLAIN}, got '{'1:' * 29}1...",
+        f"5:22: measure.warmup_s: {PLAIN}, got '1_0:5'",
+        "5:36: measure.batch: expected a finite number, got 1e999",
+        "5:50: measure.pairs: expected a number of at most 64 bits",
+        "6:36: budgets.speedup.onnxruntime: expected a finite number, got -.inf",
+        f"6:58: budgets.metric_drop: {PLAIN}, got '1:30'",
+        "6:91: budgets.int8_share.onnxruntime: expected a finite number, got .NaN",
     ],
     "out_of_range": [
         f"5:7: seed: {SEED}, got -1",
