@@ -283,9 +283,10 @@ def _guarded() -> tuple[Path, subprocess.Popen[bytes]]:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     scratch = Path(tempfile.mkdtemp(prefix="edgepress-agent-"))
-    program = [sys.executable, "-I", "-S", guard.__file__, str(scratch)]
-    quiet = subprocess.DEVNULL
-    return scratch, subprocess.Popen(program, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+    program = [sys.executable, "-I", "-S", guard.__file__, str(scratch), str(os.getpgrp())]
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
+    # in a group of its own, which it does not end
+    return scratch, subprocess.Popen(program, stdin=pipe, stdout=quiet, stderr=quiet, process_group=0)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Outlives the agent for a moment, however that one ended: removes its folder and ends the worker that it left."""
+"""Outlives the agent for a moment, however that one ended: ends the processes that it left and removes its folder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
-    """Wait until stdin, which only the agent can write to, is closed. The process group is the agent's own."""
+    """Wait until stdin, which only the agent can write to, is closed. argv: the folder, the agent's process group."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
+    with suppress(ProcessLookupError):
+        os.killpg(int(sys.argv[2]), signal.SIGKILL)  # first, or they would still write into the folder
     shutil.rmtree(sys.argv[1], ignore_errors=True)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
