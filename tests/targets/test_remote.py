@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,11 +83,7 @@ def ends(server, tmp_path_factory):
     built_there = there.build(folder / "tiny.onnx", folder / "there", fed)
     yield Ends(fed, here, there, built_here, built_there, folder)
     there.close()
-    for _ in range(100):  # the guard outlives the connection for a moment
-        if not list(server.temporary.glob("edgepress-agent-*")):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the agent left its folder")
+    assert cleared(server.temporary)
 
 
 @needs_ssh
@@ -199,7 +196,7 @@ def test_killed_in_the_middle_of_a_launch(kind, killed, tmp_path, save, feeds):
         with pytest.raises(DeviceLostError, match=r"lab: lost 127\.0\.0\.1: the connection ended"):
             device.launch(frozen, feeds, 11, 0.1, seconds=60)
         assert time.monotonic() - start < 60  # it did not wait for the end of the launch
-        assert gone(agent) and not list(server.temporary.glob("edgepress-agent-*"))
+        assert gone(agent) and cleared(server.temporary)
         with pytest.raises(DeviceLostError, match="the connection ended"):
             device.launch(frozen, feeds, 11, 0.1)
         if server.process.poll() is None:
@@ -232,14 +229,27 @@ def kill_when_it_works(victim: int, agent: int) -> None:
 
 def gone(group: int) -> bool:
     """Whether all processes of the group have ended, in a moment."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def ended() -> bool:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
             return True
+        return False
+
+    return in_a_moment(ended)
+
+
+def cleared(folder: Path) -> bool:
+    """Whether no agent's folder is left, in a moment: the guard outlives the agent."""
+    return in_a_moment(lambda: not list(folder.glob("edgepress-agent-*")))
+
+
+def in_a_moment(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while not (found := true()) and time.monotonic() < end:
         time.sleep(0.05)
-    return False
+    return found
 
 
 # Connections that are not to be trusted
@@ -459,7 +469,7 @@ def test_the_agent_ends_with_its_connection_and_leaves_nothing(sent, told, tmp_p
         process.stdin.flush()
     process.wait(30)
     assert told in process.stderr.read().decode()
-    assert gone(process.pid) and not list(tmp_path.glob("edgepress-agent-*"))
+    assert gone(process.pid) and cleared(tmp_path)
 
 
 def test_files_in_a_workdir_are_sent_once_and_read_again(tmp_path):
