@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import CompressError, ExitCode
+from ..text import short
 from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _print_lint(model: Path, found: dict[str, list[Lint]]) -> None:
             say(f"{runtime}: {model} is clean")
             continue
         say(f"{runtime}: {len(problems)} found in {model}")
-        rows = [(p.node or "(graph)", p.severity, p.problem, p.fix) for p in problems]
+        rows = [(short(p.node or "(graph)"), p.severity, p.problem, p.fix) for p in problems]
         console().print(table(("node", "severity", "problem", "fix"), rows))
 
 

@@ -90,7 +90,7 @@ def inspect_model(
 
         return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent)
     if suffix in (".onnx", ".pt2"):
-        return _inspect_section(ModelSection(source=str(path.resolve())), example, trust_pickle, None)
+        return _inspect_section(ModelSection(source=str(path)), example, trust_pickle, None)
     if suffix == ".l2z":
         return _inspect_l2z(path)
     if suffix in WEIGHT_SUFFIXES:
@@ -138,7 +138,7 @@ def pass_rows(model: Model) -> list[PassRow]:
     from ..passes import PASSES
     from .onnx_network import why_no_pass
 
-    blocked = why_no_pass(model.module)
+    blocked = why_no_pass(model.module) or _why_not_captured(model)
     reasons = {name: blocked or kind.refuses(model) for name, kind in PASSES.items()}
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
 
@@ -161,6 +161,17 @@ def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
     size = sum(t.numel() * t.element_size() for t in weights.values())
     total = sum(r.params for r in rows)
     return Inspection(kind="weights", source=path.name, params=total, bytes=size, tensors=rows, notes=notes)
+
+
+def _why_not_captured(model: Model) -> str:
+    """What every pass would say of a network that PyTorch cannot capture, "" when it can: it is tried."""
+    from ..passes.quantization.capture import capture
+
+    try:
+        capture(model)
+    except CompressError as error:
+        return str(error)
+    return ""
 
 
 def _inspect_l2z(path: Path) -> Inspection:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import CompressError, UnsafeInputError
 from .checkpoint import require_file
+from .onnx_functions import MAX_NODES, expanded_size
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +46,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if not graph_inputs(model):
         raise CompressError(f"model.source: {path}: the graph has no input besides its weights")
     _refuse_vast_inputs(model, path)
+    _refuse_vast_functions(model, path)
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
@@ -71,6 +73,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
     check_external_data(model, path)
     _refuse_vast_inputs(model, path)
+    _refuse_vast_functions(model, path)
     return model
 
 
@@ -135,6 +138,15 @@ def _refuse_vast_inputs(model: onnx.ModelProto, path: Path) -> None:
                 f"model.source: {path}: input {value.name!r} of shape {shape} takes more than"
                 f" {MAX_INPUT_BYTES / 2**30:g} GiB for one call; export it again with smaller fixed sizes"
             )
+
+
+def _refuse_vast_functions(model: onnx.ModelProto, path: Path) -> None:
+    """Every runtime puts functions in the place of their calls, however often that is."""
+    if model.functions and expanded_size(model) > MAX_NODES:
+        raise CompressError(
+            f"model.source: {path}: its functions call each other until there are over {MAX_NODES:,} operators;"
+            " export it again without functions"
+        )
 
 
 def _refuse_unusable(model: onnx.ModelProto, path: Path) -> None:

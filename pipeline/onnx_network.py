@@ -24,6 +24,7 @@ from .onnx_operators import register
 if TYPE_CHECKING:
     import onnx
 
+MAX_CONVERTED = 20_000  # onnx2torch and torch.fx take time that grows with the square of the nodes
 _INSTALL = "pip install edgepress[onnx-import]"
 
 
@@ -99,20 +100,20 @@ def _judged(path: Path, example: tuple[Tensor, ...]) -> _Judged:
     except Exception as error:
         text = describe(error)
         raise CompressError(f"model.source: onnxruntime cannot run {path}: {text}") from error
-    converted = _network(model, path, example)
-    if isinstance(converted, str):
-        return _Judged(macs, converted)
-    problem = _difference(converted, example, expected)
+    network = _network(model, path, example)
+    if isinstance(network, str):
+        return _Judged(macs, network)
+    problem = _difference(network, example, expected)
     if not problem and _has_dynamic_batch(model):
         pairs = tuple(torch.cat([x, x]) for x in example)
-        problem = _difference(converted, pairs, runtime(*pairs))
+        problem = _difference(network, pairs, runtime(*pairs))
     wrong = f"passes need PyTorch, and onnx2torch converts {path.name} wrongly: {problem}"
     return _Judged(macs, wrong if problem else "")
 
 
 def _network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) -> nn.Module | str:
     """The torch module, or why there is no pass without it."""
-    found = _converted(model, example)
+    found = converted(model, example)
     why = f"passes need PyTorch, and {path.name} cannot be converted: "
     return found if isinstance(found, nn.Module) else why + found
 
@@ -122,8 +123,10 @@ def _has_dynamic_batch(model: onnx.ModelProto) -> bool:
     return all(isinstance(shape[0], str) for shape in shapes if shape)
 
 
-def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module | str:
+def converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module | str:
     """The torch module, or why there is none."""
+    if len(model.graph.node) > MAX_CONVERTED:
+        return f"it has {len(model.graph.node):,} nodes, and a conversion takes at most {MAX_CONVERTED:,}"
     try:
         from onnx2torch import convert
     except ImportError:
@@ -134,9 +137,9 @@ def _converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module
         if foreign := _foreign(graph):
             return f"onnx2torch lacks {foreign}"
         named, names = with_safe_names(graph)
-        converted = _returning_a_tuple(convert(named).eval())
-        converted.meta[FILE_NAMES] = names
-        return converted
+        module = _returning_a_tuple(convert(named).eval())
+        module.meta[FILE_NAMES] = names
+        return module
     except InexpressibleError as error:
         return f"nothing here converts {error}"
     except NotImplementedError as error:

@@ -8,11 +8,12 @@ itself, under names that begin with `OWN`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .onnx_functions import MAX_NODES, expanded_size
 from .onnx_operators import OWN, OWN_KINDS
 from .onnx_static import Static, static_values
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 OPSET = 17
 """The newest that onnx2torch knows fully."""
-MAX_NODES, MAX_DEPTH = 200_000, 50
 _STANDARD = ("", "ai.onnx")
 
 
@@ -116,34 +116,12 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     from onnx import inliner
 
-    if _expanded_size(model) > MAX_NODES:
+    if expanded_size(model) > MAX_NODES:
         raise InexpressibleError(
             f"its functions call each other until there are over {MAX_NODES:,} operators"
         )
     inlined: onnx.ModelProto = inliner.inline_local_functions(model)
     return inlined
-
-
-def _expanded_size(model: onnx.ModelProto) -> int:
-    """How many nodes the graph has once its functions are in place; a function that calls itself counts as many."""
-    functions = {(f.domain, f.name): f for f in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
-
-    def size_of(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
-        total = 0
-        for node in nodes:
-            key = (node.domain, node.op_type)
-            if key not in functions:
-                total += 1
-                continue
-            if depth > MAX_DEPTH:
-                return MAX_NODES + 1
-            if key not in sizes:
-                sizes[key] = size_of(functions[key].node, depth + 1)
-            total += sizes[key]
-        return total
-
-    return size_of(model.graph.node, 0)
 
 
 def _drop_stored_inputs(model: onnx.ModelProto) -> None:

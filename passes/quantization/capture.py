@@ -11,7 +11,8 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 
 import torch
 from torch import fx
@@ -88,7 +89,10 @@ def _export(model: Model) -> fx.GraphModule:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Tracing and exporting log every step they take; what matters comes back as an error or in a proof."""
+    """Tracing and exporting log every step they take; what matters comes back as an error or in a proof.
+
+    Where torch.export fails it writes the whole graph so far to standard error, of a thousand lines and more.
+    """
     names = (
         "torch.onnx",
         "torch.export",
@@ -97,7 +101,7 @@ def quiet() -> Iterator[None]:
     )
     loggers = [logging.getLogger(name) for name in (*names, "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)

@@ -134,3 +134,24 @@ def test_what_cannot_be_inspected(tmp_path: Path, name: str, message: str) -> No
     with pytest.raises(CompressError) as caught:
         inspect_model(name, folder=tmp_path)
     assert message in str(caught.value)
+
+
+class Branching(torch.nn.Module):
+    """What it computes depends on the numbers that it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if float(x.sum()) > 0 else x
+
+
+def branching() -> torch.nn.Module:
+    """The factory of a network that no pass can capture."""
+    return torch.nn.Sequential(torch.nn.Linear(2, 3), Branching())
+
+
+def test_what_cannot_be_captured_is_said_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    found = inspect_model(f"{__name__}:branching", (torch.ones(1, 2),))
+    assert not any(row.applies for row in found.passes)
+    for row in found.passes:
+        assert "torch.export cannot capture this network as one graph" in row.reason
+        assert "\n" not in row.reason
+    assert capfd.readouterr().err == ""
