@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..targets import TARGETS
 from ..targets.base import Lint
+from .checkpoint import require_file
 from .onnx_file import read_onnx
 from .onnx_limits import within_limits
 
@@ -16,6 +17,7 @@ def lint_file(path: Path, runtimes: Sequence[str]) -> dict[str, list[Lint]]:
 
     CompressError when the file is not valid ONNX, as `inspect_model` says it, or when it reaches the limits.
     """
+    require_file(path, "model")
     return within_limits("linting", _lint, path, tuple(runtimes))
 
 
