@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 import traceback
 import unicodedata
+from pathlib import Path
 
 import click
 
 from .. import __version__
 from ..errors import CompressError, ExitCode
 from ..text import tidy
+from ..writing import ALMOST, NO_SPACE, free, is_full
 from .devices import devices
 from .gate import gate
 from .history import history
@@ -66,13 +69,23 @@ class Commands(click.Group):
     def _unexpected(self, ctx: click.Context, error: Exception) -> ExitCode:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise error  # the reader of a pipe went away: click ends quietly
+        if isinstance(error, OSError) and error.errno in _USERS_OWN and error.filename is not None:
+            return _fail(f"error: {error.filename}: {error.strerror}", ExitCode.USAGE_ERROR)
+        if is_full(error):
+            return _fail(f"error: {_full_places()}: {NO_SPACE}", ExitCode.USAGE_ERROR)
         if isinstance(error, OSError) and error.errno in _USERS_OWN:
-            place = f"{error.filename}: " if error.filename is not None else ""
-            return _fail(f"error: {place}{error.strerror}", ExitCode.USAGE_ERROR)
+            return _fail(f"error: {error.strerror}", ExitCode.USAGE_ERROR)
         if debugging(ctx):
             traceback.print_exception(error)
         what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         return _fail(f"internal error: {what}, please report", ExitCode.INTERNAL_ERROR)
+
+
+def _full_places() -> str:
+    """Where there is no room, when the error does not tell: the folder for temporary files, or this one."""
+    places = dict.fromkeys((Path(tempfile.gettempdir()), Path.cwd()))
+    full = [place for place in places if free(place) < ALMOST]
+    return " and ".join(map(str, full)) or " or ".join(map(str, places))
 
 
 def _interrupted(command: str | None) -> str:

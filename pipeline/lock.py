@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CompressError
+from ..writing import writing
 
 try:
     import fcntl
@@ -20,7 +21,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises CompressError when another run holds it.
     """
-    with (folder / ".lock").open("w") as file:
+    with writing(folder / ".lock"):
+        opened = (folder / ".lock").open("w")
+    with opened as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

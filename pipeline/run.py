@@ -25,6 +25,7 @@ from ..targets import TARGETS
 from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
+from ..writing import writing
 from .closing_proof import prove_closing
 from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target
 from .environment import code_digest, environment, versions
@@ -68,7 +69,8 @@ def compress(
     base = Path() if isinstance(recipe, Recipe) else Path(recipe).resolve().parent
     read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     out = folder or Path("runs") / (read.name or "run")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
         return run.to_verdict(text or read.model_dump_json(indent=1), command)

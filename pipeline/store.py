@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..writing import writing
 from .files import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MANIFEST = "manifest.json"
+_FILES = ("tensors.safetensors", "values.json")
 
 
 @dataclass(frozen=True)
@@ -45,34 +47,50 @@ class Store:
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None when there is none or its files are not the ones that were stored."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = self.folder / key
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            if any(sha256_file(folder / name) != digest for name, digest in manifest.items()):
+            if any(sha256_file(folder / name) != manifest[name] for name in _FILES):
                 return None
             values = json.loads((folder / "values.json").read_text())
-        except (OSError, ValueError):
+            return Entry(values, load_file(folder / "tensors.safetensors"))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError):
             return None
-        return Entry(values, load_file(folder / "tensors.safetensors"))
 
     def put(self, key: str, entry: Entry) -> None:
-        """Store `entry`; what an earlier, killed process left half-written is removed."""
-        from safetensors.torch import save_file
+        """Store `entry`; what an earlier, killed process left half-written is removed.
 
+        CompressError that names the store when its disk is full or read-only; nothing half-written stays then.
+        """
+        with writing(self.folder):
+            self._put(key, entry)
+
+    def _put(self, key: str, entry: Entry) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
+        try:
+            self._write(unfinished, entry)
+            final = self.folder / key
+            shutil.rmtree(final, ignore_errors=True)
+            unfinished.replace(final)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+    @staticmethod
+    def _write(unfinished: Path, entry: Entry) -> None:
+        from safetensors.torch import save_file
+
         # Two names may share one tensor's memory (tied weights); a file holds each once.
         tensors = {
             name: tensor.detach().clone().contiguous() for name, tensor in sorted(entry.tensors.items())
         }
         save_file(tensors, unfinished / "tensors.safetensors")
         (unfinished / "values.json").write_text(json.dumps(entry.values, indent=1, default=str))
-        digests = {name: sha256_file(unfinished / name) for name in ("tensors.safetensors", "values.json")}
+        digests = {name: sha256_file(unfinished / name) for name in _FILES}
         (unfinished / _MANIFEST).write_text(json.dumps(digests, indent=1))
-        final = self.folder / key
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.replace(final)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ..targets.base import Artefact
 from .devices import Measured
 from .files import sha256_file
 from .result import TargetRecord
+from .run_files import path_inside
 from .store import Entry, Store
 
 
@@ -25,13 +28,14 @@ def stored_target(store: Store, key: str, folder: Path) -> Measured | None:
     entry = store.get(key)
     if entry is None:
         return None
-    artefacts = []
-    for file in entry.values["artefacts"]:
-        path = folder / file["path"]
-        if not path.is_file() or sha256_file(path) != file["sha256"]:
+    try:
+        files = [(path_inside(folder, f["path"], str(store.folder)), f) for f in entry.values["artefacts"]]
+        if any(not path.is_file() or sha256_file(path) != file["sha256"] for path, file in files):
             return None
-        artefacts.append(Artefact(path, file["kind"]))
-    record = TargetRecord.model_validate(entry.values["record"])
+        artefacts = [Artefact(path, str(file["kind"])) for path, file in files]
+        record = TargetRecord.model_validate(entry.values["record"])
+    except (LookupError, TypeError, ValidationError):
+        return None  # of another form than is written here: measured anew
     for engine in (record.baseline, record.default, record.compressed):
         if engine is not None and engine.latency_ms is not None:
             engine.latency_ms.cached = True

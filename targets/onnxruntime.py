@@ -14,6 +14,7 @@ import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
+from ..writing import writing
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .macs import CONTROL_FLOW
@@ -86,9 +87,10 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         model, rewritten = fusable(model)
     for node, own in zip(model.graph.node, stable_names(list(model.graph.node)), strict=True):
         node.name = node.name or own  # its profiler numbers what has none
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    onnx.save(model, str(path))
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, str(path))
     try:
         engine = OnnxruntimeEngine(path, options)
     except CompressError as error:

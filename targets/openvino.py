@@ -11,6 +11,7 @@ import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
+from ..writing import writing
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .fusable import shift_to_unsigned, trim_to_unsigned
@@ -99,7 +100,6 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     _require(options)
     import openvino
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
     onnx_model = load_onnx(onnx_path)
     changed = (
@@ -112,7 +112,9 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
     name_recurrent(model, onnx_model)
     _number_unnamed(model, {name for node in onnx_model.graph.node for name in (node.name, *node.output)})
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        openvino.save_model(model, str(path), compress_to_fp16=False)
     return OpenvinoEngine(path, options, onnx_path)
 
 

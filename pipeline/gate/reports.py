@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from ...errors import CompressError
 from ...text import one_line, short
+from ...writing import writing
 from ..files import write_atomically
 from ..report import junit_document
 from ..report_pages import clean, clean_markdown, page_environment
@@ -25,9 +26,10 @@ def make_room(folder: Path) -> None:
     """Make the folder, and take away what an earlier gate left: it must not be taken for this one's."""
     if (folder / "run.json").is_file() or (folder / "profile.json").is_file():
         raise CompressError(f"{folder}: holds a run or a profile; name another folder for the gate with -o")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in REPORTS:
-        (folder / name).unlink(missing_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in REPORTS:
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_reports(record: GateRecord, folder: Path) -> list[Path]:

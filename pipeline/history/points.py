@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ...errors import CompressError
+from ...writing import writing
 from ..judge import shipped, target_label
 from ..record_file import NotARecordError, parsed, told
 from ..result import Measured, Record, RunRecord, require_schema
@@ -160,7 +161,12 @@ def read(path: Path) -> list[Point]:
 
 def append(path: Path, points: Sequence[Point]) -> list[Point]:
     """Add the points that the file does not hold yet, all or none of them; returns those that were added."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _appended(path, points)
+
+
+def _appended(path: Path, points: Sequence[Point]) -> list[Point]:
     with path.open("a+b", buffering=0) as file:
         _lock(file)
         file.seek(0)
