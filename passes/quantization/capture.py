@@ -23,6 +23,7 @@ from ...model import Model, file_name
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
 from .operators import aten, named_arguments, owner_of
 from .placement import layer_name, layers_of
+from .sharing import separate_kinds
 
 DROPOUTS = (
     aten.dropout.default,
@@ -48,6 +49,7 @@ def capture(model: Model) -> fx.GraphModule:
     _make_functional(graph_module)
     _decompose_attention(graph_module)
     fold_constants(graph_module)  # what attention's masks became
+    separate_kinds(graph_module)
     fold_batch_norm(graph_module)
     fold_channel_scale(graph_module)
     graph_module.graph.eliminate_dead_code()
