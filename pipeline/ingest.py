@@ -16,6 +16,7 @@ from ..calibration.named import describe, is_callable_name
 from ..errors import CompressError
 from ..model import Model
 from ..progress import Progress, Silent
+from .baked import bake_in, detach_computed
 from .checkpoint import load_into, read_checkpoint, refuse_unusable
 from .factories import Shapes, build_network
 
@@ -71,6 +72,7 @@ def _from_factory(
         torch.manual_seed(INIT_SEED)
         warnings.simplefilter("ignore")
         module, shapes = build_network(section.source, dict(section.args), base)
+    detach_computed(module)
     module = copy.deepcopy(module).cpu().eval()
     source = section.source
     if section.weights is None:
@@ -82,6 +84,7 @@ def _from_factory(
         source += f", weights {section.weights.name}" + (f" ({note})" if note else "")
         if note:
             progress.say(f"{path.name}: {note}")
+    bake_in(module)
     inputs = _example(section, example, shapes)
     return _checked(section, module, inputs, _input_names(module, len(inputs)), source=source)
 
