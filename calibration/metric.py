@@ -76,7 +76,12 @@ class TopK:
         hits, n = int(scores.sum()), len(scores)
         interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
         return Measurement(
-            self.name, hits / n, n, (float(interval.low), float(interval.high)), part.name, scores
+            self.name,
+            hits / n,
+            n,
+            (max(0.0, float(interval.low)), min(1.0, float(interval.high))),
+            part.name,
+            scores,
         )
 
     def _score(self, logits: Tensor, labels: Tensor) -> Scores:

@@ -128,7 +128,7 @@ def _metric_drop(
     budget: MetricDrop, steps: Sequence[StepRecord], targets: Sequence[TargetRecord]
 ) -> BudgetRecord:
     name = "metric drop"
-    limit = f"{100 * budget.fraction:g} " + ("% of the float value" if budget.relative else "points")
+    limit = budget.text
     if not steps:
         return _unmeasured(name, limit, "the run has no steps.")
     reference = steps[0].metric
@@ -155,7 +155,11 @@ def _metric_drop(
     kept = drops[worst] <= budget.fraction + ROUNDING
     where, after, before = places[worst]
     reason = f"{where} is the worst of {len(places)} places it was measured" if len(places) > 1 else where
-    if not budget.relative and reference.name.startswith("top") and 1 / after.n > budget.fraction > 0:
+    if (
+        not (budget.relative or budget.units)
+        and reference.name.startswith("top")
+        and 1 / after.n > budget.fraction > 0
+    ):
         reason += f"; with n = {after.n} one sample is {100 / after.n:.2g} points, more than the limit"
     if drops[worst] <= 0:
         reason += "; nothing was lost"
@@ -175,8 +179,11 @@ def _drop(relative: bool, before: MetricRecord, after: MetricRecord) -> float:
 
 
 def _drop_text(budget: MetricDrop, drop: float, before: MetricRecord, after: MetricRecord) -> str:
-    amount = _text(100 * budget.fraction, 100 * drop, lambda v: f"{v:.2f}", "{:.4f}")
-    amount = ("0.00" if amount == "-0.00" else amount) + (" %" if budget.relative else " points")
+    if budget.units:
+        amount = f"{_text(budget.fraction, drop, lambda v: f'{v:.4g}', '{:.8g}')} units"
+    else:
+        amount = _text(100 * budget.fraction, 100 * drop, lambda v: f"{v:.2f}", "{:.4f}")
+        amount = ("0.00" if amount == "-0.00" else amount) + (" %" if budget.relative else " points")
     return f"{amount} ({metric_value(before.value)} → {metric_value(after.value)}, n = {after.n})"
 
 

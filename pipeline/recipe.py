@@ -91,26 +91,43 @@ class DataSection(Section):
     """At most so many samples of the calibration part are used."""
 
 
-_DROP_WORDS = 'a drop such as "0.5 points", or "1 %" of the float value'
+_DROP_WORDS = 'a drop such as "0.5 points" of a share, "1 %" of the float value, or "0.3 units" of any metric'
 
 
 class MetricDrop(Section):
-    """How much of the metric may be lost: in points of the metric, or relative to the float model's value."""
+    """How much of the metric may be lost: in points of a share, relative to the float model's value, or in units."""
 
-    fraction: Fraction
-    """0.005 is half a point, or half a percent when `relative`."""
+    fraction: Annotated[float, Field(ge=0)]
+    """0.005 is half a point, or half a percent when `relative`, or that much of the metric itself when `units`."""
     relative: bool = False
     """Whether `fraction` is of the float model's value."""
+    units: bool = False
+    """Whether `fraction` is in the metric's own unit, as of a PSNR in dB or an mAP of 0 to 100."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if self.fraction > 1 and not self.units:
+            raise ValueError(f"expected {_DROP_WORDS}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """As a recipe says it."""
+        if self.units:
+            return f"{self.fraction:g} units"
+        return f"{100 * self.fraction:g} " + ("% of the float value" if self.relative else "points")
 
 
 def _parse_drop(value: object) -> object:
     if isinstance(value, dict | MetricDrop):
         return value
-    parsed = quantity(value, {"point": 0.01, "points": 0.01, "%": 0.01}, _DROP_WORDS)
-    if parsed is None or parsed > 1:
+    scale = {"point": 0.01, "points": 0.01, "%": 0.01, "unit": 1, "units": 1}
+    parsed = quantity(value, scale, _DROP_WORDS)
+    units = isinstance(value, str) and value.rstrip().endswith(("unit", "units"))
+    if parsed is None or (parsed > 1 and not units):
         raise ValueError(f"expected {_DROP_WORDS}")
     relative = isinstance(value, str) and value.rstrip().endswith("%")
-    return {"fraction": parsed, "relative": relative}
+    return {"fraction": parsed, "relative": relative, "units": units}
 
 
 Drop = Annotated[MetricDrop, BeforeValidator(_parse_drop), Field(json_schema_extra={"expected": _DROP_WORDS})]

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ..text import short
-from .report_text import ms, percent
+from .report_text import metric_interval, metric_value, ms
 from .svg import add, markup, svg
 
 GRID = 1000  # horizontal positions that a dot can take: finer ones cannot be told apart
@@ -99,7 +99,7 @@ def _draw_strip(image: ElementTree.Element, strip: Strip, end: float, top: float
 
 def interval(value: float, ci95: tuple[float, float], reference: float, span: tuple[float, float]) -> Markup:
     """A metric as a dot with its 95 % interval, the float model's as a dashed line, on the axis `span`."""
-    image = svg(22, f"{percent(value)}, 95 % interval {percent(ci95[0])} to {percent(ci95[1])}")
+    image = svg(22, f"{metric_value(value)}, 95 % interval {metric_interval(value, ci95)}")
     low, high = span
 
     def place(v: float) -> str:

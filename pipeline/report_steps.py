@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from .report_charts import curve, interval
-from .report_text import known
+from .report_text import known, metric_change
 from .report_view import DeviceView, timed_device
 from .result import LARGEST, RunRecord, StepRecord
 
@@ -28,7 +28,7 @@ class StepView:
     latency_ms: float | None
     bars: dict[str, tuple[float, float]]
     metric_chart: Markup
-    metric_points: float | None
+    metric_change: str
 
 
 def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepView]:
@@ -49,7 +49,7 @@ def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepVie
         latency = times.get(index)
         if latency:
             bars["latency"] = _bar(latency, times.get(0) or latency, slowest)
-        drop = (step.metric.value - reference) * 100 if index and known(step.metric.value) else None
+        drop = metric_change(reference, step.metric.value) if index and known(step.metric.value) else ""
         chart = interval(step.metric.value, step.metric.ci95, reference, span)
         views.append(StepView(step, latency, bars, chart, drop))
     return views

@@ -45,11 +45,30 @@ def percent(fraction: float | None, decimals: int = 2) -> str:
     return f"{100 * fraction:.{decimals}f} %"
 
 
+def is_share(value: float | None) -> bool:
+    """Whether a metric's value can be a share, as an accuracy is; PSNR in dB and mAP in 0 to 100 are none."""
+    return value is not None and 0 <= value <= 1
+
+
 def metric_value(value: float | None, decimals: int = 2) -> str:
     """A metric: a fraction as per cent, anything outside [0, 1] as the number it is."""
-    if value is None or math.isnan(value) or 0 <= value <= 1:
+    if value is None or math.isnan(value) or is_share(value):
         return percent(value, decimals)
     return f"{value:.4g}"
+
+
+def metric_interval(value: float, ci95: tuple[float, float]) -> str:
+    """The bounds of a metric written as its value is: "83.65–88.91 %", "31.02–31.4"."""
+    if is_share(value):
+        return between(f"{100 * ci95[0]:.2f}", percent(ci95[1]))
+    return between(*(f"{bound:.4g}" for bound in ci95))
+
+
+def metric_change(before: float, after: float) -> str:
+    """How far a metric moved: "+0.42 points" of a share, of anything else the number itself."""
+    if is_share(before) and is_share(after):
+        return f"{signed(100 * (after - before) + 0.0)} points"
+    return f"{after - before + 0.0:+.4g}".replace("-", MINUS)
 
 
 def signed(value: float, decimals: int = 2) -> str:

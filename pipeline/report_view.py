@@ -14,14 +14,14 @@ from .report_charts import Strip, latency_strips
 from .report_layers import LayerRow, match_layers
 from .report_text import (
     UNKNOWN,
-    between,
     byte_size,
     known,
+    metric_change,
+    metric_interval,
     metric_value,
     ms,
     ratio,
     ratio_interval,
-    signed,
 )
 from .result import EngineRecord, LayerRecord, MetricRecord, RunRecord, TargetRecord
 
@@ -175,8 +175,8 @@ def tiles(record: RunRecord, devices: Sequence[DeviceView]) -> list[Tile]:
     found: list[Tile] = []
     if record.steps:
         first, last = record.steps[0], record.steps[-1]
-        change = 100 * (last.metric.value - first.metric.value)
-        detail = f"float {metric_value(first.metric.value)} · {signed(change)} points, n = {last.metric.n:,}"
+        change = metric_change(first.metric.value, last.metric.value)
+        detail = f"float {metric_value(first.metric.value)} · {change}, n = {last.metric.n:,}"
         found.append(Tile(last.metric.name, metric_value(last.metric.value), detail))
         found.append(Tile("weights", byte_size(last.bytes), f"float {byte_size(first.bytes)}"))
     device = timed_device(devices)
@@ -205,8 +205,7 @@ def metric_text(metric: MetricRecord | None) -> str:
 
 def metric_ground(metric: MetricRecord) -> str:
     """What a metric stands on: "83.65 to 88.91 %, n = 656, test" (with a dash)."""
-    low, high = (metric_value(bound) for bound in metric.ci95)
-    bounds = between(low.removesuffix(" %"), high) if known(metric.ci95[0]) else "no interval"
+    bounds = metric_interval(metric.value, metric.ci95) if known(metric.ci95[0]) else "no interval"
     return f"{bounds}, n = {metric.n:,}, {metric.part}"
 
 

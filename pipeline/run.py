@@ -35,6 +35,7 @@ from .ingest import ingest
 from .judge import judge
 from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
+from .metric_units import require_share
 from .onnx_network import why_no_pass
 from .packed import write_packed
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
@@ -273,6 +274,7 @@ class _Run:
             f"measuring the float model: {context.metric.name} on {len(context.data.judge)} samples"
         )
         steps = [float_step(model, key, context, self.store)]
+        require_share(self.recipe, steps[0].record.metric)
         for chosen in self.recipe.passes:
             steps.append(pass_step(steps[-1], chosen, context, self.store, shared))
         return steps

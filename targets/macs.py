@@ -40,8 +40,9 @@ def operator_macs(model: onnx.ModelProto) -> list[OperatorMacs]:
     if not nodes:
         return []
     single, batch, varying = _one_sample(model)
-    counter = _Counter({(f.domain, f.name): f for f in model.functions}, _inferred(single))
-    shapes = counter.shapes_of(counter.model.graph, {})
+    counter = _Counter({(f.domain, f.name): f for f in model.functions}, OnnxGraph(_inferred(single)))
+    nodes = [(name, counter.graph.by_name[name]) for name, _ in nodes]  # whose bodies hold shapes too
+    shapes = counter.shapes_of(counter.graph.model.graph, {})
     constants = graph.constants
     missing = [
         node for _, node in nodes if formula_of(node) and counter.count(node, shapes, constants)[0] is None
@@ -66,7 +67,7 @@ class _Counter:
     """Counts nodes, and what they hold: branches, loop bodies and the functions of the file."""
 
     functions: Mapping[tuple[str, str], onnx.FunctionProto]
-    model: onnx.ModelProto
+    graph: OnnxGraph
     known: dict[object, Count] = field(default_factory=dict)
 
     def count(self, node: onnx.NodeProto, shapes: Mapping[str, Shape], constants: set[str]) -> Count:
@@ -132,7 +133,7 @@ class _Counter:
 
     def constant(self, tensor: str) -> int | None:
         """The one integer of an initializer or a Constant node of the main graph."""
-        value = OnnxGraph(self.model).value(tensor)
+        value = self.graph.value(tensor)
         return int(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def _function(
@@ -143,7 +144,7 @@ class _Counter:
         key = (node.domain, node.op_type, given, tuple(a.SerializeToString() for a in node.attribute))
         if key not in self.known:
             self.known[key] = None, NO_FORMULA  # a function that calls itself is none
-            body = _called(self.model, function, node, given)
+            body = _called(self.graph.model, function, node, given)
             self.known[key] = self._total(body.node, self.shapes_of(body, {}), set())
         return self.known[key]
 

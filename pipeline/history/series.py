@@ -10,7 +10,7 @@ from statistics import median
 
 from ...targets.change_points import FEWEST, change_points
 from ...text import short
-from ..report_text import between, byte_size, metric_value, ms, signed
+from ..report_text import between, byte_size, is_share, metric_interval, metric_value, ms, signed
 from .points import Measure, Point
 
 FILE = "file"  # how a user names the device of what was measured on the exported model itself
@@ -114,6 +114,8 @@ def interval_text(point: Point) -> str:
     """The 95 % interval, its unit once; "exact" for a size, "no interval" where none is known."""
     if point.ci95 is None:
         return "exact" if point.measure == "bytes" else "no interval"
+    if point.measure == "metric":
+        return metric_interval(point.value, point.ci95)
     low, high = (value_text(point.measure, bound) for bound in point.ci95)
     unit = f" {high.rpartition(' ')[2]}"
     return between(low.removesuffix(unit), high)
@@ -136,7 +138,10 @@ def unchanged_text(series: Series) -> str:
 def level_texts(change: Change) -> tuple[str, str]:
     """The two levels, with more digits where rounding would make them look equal."""
     measure = change.after.measure
-    before, after = (value_text(measure, v) for v in (change.level_before, change.level_after))
+    levels = (change.level_before, change.level_after)
+    before, after = (value_text(measure, v) for v in levels)
+    if measure == "metric" and not all(map(is_share, levels)):
+        before, after = (f"{v:.4g}" for v in levels)  # both alike, also where one could be a share
     if before == after:
         unit = "" if measure == "metric" else f" {change.after.unit}"
         return f"{change.level_before:,.9g}{unit}", f"{change.level_after:,.9g}{unit}"
