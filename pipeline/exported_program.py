@@ -56,12 +56,12 @@ def load_exported(path: Path, trust_pickle: str | None = None) -> ExportedProgra
     require_file(path, "model.source")
     if trust_pickle is not None and trust_pickle.lower() == sha256_file(path):
         return _load(io.BytesIO(path.read_bytes()), path)
-    if not zipfile.is_zipfile(path):
-        raise CompressError(
-            f"model.source: {path} is not a .pt2 archive of torch.export.save (not a zip file)"
-        )
     with path.open("rb") as file:
         refuse_bombs(file, path)
+        if not zipfile.is_zipfile(file):
+            raise CompressError(
+                f"model.source: {path} is not a .pt2 archive of torch.export.save (not a zip file)"
+            )
     program = _load(_checked_copy(path), path)
     _refuse_odd_tensors(program, path)
     return program

@@ -61,10 +61,10 @@ def _is_tar(file: IO[bytes]) -> bool:
 
 def refuse_bombs(file: IO[bytes], path: Path) -> None:
     """UnsafeInputError for a zip archive that unpacks to far more than the file's size; `path` is for messages."""
-    if not zipfile.is_zipfile(file):
-        return
     size = file.seek(0, 2)
     try:
+        if not zipfile.is_zipfile(file):
+            return
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
     except UNREADABLE_ZIP as error:

@@ -120,6 +120,13 @@ def flagged(path: Path, at: int, value: int, central: int) -> None:
     path.write_bytes(content)
 
 
+def on_two_disks(path: Path) -> None:
+    torch.save(state(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x06\x07") + 4] = 1  # the disk of the directory, in the locator before the end
+    path.write_bytes(content)
+
+
 def shape(dtype: str, sizes: str, length: int = 0) -> Make:
     text = f'{{"weight":{{"dtype":"{dtype}","shape":{sizes},"data_offsets":[0,{length}]}}}}'.encode()
     return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * length) and None
@@ -248,6 +255,12 @@ WEIGHTS = [
         lambda p: torch.save(state(), p) or p.write_bytes(p.read_bytes() + b"x"),
         UNSAFE,
         "its end",
+    ),
+    (
+        "disks.pt",
+        on_two_disks,
+        USAGE,
+        "cannot be unpacked: zipfiles that span multiple disks are not supported",
     ),
     ("encrypted.pt", lambda p: flagged(p, 6, 1, 8), USAGE, "'encrypted/data.pkl' is encrypted"),
     ("method.pt", lambda p: flagged(p, 8, 99, 10), USAGE, "compression method is not supported"),
