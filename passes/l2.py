@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 LARGEST_RATIO = 1000
 
 
+class TrainingOfCodes(TrainingOptions):
+    """How a pass trains, with the rate that weights in steps of their codes take."""
+
+    lr: float = Field(5e-3, gt=0, le=10, description="Largest learning rate, in steps of the weights' codes.")
+
+
 class L2(Pass):
     """Weights to few codes under the rate of their entropy coder; the model ends in an .l2z file of a given size.
 
@@ -63,8 +69,8 @@ class L2(Pass):
     )
     transform_epochs: int = Field(1, ge=0, le=10_000, description="Epochs in which steps and edges learn.")
     transform_lr: float = Field(1e-2, gt=0, le=10, description="Their learning rate, on logarithms.")
-    training: TrainingOptions = Field(
-        TrainingOptions(epochs=10, lr=5e-3),
+    training: TrainingOfCodes = Field(
+        TrainingOfCodes(),
         description="How the weights learn to undo the loss; the rate is in steps of their codes.",
     )
     temperature: float = Field(2.0, gt=0, le=100, description="Softens the outputs that are compared.")

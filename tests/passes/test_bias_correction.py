@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from edgepress.passes.quantization.bias_correction import correct_biases, correctable
+from edgepress.passes.quantization.bias_correction import correct_biases, correctable, geometric_median
 from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.folding import ensure_biases
 from edgepress.passes.quantization.observe import watch
@@ -77,3 +77,10 @@ def test_two_calls_of_one_layer_get_a_bias_each() -> None:
     assert correct_biases(graph, quantized, placement, (x,)) == 2
     got = means(quantized, x, -1, layers)
     assert all(torch.allclose(wanted[n], got[n], atol=1e-5) for n in layers)
+
+
+def test_the_median_is_moved_by_no_minority_of_positions() -> None:
+    errors = torch.randn(5, 400, generator=torch.Generator().manual_seed(0)) * 0.1 + 1.0
+    errors[:, :13] = 500.0  # one token of thirty-two, clipped
+    assert float((geometric_median(errors) - 1.0).abs().max()) < 0.1
+    assert float(errors.mean(1).min()) > 15.0
