@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
+
+from .text import short
 
 
 class ExitCode(IntEnum):
@@ -34,3 +37,21 @@ class UnsafeInputError(CompressError):
     """A file that could run code when it is read, and that the user has not explicitly trusted."""
 
     exit_code = ExitCode.UNSAFE_INPUT
+
+
+CAUSE_LIMIT = 1200
+_PLACES = re.compile(r"^(Exception from \S+:\d+:?|Check '.*' failed at \S+:\d+:?)$")
+"""Lines in which OpenVINO names its own source files."""
+
+
+def cause(error: BaseException | str, limit: int = CAUSE_LIMIT) -> str:
+    """The message of a library's error on one line, for the message of ours.
+
+    Of one that is over `limit` characters the middle is left out: it begins with what was done and ends with the
+    reason. An exception without a message is told by its type.
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = " ".join(line for line in lines if line and not _PLACES.match(line)) or " ".join(
+        filter(None, lines)
+    )
+    return short(told, limit) or type(error).__name__

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import CompressError, UnsafeInputError
+from ..errors import CompressError, UnsafeInputError, cause
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -116,9 +116,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def describe(error: BaseException) -> str:
     """Type, message and innermost place of an exception, on one line."""
-    message = " ".join(str(error).split())
-    if len(message) > 400:
-        message = message[:400] + " ..."
+    message = cause(error) if str(error).strip() else ""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {message}{place}"

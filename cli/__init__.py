@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import CompressError, ExitCode
+from ..errors import CompressError, ExitCode, cause
 from ..text import tidy
 from ..writing import ALMOST, NO_SPACE, free, is_full
 from .devices import devices
@@ -77,7 +77,7 @@ class Commands(click.Group):
             return _fail(f"error: {error.strerror}", ExitCode.USAGE_ERROR)
         if debugging(ctx):
             traceback.print_exception(error)
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        what = f"{type(error).__name__}: {cause(error)}"
         return _fail(f"internal error: {what}, please report", ExitCode.INTERNAL_ERROR)
 
 

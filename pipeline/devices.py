@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..calibration.data import Part
 from ..calibration.metric import padded
 from ..errors import CompressError, DeviceUnavailableError
 from ..isolated import Limits
@@ -23,7 +24,9 @@ from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, outputs_of, prove
+from .divergence import Suspect, where
+from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Outputs, outputs_of, prove, worst_samples
+from .ranked import ranked_outputs
 from .recipe import MeasureSection, TargetSection
 from .result import (
     EngineRecord,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
 
 LAYER_ITERATIONS = 30
+WHERE_SAMPLES = 16
 F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
 
 
@@ -135,7 +139,7 @@ def _run(
                 engine = build(target, candidate.float_onnx, options[label], folder / name, limits_of(plan))
                 assert not isinstance(engine, BuiltOnly)
                 engines[label] = opened.enter_context(engine)
-        parities, metrics = _judged(section, engines, candidate, context)
+        parities, metrics = _judged(section, engines, options, candidate, context)
     # Their processes are gone now: nothing of them is beside what is timed.
     feeds = _feeds(candidate.model, plan.batch)
     launches = _time(section, engines, options, feeds, plan, context)
@@ -164,7 +168,11 @@ def _run(
 
 
 def _judged(
-    section: TargetSection, engines: Mapping[str, IsolatedEngine], candidate: Candidate, context: PassContext
+    section: TargetSection,
+    engines: Mapping[str, IsolatedEngine],
+    options: Mapping[str, TargetOptions],
+    candidate: Candidate,
+    context: PassContext,
 ) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord]]:
     """The proof of each engine against its ONNX file, and its metric."""
     forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
@@ -178,15 +186,29 @@ def _judged(
         DEFAULT: unforced,
         COMPRESSED: LOW_PRECISION_LIMIT if candidate.quantized else unforced,
     }
+    ranked = ranked_outputs(candidate.compressed_onnx)
+    references = dict.fromkeys(engines, candidate.float_reference) | {COMPRESSED: candidate.reference}
     parities = {
         label: prove(
             f"{label}: ONNX → {section.label}",
-            candidate.reference if label == COMPRESSED else candidate.float_reference,
+            references[label],
             outputs,
             limits[label],
+            candidate.model.output_names,
+            ranked,
         )
         for label, outputs in after.items()
     }
+    for label, record in parities.items():
+        if not record.ok:
+            context.progress.say(f"{section.label}: looking for the layer of {label} that differs")
+            path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
+            suspect = Suspect(
+                path, section.runtime, options[label], False, limits[label].sqnr_db, record.sqnr_db
+            )
+            feeds = proof_feeds(candidate.model, context.data.validation, references[label], after[label])
+            found = where(suspect, feeds)
+            parities[label] = record.model_copy(update={"where": found})
     context.progress.say(f"{section.label}: measuring {context.metric.name} on {len(part)} samples")
     metrics = {
         label: metric_record(
@@ -269,6 +291,14 @@ def forward_of(engine: Engine, model: Model) -> Forward:
     if model.dynamic_batch:
         return run
     return padded(run, model.example_inputs[0].shape[0])
+
+
+def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> dict[str, np.ndarray[Any, Any]]:
+    """The samples of a part whose outputs are furthest off, as many as the search for a layer takes at once."""
+    size = WHERE_SAMPLES if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+    worst = worst_samples(before, after, size)
+    inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
+    return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
 
 
 def _batch(model: Model) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export import Dim
 
-from ..errors import CompressError
+from ..errors import CompressError, cause
 from ..model import Model
 from ..passes.quantization.capture import capture, quiet
 from ..passes.quantization.deploy import deployable, onnx_translations
@@ -44,7 +44,7 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
         write_atomically(path, whole.SerializeToString(deterministic=True))
         return path
     graph = capture(model)
-    proto = _to_onnx(model, deployable(graph), opset)
+    proto = to_program(model, deployable(graph), opset).model_proto
     _name_batch(proto, model)
     _fold_weight_transposes(proto)
     portable(proto)
@@ -55,7 +55,8 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
     return path
 
 
-def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelProto:
+def to_program(model: Model, module: torch.nn.Module, opset: int) -> torch.onnx.ONNXProgram:
+    """The exporter's own form of `module`, whose tensors bear the names of the traced graph's nodes."""
     # A batch of 1 would be taken for a constant by the exporter.
     inputs = tuple(
         torch.cat([x, x]) if model.dynamic_batch and x.shape[0] == 1 else x for x in model.example_inputs
@@ -80,11 +81,11 @@ def _to_onnx(model: Model, module: torch.nn.Module, opset: int) -> onnx.ModelPro
         named = [line for line in lines if "aten" in line or "No decompositions" in line]
         reason = (named or lines or [type(error).__name__])[0]
         raise CompressError(
-            f"{model.source or 'model'}: the ONNX exporter refused this network: {reason[:300]}. "
+            f"{model.source or 'model'}: the ONNX exporter refused this network: {cause(reason)}. "
             f"Rewrite the operator it names with ones that opset {opset} has."
         ) from error
     assert program is not None
-    return program.model_proto
+    return program
 
 
 def _name_batch(proto: onnx.ModelProto, model: Model) -> None:

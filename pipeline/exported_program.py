@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..errors import CompressError, UnsafeInputError
+from ..errors import CompressError, UnsafeInputError, cause
 from .checkpoint import require_file
 from .files import sha256_file
 from .shape_expressions import is_shape_expression
@@ -77,7 +77,7 @@ def _load(archive: io.BytesIO, path: Path) -> ExportedProgram:
             logger.setLevel(logging.CRITICAL)  # torch logs a traceback before it raises
         return torch.export.load(archive)
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
+        text = cause(error)
         raise CompressError(
             f"model.source: {path} cannot be read ({type(error).__name__}: {text}); it may be damaged, or"
             f" saved by another"

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 from ..calibration.metric import ROUNDING
 from .int8_share import int8_share, not_in_int8, uncounted_text
-from .report_text import NOT_MEASURED, TIMES, between, byte_size, known, metric_value, ms, percent, ratio
+from .report_text import (
+    NOT_MEASURED,
+    TIMES,
+    between,
+    byte_size,
+    known,
+    metric_value,
+    ms,
+    number,
+    percent,
+    ratio,
+)
 from .result import (
     ArtefactRecord,
     BudgetRecord,
@@ -36,7 +47,8 @@ def judge(
 ) -> tuple[list[BudgetRecord], Verdict, str]:
     """One record for each budget, the verdict, and the sentence that explains it.
 
-    FAIL when a budget is broken or could not be measured, a proof is past its limit, or a device failed.
+    FAIL when a budget is broken or could not be measured, a proof of what is shipped is past its limit, or a device
+    failed. A baseline past its limit is told, and fails only the budgets that stand on it.
     INCONCLUSIVE when nothing is broken and no device ran the model.
     A device that is not here fails only the budgets that name it.
     """
@@ -79,25 +91,45 @@ def _verdict(
         else f"The {record.name} is {record.measured}, the limit is {record.limit}"
         for record in broken
     ]
-    parities = [*proofs, *(p for t in targets for p in t.parities if p not in proofs)]
-    problems += [
-        f"The proof {parity.edge} is broken: the outputs differ by more than the limit ({parity.limit})."
-        for parity in parities
-        if not parity.ok
-    ]
+    shipped_edges = [*proofs, *(t.parity for t in targets if t.parity is not None and t.parity not in proofs)]
+    problems += [broken_proof(parity) for parity in shipped_edges if not parity.ok]
     problems += [
         f"The device {target_label(target)} failed: {target.reason or 'no reason was given'}"
         for target in targets
         if target.status == "failed"
     ]
+    notes = [
+        f"The speed-up over a baseline on {target_label(target)} is void. {broken_proof(parity)}"
+        for target in targets
+        for parity in broken_baselines(target)
+    ]
     if problems:
-        return "FAIL", " ".join(map(_sentence, problems))
+        return "FAIL", " ".join(map(_sentence, [*problems, *notes]))
+    held = "every proof of what is shipped held" if notes else "every proof held"
     if not records:
-        return "PASS", "The recipe names no budgets, so nothing was promised; every proof held."
+        return "PASS", " ".join(
+            [f"The recipe names no budgets, so nothing was promised; {held}.", *map(_sentence, notes)]
+        )
     if not any(target.status == "run" for target in targets):
         return "INCONCLUSIVE", "Nothing is broken so far, but no device of the recipe could run the model."
     kept = "The one budget was kept" if len(records) == 1 else f"All {len(records)} budgets were kept"
-    return "PASS", f"{kept}, and every proof held."
+    return "PASS", " ".join([f"{kept}, and {held}.", *map(_sentence, notes)])
+
+
+def broken_proof(parity: ParityRecord) -> str:
+    """A broken proof in words: by how much, against which limit, and from which layer on."""
+    found = "the outputs differ by more than the limit" if known(parity.sqnr_db) else "the outputs differ"
+    text = f"The proof {parity.edge} is broken: {found} ({parity.limit})"
+    if parity.worst:
+        text += f"; the worst is {parity.worst}"
+    elif known(parity.sqnr_db):
+        text += f", SQNR {number(parity.sqnr_db, 1)} dB"
+    return text + (f". First layer that differs: {parity.where}" if parity.where else "") + "."
+
+
+def broken_baselines(target: TargetRecord) -> list[ParityRecord]:
+    """The broken proofs of the float engines: what is timed against them says nothing."""
+    return [parity for parity in target.float_parity if not parity.ok]
 
 
 def _sentence(text: str) -> str:
@@ -141,6 +173,10 @@ def _metric_drop(
             return _unmeasured(name, limit, f"the compressed engine on {where} ran without its metric.")
         own_float = target.baseline.metric if target.baseline is not None else None
         fair = reference if _same_samples(reference, measured) else own_float
+        if fair is own_float and broken_baselines(target):
+            return _unmeasured(
+                name, limit, f"the float engine on {where} is wrong, and nothing else ran on these samples."
+            )
         if fair is None or not _same_samples(fair, measured):
             return _unmeasured(
                 name, limit, f"{where} and the float model were measured on different samples "
@@ -228,6 +264,9 @@ def _speedup(device: str, limit: float, targets: Sequence[TargetRecord]) -> Budg
     name, limit_text = f"speed-up on {device}", f"at least {limit:g}{TIMES}"
     target, why = _find(device, targets)
     if target is None:
+        return _unmeasured(name, limit_text, why)
+    if broken := broken_baselines(target):
+        why = f"the proof {broken[0].edge} is broken, so that there is no baseline to be faster than."
         return _unmeasured(name, limit_text, why)
     timed = [s for s in target.speedup if known(s.ci95[0]) and known(s.ratio)]
     if speedup_over_f32(target) is None or not timed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CompressError, UnsafeInputError
+from ..errors import CompressError, UnsafeInputError, cause
 from .checkpoint import require_file
 from .onnx_functions import MAX_NODES, expanded_size
 
@@ -50,7 +50,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
-        text = " ".join(str(error).split())[:400]
+        text = cause(error)
         raise CompressError(f"model.source: {path} is not valid ONNX: {text}") from error
     onnx.load_external_data_for_model(model, str(path.parent))
     _refuse_unusable(model, path)

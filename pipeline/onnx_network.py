@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..calibration.named import describe
-from ..errors import CompressError
+from ..errors import CompressError, cause
 from ..macs import OperatorMacs
 from ..model import FILE_NAMES
 from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
@@ -143,7 +143,7 @@ def converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module 
     except InexpressibleError as error:
         return f"nothing here converts {error}"
     except NotImplementedError as error:
-        return f"onnx2torch lacks an operator: {' '.join(str(error).split())[:200]}"
+        return f"onnx2torch lacks an operator: {cause(error)}"
     except Exception as error:
         return f"onnx2torch failed: {describe(error)}"
 

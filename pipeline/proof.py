@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..calibration.data import Part
 from ..model import Forward
-from ..passes.quantization.sqnr import sqnr_db
+from .parity import OutputParity, of_floats, of_integers, of_rows, problem_of
 from .result import ParityRecord
 
 SAMPLES = 64
@@ -18,6 +19,7 @@ FLOAT_SQNR_DB = 60.0  # float32 against float32 in another order of sums; 70 to 
 # proved in f32. Beside it stands the agreement limit, which is what a user would notice.
 LOW_PRECISION_SQNR_DB = 15.0
 AGREEMENT = 0.95
+FLOAT_AGREEMENT = 0.999  # of integers behind float32 values in another order of sums
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Limit:
 
     sqnr_db: float
     agreement: float | None = None
+
+    @property
+    def same_integers(self) -> float:
+        """Least share of equal elements of an integer output: labels flip where two classes are close."""
+        return FLOAT_AGREEMENT if self.agreement is None else self.agreement
 
     def __str__(self) -> str:
         text = f"SQNR ≥ {self.sqnr_db:g} dB"
@@ -50,32 +57,97 @@ def outputs_of(
 
 
 def prove(
-    edge: str, before: list[tuple[Tensor, ...]], after: list[tuple[Tensor, ...]], limit: Limit | None
+    edge: str,
+    before: Outputs,
+    after: Outputs,
+    limit: Limit | None,
+    names: Sequence[str] = (),
+    ranked: Sequence[int] = (),
 ) -> ParityRecord:
     """Compare two edges' outputs; without a limit the record only reports.
 
-    SQNR is that of the worst output; max_error is absolute; top-1 agreement is for a (batch, classes) first output.
+    SQNR and max_error (absolute) are those of the worst output, over its finite values; integers are judged by how
+    many are equal. names: of the outputs; ranked: those whose rows stand in the order of a ranking, and are matched
+    where they differ. top-1 agreement is for a (batch, classes) first output.
     """
-    wanted = [torch.cat(column) for column in zip(*before, strict=True)]
-    got = [torch.cat(column) for column in zip(*after, strict=True)]
-    n = int(wanted[0].shape[0])
-    if problem := _problem(wanted, got):
-        return broken(edge, problem, n)
-    sqnr = min(sqnr_db(one, other) for one, other in zip(wanted, got, strict=True))
-    error = max(
-        float((one.double() - other.double()).abs().max()) for one, other in zip(wanted, got, strict=True)
-    )
+    n = sum(int(outputs[0].shape[0]) if outputs[0].dim() else 1 for outputs in before)
+    if len(before[0]) != len(after[0]):
+        return broken(edge, f"{len(after[0])} outputs instead of {len(before[0])}", n)
+    wanted, got = _columns(before), _columns(after)
+    called = [f"output {i}" + (f" ({names[i]!r})" if i < len(names) else "") for i in range(len(wanted))]
+    # Ranked outputs are matched first: their rows may differ in number.
+    least = limit or Limit(LOW_PRECISION_SQNR_DB)
+    found = {i: _compared(called[i], wanted[i], got[i], least) for i in range(len(wanted))}
+    if any(isinstance(found[i], str) or not found[i].ok for i in ranked):  # type: ignore[union-attr]
+        rows = of_rows(
+            " and ".join(called[i] for i in ranked), [wanted[i] for i in ranked], [got[i] for i in ranked],
+            least.sqnr_db, AGREEMENT,
+        )  # fmt: skip
+        found |= dict.fromkeys(ranked, rows) if rows is not None else {}
+    problems = [text for text in found.values() if isinstance(text, str)]
+    outputs = [output for output in found.values() if isinstance(output, OutputParity)]
+    if problems or not any(t.numel() for t in wanted):
+        nothing = "every output is empty for these samples: nothing was proved"
+        return broken(edge, problems[0] if problems else nothing, n)
     agreement = None
-    if wanted[0].dim() == 2 and wanted[0].shape[1] > 1:
+    if wanted[0].dim() == 2 and wanted[0].shape[1] > 1 and wanted[0].is_floating_point() and 0 not in ranked:
         agreement = float((wanted[0].argmax(1) == got[0].argmax(1)).double().mean())
-    ok = limit is None or (sqnr >= limit.sqnr_db and _agrees(agreement, limit, n))
+    ok = limit is None or (all(output.ok for output in outputs) and _agrees(agreement, limit, n))
+    return _record(edge, outputs, agreement, n, limit, ok)
+
+
+def worst_samples(before: Outputs, after: Outputs, count: int) -> list[int]:
+    """Indices of the samples whose outputs are furthest off, worst first; the first ones where that is unknown."""
+    n = sum(int(outputs[0].shape[0]) if outputs[0].dim() else 1 for outputs in before)
+    noise = torch.zeros(n, dtype=torch.float64)
+    pairs = zip(zip(*before, strict=True), zip(*after, strict=True), strict=False)
+    for wanted, got in pairs:
+        if any(w.shape != g.shape or not w.dim() for w, g in zip(wanted, got, strict=True)):
+            continue
+        one, other = torch.cat(wanted).double(), torch.cat(got).double()
+        if one.shape[0] == n:
+            away = (one - other).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).reshape(n, -1).pow(2).sum(1)
+            noise += away / one.nan_to_num(posinf=0.0, neginf=0.0).pow(2).sum().clamp(min=1e-30)
+    return [int(i) for i in noise.argsort(descending=True, stable=True)[:count]]
+
+
+def _columns(outputs: Outputs) -> list[Tensor]:
+    """Each output over all batches; a number of its own (no axis) counts as one sample."""
+    return [torch.cat([t if t.dim() else t.reshape(1) for t in c]) for c in zip(*outputs, strict=True)]
+
+
+def _compared(name: str, wanted: Tensor, got: Tensor, limit: Limit) -> OutputParity | str:
+    if problem := problem_of(name, wanted, got):
+        return problem
+    if wanted.is_floating_point():
+        return of_floats(name, wanted, got, limit.sqnr_db)
+    return of_integers(name, wanted, got, limit.same_integers)
+
+
+def _record(
+    edge: str,
+    outputs: Sequence[OutputParity],
+    top1: float | None,
+    n: int,
+    limit: Limit | None,
+    ok: bool,
+) -> ParityRecord:
+    worst = min(outputs, key=lambda output: output.rank)
+    decibels = [o.sqnr_db for o in outputs if o.sqnr_db is not None]
+    errors = [o.max_error for o in outputs if o.max_error is not None]
+    shares = [o.agreement for o in outputs if o.agreement is not None]
+    text = "reported; the budgets judge it" if limit is None else str(limit)
+    if shares and limit is not None:
+        text += f", equal integers or rows ≥ {100 * limit.same_integers:g} %"
     return ParityRecord(
         edge=edge,
-        max_error=error,
-        sqnr_db=round(sqnr, 2),
-        top1_agreement=agreement,
+        max_error=max(errors, default=None),
+        sqnr_db=round(min(decibels), 2) if decibels else None,
+        top1_agreement=top1,
+        agreement=min(shares, default=None),
+        worst=str(worst) if len(outputs) > 1 else "",
         n=n,
-        limit="reported; the budgets judge it" if limit is None else str(limit),
+        limit=text,
         ok=ok,
     )
 
@@ -83,7 +155,7 @@ def prove(
 def broken(edge: str, why: str, n: int) -> ParityRecord:
     """The record of an edge whose outputs, for `n` samples, are not there or cannot be compared."""
     return ParityRecord(
-        edge=edge, max_error=float("inf"), sqnr_db=0.0, top1_agreement=None, n=n, limit=why, ok=False
+        edge=edge, max_error=None, sqnr_db=None, top1_agreement=None, n=n, limit=why, ok=False
     )
 
 
@@ -92,14 +164,3 @@ def _agrees(agreement: float | None, limit: Limit, n: int) -> bool:
     if limit.agreement is None or agreement is None:
         return True
     return agreement >= limit.agreement or round(n * (1 - agreement)) <= 1
-
-
-def _problem(wanted: list[Tensor], got: list[Tensor]) -> str:
-    if len(wanted) != len(got):
-        return f"{len(got)} outputs instead of {len(wanted)}"
-    for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
-        if one.shape != other.shape:
-            return f"output {index} has shape {tuple(other.shape)} instead of {tuple(one.shape)}"
-        if not torch.isfinite(other).all():
-            return f"output {index} is not finite"
-    return ""

@@ -64,10 +64,24 @@ def all_proofs(record: RunRecord) -> list[ParityRecord]:
     return record.proofs + [proof for proof in own if proof not in record.proofs]
 
 
+def proof_text(proof: ParityRecord) -> str:
+    """What a proof found, and where: of its numbers those that there are."""
+    from .report_text import known, number, percent
+
+    parts = [f"SQNR {number(proof.sqnr_db, 1)} dB"] * known(proof.sqnr_db)
+    parts += [f"same top-1 {percent(proof.top1_agreement)}"] * known(proof.top1_agreement)
+    parts += [f"equal {percent(proof.agreement)}"] * known(proof.agreement)
+    parts += [f"max error {proof.max_error:.3g}" if proof.max_error is not None else ""]
+    text = ", ".join(filter(None, parts))
+    text = "; ".join(
+        filter(None, [text, f"limit {proof.limit}", f"worst: {proof.worst}" * bool(proof.worst)])
+    )
+    return text + (f"; first layer that differs: {proof.where}" if proof.where else "")
+
+
 def junit_xml(record: RunRecord) -> str:
     """One test case a budget, a proof and a device; a device that did not run is skipped, never passed."""
     from .judge import target_label
-    from .report_text import number, percent
 
     suite = ElementTree.Element("testsuite", name=short(record.name or "edgepress"))
     for budget in record.budgets:
@@ -77,8 +91,7 @@ def junit_xml(record: RunRecord) -> str:
     for proof in all_proofs(record):
         case = _case(suite, "proof", proof.edge)
         if not proof.ok:
-            found = f"SQNR {number(proof.sqnr_db, 1)} dB, same top-1 {percent(proof.top1_agreement)}"
-            _outcome(case, "failure", f"{found}, max error {proof.max_error:.3g}; limit {proof.limit}")
+            _outcome(case, "failure", proof_text(proof))
     for target in record.targets:
         case = _case(suite, "device", target_label(target))
         if target.status == "failed":

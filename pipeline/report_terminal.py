@@ -52,7 +52,7 @@ def _budgets(record: RunRecord) -> Table:
 def _device(device: DeviceView) -> RenderableType:
     head = Text.assemble((short(device.label), "bold"), f"  {device.status}")
     if device.target.reason:
-        head.append(f": {one_line(device.target.reason, 400)}")
+        head.append(f": {short(device.target.reason, 1200)}")
     if not device.engines:
         return head
     table = _table("engine", "p50", "INT8 of MACs", "metric")

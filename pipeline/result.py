@@ -162,15 +162,24 @@ class SpeedupRecord(Record):
 
 
 class ParityRecord(Record):
-    """How far the outputs of one edge of the flow are from the edge before it, on real samples."""
+    """How far the outputs of one edge of the flow are from the edge before it, on real samples.
+
+    Numbers are null where there is nothing that they could be of.
+    """
 
     edge: str
-    max_error: float
-    sqnr_db: float
+    max_error: float | None
+    sqnr_db: float | None
     top1_agreement: float | None
-    n: Count
+    n: int
     limit: str
     ok: bool
+    agreement: float | None = None
+    """Least share of equal integers, or of matched rows of a ranking, over the outputs that have them."""
+    worst: str = ""
+    """The output that is furthest off, where there are several."""
+    where: str = ""
+    """Of a broken proof: the first layer whose values differ."""
 
 
 class TargetRecord(Record):

@@ -17,7 +17,7 @@ from ..calibration.data import DataParts, Part
 from ..calibration.metric import Metric, metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
-from ..errors import CompressError, DeviceUnavailableError
+from ..errors import CompressError, DeviceUnavailableError, cause
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
@@ -27,7 +27,9 @@ from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
 from ..writing import writing
 from .closing_proof import prove_closing
-from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target
+from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target, proof_feeds
+from .divergence import Suspect, where
+from .eager_values import eager_values
 from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
@@ -36,9 +38,11 @@ from .judge import judge
 from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
 from .metric_units import require_share
+from .onnx_cut import Values
 from .onnx_network import why_no_pass
 from .packed import write_packed
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
+from .ranked import ranked_outputs
 from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
@@ -293,7 +297,7 @@ class _Run:
         compressed = outputs_of(final.run, part, batch)
         limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
         compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
-        self.proofs.append(prove("float → compressed", eager, compressed, None))
+        self.proofs.append(prove("float → compressed", eager, compressed, None, final.output_names))
         return Candidate(float_onnx, onnx_path, final, quantized, reference, compressed_reference)
 
     def _prove_export(
@@ -312,7 +316,12 @@ class _Run:
         except CompressError as error:
             self.proofs.append(broken(edge, f"onnxruntime: {error}", len(part.head(SAMPLES))))
             return eager
-        self.proofs.append(prove(edge, eager, found, limit))
+        proof = prove(edge, eager, found, limit, model.output_names, ranked_outputs(path))
+        if not proof.ok:
+            self.progress.say(f"looking for the layer that differs: {edge}")
+            feeds = proof_feeds(model, part, eager, found)
+            proof = proof.model_copy(update={"where": self._where_exported(path, model, feeds, limit)})
+        self.proofs.append(proof)
         return found
 
     def _prove_closing(self, steps: list[Step], candidate: Candidate, data: DataParts) -> None:
@@ -328,6 +337,17 @@ class _Run:
             before = outputs_of(model.run, data.validation, batch)
         proof = prove_closing(last.record.pass_name, closing, before, candidate.reference)
         self.proofs += [proof] if proof is not None else []
+
+    def _where_exported(self, path: Path, model: Model, feeds: Values, limit: Limit) -> str:
+        """The first layer of an exported file that is not what PyTorch computes, in words."""
+        suspect = Suspect(path, "onnxruntime", TargetOptions(), as_is=True, limit_db=limit.sqnr_db)
+        if model.onnx_path is not None:  # not exported: only onnxruntime itself can be asked
+            return where(suspect, feeds)
+        try:
+            inputs = tuple(torch.from_numpy(feeds[name]) for name in model.input_names)
+            return where(suspect, feeds, eager_values(model, inputs, self.recipe.export.opset))
+        except Exception as error:  # PyTorch's; the proof is broken with or without a layer
+            return f"the layer was not found: {cause(error)}"
 
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]

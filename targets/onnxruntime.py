@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
-from ..errors import CompressError, DeviceUnavailableError
+from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
@@ -150,11 +150,8 @@ def _session(path: Path, chosen: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), chosen, providers=[PROVIDER])
     except Exception as error:  # its exceptions share no public base class
-        reason = " ".join(str(error).split())
-        raise CompressError(
-            f"{path}: onnxruntime {version()} refuses the model: {reason}; "
-            "run `compress lint` on the file for the cause and the fix"
-        ) from error
+        reason = cause(error)
+        raise CompressError(f"{path}: onnxruntime {version()} refuses the model: {reason}") from error
 
 
 class OnnxruntimeEngine:
@@ -184,7 +181,7 @@ class OnnxruntimeEngine:
         try:
             return [np.asarray(array) for array in self._session.run(None, ready)]
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = cause(error)
             raise CompressError(
                 f"{self._path}: onnxruntime cannot run it on these inputs: {reason}"
             ) from error

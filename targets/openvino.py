@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
-from ..errors import CompressError, DeviceUnavailableError
+from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing
 from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
@@ -153,11 +153,8 @@ def _require(options: TargetOptions) -> None:
 
 
 def _refusal(error: Exception) -> str:
-    reason = " ".join(str(error).split())[:600]
-    return (
-        f"OpenVINO {version()} refuses the model: {reason}; "
-        "run `compress lint` on the ONNX file for the cause and the fix"
-    )
+    reason = cause(error)
+    return f"OpenVINO {version()} refuses the model: {reason}"
 
 
 def _compile(path: Path, options: TargetOptions, profiling: bool) -> Any:
@@ -220,7 +217,7 @@ class OpenvinoEngine:
         try:
             results = request.infer(dict(ready), share_inputs=False, share_outputs=False)
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:600]
+            reason = cause(error)
             raise CompressError(f"{self._path}: OpenVINO cannot run it on these inputs: {reason}") from error
         return [results[port] for port in compiled.outputs]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompressError
+from ..errors import CAUSE_LIMIT, CompressError
+from ..text import short
 from .base import Lint
 from .onnx_graph import OnnxGraph, load_onnx
 
@@ -86,9 +87,11 @@ class Parsed:
             operator = graph.nodes[index].op_type if 0 <= index < len(graph.names) else error.node_operator()
             # without a GPU every message drags along that there is no driver
             told = " ".join(error.desc().split()).split("[checkMacros")[0]
-            problem = f"{operator}: {told[:400]}"
+            problem = f"{operator}: {short(told, CAUSE_LIMIT)}"
             lints.append(Lint(name, "refused", problem, _fix(problem)))
-        lints = lints or [Lint("", "refused", e[:400], _fix(e)) for e in self._logger.errors[:1]]
+        lints = lints or [
+            Lint("", "refused", short(e, CAUSE_LIMIT), _fix(e)) for e in self._logger.errors[:1]
+        ]
         return RefusedError(self._path, f"{self._trt.__name__} {self._trt.__version__}", lints)
 
     def _inputs(self) -> list[Any]:
@@ -137,5 +140,5 @@ class Parsed:
             named = [n for n in graph.names if n in error]
             tensors = [r for t, readers in graph.readers.items() if f"({t})" in error for r in readers]
             node = max(named, key=len) if named else (tensors or [""])[0]
-            lints.append(Lint(node, "refused", error[:400], _fix(error)))
+            lints.append(Lint(node, "refused", short(error, CAUSE_LIMIT), _fix(error)))
         return RefusedError(self._path, f"{self._trt.__name__} {self._trt.__version__}", lints)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CompressError
+from ...errors import CompressError, cause
 from ...model import CodedTensor, Model
 from ...progress import Progress, Silent
 from ..checkpoint import read_weights, require_file
@@ -212,9 +212,7 @@ def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises ValidationError, ValueError, RuntimeError
-        raise CompressError(
-            f"{path}: its graph is not valid ONNX: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise CompressError(f"{path}: its graph is not valid ONNX: {cause(error)}") from error
     return bytes(model.SerializeToString(deterministic=True))
 
 

@@ -177,8 +177,33 @@ def test_a_broken_proof_fails_the_run_even_when_every_budget_is_kept():
     assert verdict == "FAIL"
     assert reason == (
         "The proof pytorch to onnx is broken: "
-        "the outputs differ by more than the limit (SQNR at least 30 dB)."
+        "the outputs differ by more than the limit (SQNR at least 30 dB), SQNR 34.2 dB."
     )
+
+
+def test_a_broken_proof_says_the_layer_and_the_worst_output():
+    found = parity("pytorch to onnx", ok=False).model_copy(
+        update={
+            "where": "'conv3' (Conv): SQNR 90.0 dB before, 4.0 dB after",
+            "worst": "output 1: SQNR 4.0 dB",
+        }
+    )
+    reason = decide({}, proofs=[found])[2]
+    assert reason.endswith(
+        "(SQNR at least 30 dB); the worst is output 1: SQNR 4.0 dB. "
+        "First layer that differs: 'conv3' (Conv): SQNR 90.0 dB before, 4.0 dB after."
+    )
+
+
+def test_a_wrong_baseline_is_told_and_fails_only_what_stands_on_it():
+    wrong = cpu(float_parity=[parity("float, f32: ONNX → openvino:CPU", ok=False)])
+    _, verdict, reason = decide({"bytes": "2 MB"}, targets=[wrong])
+    assert verdict == "PASS"
+    assert reason.startswith("The one budget was kept, and every proof of what is shipped held. ")
+    assert "The speed-up over a baseline on openvino:CPU is void. The proof float, f32: ONNX" in reason
+    record, verdict, _ = decide({"speedup": {"openvino:CPU": 1.0}}, targets=[wrong])
+    assert (record.measured, verdict) == ("not measured", "FAIL")
+    assert "the proof float, f32: ONNX → openvino:CPU is broken" in record.reason
 
 
 def test_a_broken_proof_of_a_device_fails_the_run():

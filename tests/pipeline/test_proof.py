@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import pytest
 import torch
 from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, prove
+from edgepress.pipeline.ranked import ranked_outputs
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 
@@ -68,3 +74,115 @@ def test_what_cannot_be_compared_is_a_broken_proof_with_its_reason(after: Tensor
 def test_without_a_limit_the_record_only_reports() -> None:
     record = prove("a → b", batches(LOGITS), batches(LOGITS + 5), None)
     assert record.ok and record.limit == "reported; the budgets judge it"
+
+
+def test_integers_are_judged_by_how_many_are_equal_not_by_decibels() -> None:
+    ids = torch.arange(100).reshape(4, 25)
+    other = ids.clone()
+    other[0, :4] = 900
+    record = prove("a → b", batches(ids), batches(other), LOW_PRECISION_LIMIT)
+    assert record.ok and record.agreement == 0.96 and record.sqnr_db is None and record.max_error is None
+    other[1, :2] = 900
+    record = prove("a → b", batches(ids), batches(other), LOW_PRECISION_LIMIT)
+    assert not record.ok and record.agreement == pytest.approx(0.94)
+    assert record.limit == "SQNR ≥ 15 dB, top-1 agreement ≥ 95 %, equal integers or rows ≥ 95 %"
+    assert not prove("a → b", batches(ids), batches(other), FLOAT_LIMIT).ok
+
+
+def test_truth_values_and_one_integer_of_few() -> None:
+    mask = torch.tensor([True, False, True, True])
+    flipped = mask.clone()
+    flipped[0] = False
+    assert prove("a → b", batches(mask), batches(flipped), LOW_PRECISION_LIMIT).ok
+    flipped[1] = True
+    assert not prove("a → b", batches(mask), batches(flipped), LOW_PRECISION_LIMIT).ok
+
+
+def test_infinities_that_both_have_are_left_out() -> None:
+    masked = torch.tensor([[1.0, -torch.inf], [2.0, -torch.inf]])
+    close = torch.tensor([[1.0, -torch.inf], [2.5, -torch.inf]])  # 5 over 0.25
+    record = prove("a → b", batches(masked), batches(close), Limit(12.9))
+    assert record.ok and record.sqnr_db == pytest.approx(13.01) and record.max_error == 0.5
+
+
+@pytest.mark.parametrize("found", [[[1.0, -9.0], [2.0, 0.0]], [[1.0, torch.inf], [2.0, 0.0]]])
+def test_an_infinity_that_is_none_or_has_another_sign_breaks_the_proof(found: list[list[float]]) -> None:
+    masked = torch.tensor([[1.0, -torch.inf], [2.0, 0.0]])
+    record = prove("a → b", batches(masked), batches(torch.tensor(found)), Limit(0.0))
+    assert not record.ok and record.sqnr_db is None
+    assert record.limit == "output 0 is another number where it should be infinite or not a number"
+
+
+def test_an_empty_output_proves_nothing_alone_and_harms_nothing_beside_others() -> None:
+    empty = torch.zeros(0, 4)
+    alone = prove("a → b", batches(empty), batches(empty), FLOAT_LIMIT)
+    assert not alone.ok and alone.limit == "every output is empty for these samples: nothing was proved"
+    assert prove("a → b", batches(LOGITS, empty), batches(LOGITS, empty), FLOAT_LIMIT).ok
+
+
+def test_the_worst_of_several_outputs_is_named() -> None:
+    boxes, moved = torch.full((4, 4), 2.0), torch.full((4, 4), 2.2)  # 4 over 0.04: 20 dB
+    record = prove("a → b", batches(LOGITS, boxes), batches(LOGITS, moved), FLOAT_LIMIT, ("logits", "boxes"))
+    assert not record.ok and record.worst == "output 1 ('boxes'): SQNR 20.0 dB"
+    assert prove("a → b", batches(LOGITS), batches(LOGITS), FLOAT_LIMIT).worst == ""
+
+
+def test_a_number_without_an_axis_is_compared() -> None:
+    assert prove("a → b", batches(torch.tensor(2.0)), batches(torch.tensor(2.0)), FLOAT_LIMIT).ok
+
+
+SCORES = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6]])
+IDS = torch.tensor([[3, 1, 4, 5], [9, 2, 6, 8]])
+
+
+def swapped(tensor: Tensor) -> Tensor:
+    return tensor[:, [1, 0, 2, 3]]
+
+
+def test_rows_of_a_ranking_may_change_places_and_nothing_else_may() -> None:
+    before, after = batches(SCORES, IDS), batches(swapped(SCORES), swapped(IDS))
+    assert not prove("a → b", before, after, FLOAT_LIMIT).ok
+    record = prove("a → b", before, after, FLOAT_LIMIT, ranked=(0, 1))
+    assert record.ok and record.agreement == 1.0 and record.sqnr_db is None
+    wrong = prove("a → b", before, batches(SCORES, swapped(IDS)), FLOAT_LIMIT, ranked=(0, 1))
+    assert not wrong.ok and wrong.agreement == 0.5
+
+
+def test_a_row_may_leave_a_ranking_for_one_of_the_same_score_at_its_end() -> None:
+    other = IDS.clone()
+    other[:, 3] = 77
+    scores = SCORES.clone()
+    scores[:, 3] = 0.61
+    record = prove("a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=(0, 1))
+    assert record.ok
+    other[:, 0] = 78  # the first is not at the end
+    assert not prove(
+        "a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=(0, 1)
+    ).ok
+
+
+def test_boxes_are_matched_with_their_labels() -> None:
+    boxes = torch.arange(32.0).reshape(2, 4, 4)
+    before = batches(boxes, IDS, SCORES)
+    after = batches(swapped(boxes), swapped(IDS), swapped(SCORES))
+    assert prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=(0, 1, 2)).ok
+    after = batches(boxes.flip(1), IDS, SCORES)
+    assert not prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=(0, 1, 2)).ok
+
+
+def test_outputs_of_a_ranking_are_found_in_the_graph_and_logits_behind_one_are_none(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("TopK", ["x", "k"], ["values", "ids"]),
+        helper.make_node("Cast", ["ids"], ["labels"], to=TensorProto.INT32),
+        helper.make_node("MatMul", ["values", "w"], ["logits"]),
+    ]
+    arrays = [
+        numpy_helper.from_array(np.array([3]), "k"),
+        numpy_helper.from_array(np.ones((3, 2), np.float32), "w"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "logits", "values", "labels")
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
+    onnx.save(helper.make_model(graph), str(tmp_path / "top.onnx"))
+    assert ranked_outputs(tmp_path / "top.onnx") == [1, 2]
