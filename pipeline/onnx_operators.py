@@ -335,6 +335,12 @@ def _constant_of_shape(given: Given) -> Function:
     return lambda batch: torch.full(sizes.at(batch), value.item(), dtype=value.dtype)
 
 
+def _range(given: Given) -> Function:
+    start, limit, step = (given.sizes(index) for index in range(3))
+    assert start is not None and limit is not None and step is not None
+    return lambda batch: torch.arange(start.at(batch)[0], limit.at(batch)[0], step.at(batch)[0])
+
+
 def _layer_norm(given: Given) -> nn.Module:
     scale, bias = given.tensor(1), given.tensor(2)
     assert scale is not None
@@ -457,6 +463,7 @@ OWN_KINDS: dict[str, Kind] = {
     "Gather": Kind(_gather, known_from=1),
     "Tile": Kind(_tile, known_from=1),
     "ConstantOfShape": Kind(_constant_of_shape, known_from=0),
+    "Range": Kind(_range, known_from=0),
     "Resize": Kind(_resize, known_from=1),
     "Upsample": Kind(_upsample, known_from=1),
     "LayerNormalization": Kind(_layer_norm, known_from=1, takes=_one_output),

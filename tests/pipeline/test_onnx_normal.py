@@ -132,7 +132,7 @@ SHAPE_OF_X = [
 ]
 
 
-@pytest.mark.parametrize("target", ["Reshape", "Expand", "ConstantOfShape"])
+@pytest.mark.parametrize("target", ["Reshape", "Expand", "ConstantOfShape", "Range"])
 def test_shapes_computed_from_the_batch_stay_dynamic(tmp_path: Path, target: str) -> None:
     """What `x.view(x.size(0), -1)` and `token.expand(n, -1)` become; captured too, as the passes do."""
     from edgepress.model import Model
@@ -144,11 +144,15 @@ def test_shapes_computed_from_the_batch_stay_dynamic(tmp_path: Path, target: str
         "Expand": [helper.make_node("Concat", ["batch", "one"], ["s"], axis=0),
                    helper.make_node("Expand", ["token", "s"], ["t"]), helper.make_node("Flatten", ["x"], ["f"]),
                    helper.make_node("Concat", ["t", "f"], ["y"], axis=1)],
+        "Range": [
+            helper.make_node("Range", ["zero", "n", "step"], ["i"]),
+            helper.make_node("Gather", ["x", "i"], ["y"], axis=0),
+        ],
         "ConstantOfShape": [helper.make_node("Concat", ["batch", "one"], ["s"], axis=0),
                             helper.make_node("ConstantOfShape", ["s"], ["t"]),
                             helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Add", ["t", "f"], ["y"])],
     }[target]  # fmt: skip
-    constants = {"zero": np.int64(0), "first": ints(0), "rest": ints(-1, 8), "one": ints(1),
+    constants = {"zero": np.int64(0), "first": ints(0), "rest": ints(-1, 8), "one": ints(1), "step": np.int64(1),
                  "token": np.array([[7.0]], "f4")}  # fmt: skip
     network = converted(model_of([*SHAPE_OF_X, *tail], constants, opset=17), tmp_path)
     model = Model(network, (torch.randn(1, 4, 6, 8),))
