@@ -70,17 +70,16 @@ def array_samples(x: Any, y: Any, what: str) -> ArraySamples:
 
 
 def input_tensor(value: Any, what: str) -> Tensor:
-    """An input as a network takes it: float32, or int64 for indices."""
+    """An input as the source has it; floats are float32 (float16 too), what else a network may declare is kept."""
     tensor = _tensor(value, what)
     if tensor.is_floating_point():
         return tensor.float()
-    if tensor.dtype in (torch.int32, torch.int64):
-        return tensor.long()
-    raise CompressError(
-        f"{what} is {_dtype_name(tensor)}; a network takes float32 (or int64 indices): scale it first, for"
-        f" instance"
-        " (x/255 - mean)/std"
-    )
+    if tensor.dtype in _WHOLE:
+        return tensor
+    raise CompressError(f"{what} is {_dtype_name(tensor)}; inputs are floats, whole numbers or booleans")
+
+
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def label_tensor(value: Any, what: str) -> Tensor:

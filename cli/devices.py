@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .input_shape import given_shapes, input_shape_option
 from .output import common_options, console, print_json, quiet_stdout, say, say_lines, table
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def list_devices(devices_file: Path | None, as_json: bool) -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides inputs and order."
 )
+@input_shape_option
 @common_options
 def probe(
     names: tuple[str, ...],
@@ -105,6 +107,7 @@ def probe(
     pairs: int,
     model: Path | None,
     seed: int,
+    shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Show a device's capability, versions and state, and the smallest slowdown that a gate can police on it.
@@ -124,7 +127,7 @@ def probe(
 
     sections = find_devices(names, devices_file)
     with quiet_stdout() if as_json else nullcontext():
-        found = ask(sections, ProbePlan(model, pairs, seed=seed), for_stream())
+        found = ask(sections, ProbePlan(model, pairs, seed=seed, shapes=given_shapes(shapes)), for_stream())
     if as_json:
         print_json([one.model_dump(mode="json") for one in found])
         return

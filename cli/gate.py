@@ -12,6 +12,7 @@ import click
 
 from ..errors import ExitCode
 from .devices import device_options
+from .input_shape import given_shapes, input_shape_option
 from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
+@input_shape_option
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
@@ -91,6 +93,7 @@ def gate(
     floor: float,
     iterations: int,
     batch: int | None,
+    shapes: tuple[str, ...],
     inputs: Path | None,
     seed: int,
     folder: Path,
@@ -140,6 +143,7 @@ def gate(
         max_drop / 100,
         golden,
         current_commit(),
+        given_shapes(shapes),
     )
     with quiet_stdout() if as_json else nullcontext():
         if accept or baseline is None:

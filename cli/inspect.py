@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import CompressError, ExitCode
+from ..errors import ExitCode
 from ..text import short
+from .input_shape import given_shapes, input_shape_option
 from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
@@ -18,18 +19,10 @@ if TYPE_CHECKING:
 
     from ..targets.base import Lint
 
-INIT_SEED = 0
-
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--input-shape",
-    "shapes",
-    multiple=True,
-    metavar="3x224x224",
-    help="Shape of one sample without the batch, where the model does not say it; once for each input.",
-)
+@input_shape_option
 @click.option(
     "--trust-pickle", metavar="SHA256", help="Read the one file with this digest although it holds code."
 )
@@ -50,8 +43,9 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
     from ..pipeline.inspect_tables import print_inspection
 
     with quiet_stdout() if as_json else nullcontext():
-        example = _random(shapes) if shapes else _from_data(model)
-        found = inspect_model(model, example, trust_pickle)
+        given = given_shapes(shapes)
+        example = None if given else _from_data(model)
+        found = inspect_model(model, example, trust_pickle, given=given)
     if as_json:
         print_json(found)
     else:
@@ -68,8 +62,9 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
     metavar="RUNTIME",
     help="A runtime, as tensorrt; default: all of them.",
 )
+@input_shape_option
 @common_options
-def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
+def lint(model: Path, labels: tuple[str, ...], shapes: tuple[str, ...], as_json: bool) -> int:
     """Say what each runtime would refuse, run in float or clip silently in MODEL, an ONNX file or an .l2z
     file with one inside, and the fix.
 
@@ -83,10 +78,12 @@ def lint(model: Path, labels: tuple[str, ...], as_json: bool) -> int:
     from ..pipeline.device_file import runtime_and_device
     from ..pipeline.l2z.pack import as_onnx
     from ..pipeline.lint import lint_file
+    from ..pipeline.onnx_inputs import with_shapes
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)
-    with quiet_stdout() if as_json else nullcontext(), as_onnx(model) as graph:
+    with ExitStack() as held, quiet_stdout() if as_json else nullcontext(), as_onnx(model) as file:
+        graph = held.enter_context(with_shapes(file, given_shapes(shapes)))
         found = lint_file(graph, list(runtimes))
     clean = not any(found.values())
     if as_json:
@@ -105,21 +102,6 @@ def _print_lint(model: Path, found: dict[str, list[Lint]]) -> None:
         say(f"{runtime}: {len(problems)} found in {model}")
         rows = [(short(p.node or "(graph)"), p.severity, p.problem, p.fix) for p in problems]
         console().print(table(("node", "severity", "problem", "fix"), rows))
-
-
-def _random(shapes: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """One random sample for each shape, as a batch of one."""
-    import torch
-
-    generator = torch.Generator().manual_seed(INIT_SEED)
-    return tuple(torch.randn(1, *_sizes(shape), generator=generator) for shape in shapes)
-
-
-def _sizes(text: str) -> list[int]:
-    parts = text.replace(",", "x").strip("[] ").split("x")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise CompressError(f"--input-shape {text!r}: expected whole numbers from 1, as 3x224x224")
-    return [int(part) for part in parts]
 
 
 def _from_data(model: str) -> tuple[Tensor, ...] | None:

@@ -11,6 +11,7 @@ import click
 
 from ..errors import ExitCode
 from .devices import devices_option
+from .input_shape import given_shapes, input_shape_option
 from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ SLOWEST = 10
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
+@input_shape_option
 @click.option("--threads", type=click.IntRange(0, 1024), help="CPU threads; 0 is the runtime's own choice.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides inputs and order."
@@ -73,6 +75,7 @@ def profile(
     float_precision: FloatPrecision | None,
     copies: bool | None,
     batch: int | None,
+    shapes: tuple[str, ...],
     threads: int | None,
     seed: int,
     folder: Path | None,
@@ -91,6 +94,7 @@ def profile(
     """
     from ..pipeline.device_file import changed, find_devices
     from ..pipeline.l2z.pack import as_onnx
+    from ..pipeline.onnx_inputs import with_shapes
     from ..pipeline.profile import ProfilePlan
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream
@@ -103,7 +107,9 @@ def profile(
     with ExitStack() as held:
         held.enter_context(quiet_stdout() if as_json else nullcontext())
         place = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
-        graphs = [held.enter_context(as_onnx(model)) for model in models]
+        given = given_shapes(shapes)
+        files = [held.enter_context(as_onnx(model)) for model in models]
+        graphs = [held.enter_context(with_shapes(file, given)) for file in files]
         found = measure(graphs, sections, place, plan, for_stream())
     if folder is not None:
         found.write(folder)

@@ -61,6 +61,8 @@ class Candidate:
     """Outputs of the float ONNX file on onnxruntime, for the proof samples."""
     reference: list[tuple[Tensor, ...]]
     """Those of the compressed ONNX file."""
+    low_precision_source: bool = False
+    """Whether the file that was read computes in less than float32 itself."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def _judged(
     after = {
         label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
     }
-    unforced = LOW_PRECISION_LIMIT if DEFAULT in engines else FLOAT_LIMIT
+    unforced = LOW_PRECISION_LIMIT if DEFAULT in engines or candidate.low_precision_source else FLOAT_LIMIT
     limits = {
-        F32: FLOAT_LIMIT,
+        F32: LOW_PRECISION_LIMIT if candidate.low_precision_source else FLOAT_LIMIT,
         DEFAULT: unforced,
         COMPRESSED: LOW_PRECISION_LIMIT if candidate.quantized else unforced,
     }

@@ -18,6 +18,7 @@ from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.placement import layer_name, layers_of
 from ..targets.portable import portable
 from .files import write_atomically
+from .onnx_inputs import pin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,6 +41,8 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
 
         # With weights in files beside it, one file is made of them; the run folder must not point out of itself.
         whole = onnx.load(model.onnx_path)
+        samples = zip(model.input_names, model.example_inputs, strict=True)
+        pin(whole, {name: (0, *x.shape[1:]) for name, x in samples})
         _require_size(whole, path)
         write_atomically(path, whole.SerializeToString(deterministic=True))
         return path

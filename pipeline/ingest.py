@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.named import describe, is_callable_name
+from ..calibration.typed import as_networks_take_it, in_type
 from ..errors import CompressError
 from ..model import Model
 from ..progress import Progress, Silent
 from .baked import bake_in, detach_computed
 from .checkpoint import load_into, read_checkpoint, refuse_unusable
 from .factories import Shapes, build_network
+from .onnx_inputs import NOTHING, GivenShapes
 
 if TYPE_CHECKING:
     from .recipe import ModelSection
@@ -34,26 +36,28 @@ def ingest(
     *,
     folder: Path | None = None,
     progress: Progress = Silent(),
+    given: GivenShapes = NOTHING,
 ) -> Model:
     """The model that `section` names, checked by one run.
 
     example: one tensor per input, shape (batch, ...), as `Part.example()` gives; without it the shape comes
     from `section.input_shape`, from what the source says of itself, or a CompressError asks for it.
     trust_pickle: SHA-256 of the one file that may run code.
+    given: shapes that a user states beside the section, which then go before its own.
     folder: the recipe's: paths are relative to it, and factories may lie in it.
     CompressError says what to change; UnsafeInputError is for files that could run code.
     """
     base = folder or Path()
     suffix = Path(section.source).suffix.lower()
     if section.source.startswith(("timm:", "torchvision:")) or is_callable_name(section.source):
-        return _from_factory(section, example, trust_pickle, base, progress)
+        return _from_factory(section, example, trust_pickle, base, progress, given or _given(section))
     for key in ("weights", "weights_key", "args"):
         if getattr(section, key):
             raise CompressError(f"model.{key}: only a factory takes {key}; {section.source} brings its own")
     if suffix == ".pt2":
-        return _from_exported(section, example, trust_pickle, base)
+        return _from_exported(section, example, trust_pickle, base, given or _given(section))
     if suffix == ".onnx":
-        return _from_onnx(section, example, base, progress)
+        return _from_onnx(section, example, base, progress, given or _given(section))
     raise CompressError(
         f"model.source: {section.source!r}: expected pkg.module:factory, timm:NAME, torchvision:NAME, a .pt2"
         f" or an .onnx"
@@ -67,6 +71,7 @@ def _from_factory(
     trust: str | None,
     base: Path,
     progress: Progress,
+    given: GivenShapes,
 ) -> Model:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(INIT_SEED)
@@ -85,12 +90,16 @@ def _from_factory(
         if note:
             progress.say(f"{path.name}: {note}")
     bake_in(module)
-    inputs = _example(section, example, shapes)
+    inputs = _plain(_example(section, example, shapes, given))
     return _checked(section, module, inputs, _input_names(module, len(inputs)), source=source)
 
 
 def _from_exported(
-    section: ModelSection, example: tuple[Tensor, ...] | None, trust: str | None, base: Path
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    trust: str | None,
+    base: Path,
+    given: GivenShapes,
 ) -> Model:
     from .exported_program import load_exported
 
@@ -99,12 +108,16 @@ def _from_exported(
     parameters = {n for n, _ in program.named_parameters()}
     refuse_unusable(program.state_dict, str(path), parameters)
     own = program.example_inputs[0] if program.example_inputs else ()
-    stored = (
-        example is None and section.input_shape is None and own and all(isinstance(x, Tensor) for x in own)
-    )
+    stored = example is None and not given and own and all(isinstance(x, Tensor) for x in own)
     if stored:
         example = tuple(own)
-    inputs = _example(section, example, [])
+    inputs = _example(section, example, [], given)
+    if len(own) == len(inputs) and all(isinstance(x, Tensor) for x in own):
+        inputs = tuple(
+            in_type(x, o.dtype, f"input {i}") for i, (x, o) in enumerate(zip(inputs, own, strict=True))
+        )
+    else:
+        inputs = _plain(inputs)
     module = program.module()
     names = tuple(n for n in program.graph_signature.user_inputs if isinstance(n, str))
     if len(names) != len(inputs):
@@ -128,43 +141,62 @@ def _accepts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
 
 
 def _from_onnx(
-    section: ModelSection, example: tuple[Tensor, ...] | None, base: Path, progress: Progress
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    base: Path,
+    progress: Progress,
+    given: GivenShapes,
 ) -> Model:
     from .onnx_file import graph_inputs, read_onnx, sample_shape
+    from .onnx_inputs import example_inputs, open_axes, pin
     from .onnx_network import as_network, why_no_pass
+    from .onnx_quantized import how_quantized
 
     path = base / section.source
     graph = read_onnx(path)
     declared = [sample_shape(value) for value in graph_inputs(graph)]
-    names = tuple(value.name for value in graph_inputs(graph))
-    known = [
-        tuple(shape[1:])
-        for shape in declared
-        if shape and all(isinstance(d, int) and d > 0 for d in shape[1:])
-    ]
-    inputs = _example(section, example, known if len(known) == len(declared) else [])  # type: ignore[arg-type]
-    if len(names) != len(inputs):
-        raise CompressError(
-            f"model.source: {path} takes {len(names)} inputs ({', '.join(names)}), the data {len(inputs)}"
-        )
+    inputs = example_inputs(graph, path, example, given)
     fixed = [shape[0] for shape in declared if shape and isinstance(shape[0], int)]
-    if fixed and all(x.shape[0] != fixed[0] for x in inputs):
-        inputs = tuple(torch.cat([x[:1]] * int(fixed[0])) for x in inputs)
+    source = path.name
+    if open_axes(graph):
+        sizes = {v.name: (0, *x.shape[1:]) for v, x in zip(graph_inputs(graph), inputs, strict=True)}
+        pin(graph, sizes)
+        told = ", ".join(f"{name} {' x '.join(map(str, size[1:]))}" for name, size in sizes.items())
+        source += f" (it leaves sizes open; they are fixed to the data's, a sample being {told})"
+        progress.say(f"{path.name} leaves sizes open; they are fixed to the data's: a sample is {told}")
+    if how := how_quantized(graph):
+        source += f" (quantized already, {how}; its proofs have the limits of low precision)"
     module = as_network(graph, path, inputs)
     if reason := why_no_pass(module):
         progress.say(reason)
+    names = tuple(value.name for value in graph_inputs(graph))
     outputs = tuple(value.name for value in graph.graph.output)
     return _checked(
-        section, module, inputs, names, outputs, source=path.name, dynamic_batch=not fixed, onnx_path=path
+        section, module, inputs, names, outputs, source=source, dynamic_batch=not fixed, onnx_path=path
     )
 
 
-def _example(section: ModelSection, example: tuple[Tensor, ...] | None, shapes: Shapes) -> tuple[Tensor, ...]:
+def _given(section: ModelSection) -> GivenShapes:
+    shape = section.input_shape
+    if shape is None:
+        return NOTHING
+    what = "model.input_shape"
+    return GivenShapes(shape, (), what) if isinstance(shape, dict) else GivenShapes({}, (shape,), what)
+
+
+def _plain(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs of a network that declares no types."""
+    return tuple(as_networks_take_it(x, f"data: input {i}") for i, x in enumerate(inputs))
+
+
+def _example(
+    section: ModelSection, example: tuple[Tensor, ...] | None, shapes: Shapes, given: GivenShapes
+) -> tuple[Tensor, ...]:
     """Example inputs: the data's, else random numbers of the stated shape."""
     if example is not None:
         return example
-    if section.input_shape is not None:
-        shapes = [section.input_shape]
+    if given:
+        shapes = [*given.named.values(), *given.ordered]
     if not shapes:
         raise CompressError(
             f"model.input_shape: the shape of {section.source}'s input is not known; give the shape of one"

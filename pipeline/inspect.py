@@ -11,9 +11,11 @@ from ..calibration.named import is_callable_name
 from ..errors import CompressError
 from ..macs import total_macs, uncounted_notes
 from .inspect_layers import LayerRow, layer_rows
+from .onnx_inputs import NOTHING, GivenShapes
 from .result import Record
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor
 
     from ..model import Model
@@ -70,27 +72,30 @@ def inspect_model(
     example: tuple[Tensor, ...] | None = None,
     trust_pickle: str | None = None,
     folder: Path | None = None,
+    given: GivenShapes = NOTHING,
 ) -> Inspection:
     """Inspect a recipe's model section, or what a user names: a recipe, .onnx, .pt2, weights, a factory.
 
-    example: inputs with a batch dimension, when the model does not state their shape. Errors as `ingest`.
+    example: inputs with a batch dimension, when the model does not state their shape; given: shapes, where a user
+    states them. Errors as `ingest`.
     """
     from .checkpoint import WEIGHT_SUFFIXES, read_checkpoint, require_file
     from .recipe import ModelSection
 
     if isinstance(target, ModelSection):
-        return _inspect_section(target, example, trust_pickle, folder)
+        return _inspect_section(target, example, trust_pickle, folder, given)
     path = (folder or Path()) / target
     if target.startswith(("timm:", "torchvision:")) or is_callable_name(target):
-        return _inspect_section(ModelSection(source=target), example, trust_pickle, folder or Path())
+        return _inspect_section(ModelSection(source=target), example, trust_pickle, folder or Path(), given)
     require_file(path, "model")
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         from .recipe_file import read_recipe
 
-        return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent)
+        return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent, given)
     if suffix in (".onnx", ".pt2"):
-        return _inspect_section(ModelSection(source=str(path)), example, trust_pickle, None)
+        section = ModelSection(source=str(path))
+        return _inspect_section(section, example, trust_pickle, None, given)
     if suffix == ".l2z":
         return _inspect_l2z(path)
     if suffix in WEIGHT_SUFFIXES:
@@ -103,15 +108,21 @@ def inspect_model(
 
 
 def _inspect_section(
-    section: ModelSection, example: tuple[Tensor, ...] | None, trust: str | None, folder: Path | None
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    trust: str | None,
+    folder: Path | None,
+    given: GivenShapes,
 ) -> Inspection:
     from .ingest import ingest
     from .onnx_limits import within_limits
 
     if section.source.lower().endswith(".onnx"):
         base = folder or Path()
-        return within_limits("inspecting", _inspect_onnx, base / section.source, section, example, base)
-    model = ingest(section, example, trust, folder=folder)
+        return within_limits(
+            "inspecting", _inspect_onnx, base / section.source, section, example, base, given
+        )
+    model = ingest(section, example, trust, folder=folder, given=given)
     facts = model.facts()
     return Inspection(
         kind="network",
@@ -174,6 +185,25 @@ def _why_not_captured(model: Model) -> str:
     return ""
 
 
+def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
+    """Initializers and the tensors of Constant nodes, each with its parameters: weights, wherever they stand."""
+    import onnx
+
+    from .onnx_file import weight_tensors
+
+    weights = dict(weight_tensors(graph))
+    held = {t.name: t for t in graph.graph.initializer} | weights
+    return [
+        TensorRow(
+            name=name,
+            shape=list(tensor.dims),
+            dtype=onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
+            params=prod(tensor.dims) if name in weights else 0,
+        )
+        for name, tensor in held.items()
+    ]
+
+
 def _inspect_l2z(path: Path) -> Inspection:
     from .l2z.sizes import tensor_sizes
 
@@ -202,30 +232,28 @@ def _inspect_l2z(path: Path) -> Inspection:
 
 
 def _inspect_onnx(
-    path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path
+    path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path, given: GivenShapes
 ) -> Inspection:
-    import onnx
-
     from ..targets.macs import operator_macs
     from .ingest import ingest
-    from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
+    from .onnx_file import graph_inputs, read_onnx, sample_shape
+    from .onnx_inputs import pin
+    from .onnx_quantized import quantized_note
 
     graph = read_onnx(path)
     notes: list[str] = []
     passes: list[PassRow] = []
+    declared = {v.name: sample_shape(v) for v in graph_inputs(graph)}
     try:
-        passes = pass_rows(ingest(section, example, folder=folder))
+        model = ingest(section, example, folder=folder, given=given)
+        passes = pass_rows(model)
+        samples = zip(model.input_names, model.example_inputs, strict=True)
+        pin(graph, {name: (0, *x.shape[1:]) for name, x in samples})
     except CompressError as error:
         notes.append(f"which passes apply is not known: {error}")
-    tensors = [
-        TensorRow(
-            name=t.name,
-            shape=list(t.dims),
-            dtype=onnx.TensorProto.DataType.Name(t.data_type).lower(),
-            params=prod(t.dims) if is_weight(t) else 0,
-        )
-        for t in graph.graph.initializer
-    ]
+    tensors = stored_tensors(graph)
+    if note := quantized_note(graph):
+        notes.append(note)
     counts = operator_macs(graph)
     notes += uncounted_notes(counts)
     return Inspection(
@@ -236,7 +264,7 @@ def _inspect_onnx(
         counted_macs=sum(c.macs for c in counts if c.macs is not None),
         uncounted=[str(c) for c in counts if c.macs is None],
         bytes=path.stat().st_size,
-        inputs={v.name: sample_shape(v) for v in graph_inputs(graph)},
+        inputs=declared,
         outputs={v.name: sample_shape(v) for v in graph.graph.output},
         tensors=tensors,
         operators=dict(Counter(n.op_type for n in graph.graph.node).most_common()),

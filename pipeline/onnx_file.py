@@ -15,6 +15,7 @@ from .onnx_functions import MAX_NODES, expanded_size
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 MAX_FILE_BYTES = 2 * 2**30  # protobuf's own limit
 MAX_EXTERNAL_BYTES = 64 * 2**30
@@ -122,6 +123,28 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [i for i in model.graph.input if i.name not in stored]
 
 
+def input_types(model: onnx.ModelProto) -> list[torch.dtype]:
+    """The type that each input declares; CompressError for one that no sample can have, as strings."""
+    import onnx
+    import torch
+
+    types = []
+    for value in graph_inputs(model):
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(kind, kind.lower())
+        dtype = getattr(torch, name, None) if name in _SAMPLE_TYPES else None
+        if dtype is None:
+            raise CompressError(
+                f"model.source: input {value.name!r} is of type {kind.lower()}; samples can be"
+                f" {', '.join(_SAMPLE_TYPES)}: export the model with one of these"
+            )
+        types.append(dtype)
+    return types
+
+
+_SAMPLE_TYPES = ("float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+
+
 def sample_shape(value: onnx.ValueInfoProto) -> list[int | str]:
     """Shape as the file states it: numbers, and names (or "?") where it is dynamic, as also -1 and 0 are."""
     dims = value.type.tensor_type.shape.dim
@@ -195,6 +218,36 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("sparse_tensor"):
                 yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
             graphs.extend([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
+
+
+def weight_tensors(model: onnx.ModelProto) -> list[tuple[str, onnx.TensorProto]]:
+    """Name and tensor of every stored parameter: of initializers and Constant nodes, those of nested graphs included.
+
+    A parameter is a float or 8-bit tensor with at least one axis; scales and zero points of quantizers are none.
+    """
+    names: list[tuple[str, onnx.TensorProto]] = []
+    steps: set[str] = set()
+    graphs, nodes = [model.graph], [n for f in model.functions for n in f.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            names += [(t.name, t) for t in graph.initializer]
+            nodes.extend(graph.node)
+            continue
+        node = nodes.pop()
+        steps.update(name for index in _STEPS.get(node.op_type, ()) for name in node.input[index : index + 1])
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                names.append((node.output[0], attribute.t))
+            graphs.extend([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
+    return [(name, t) for name, t in names if t.dims and name not in steps and is_weight(t)]
+
+
+_STEPS = {
+    "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7), "ConvInteger": (2, 3), "MatMulInteger": (2, 3), "QGemm": (1, 2, 4, 5, 7, 8),
+}  # fmt: skip
+"""Which inputs of an operator are scales and zero points."""
 
 
 def is_weight(tensor: onnx.TensorProto) -> bool:

@@ -15,11 +15,13 @@ from ..calibration.named import describe
 from ..errors import CompressError, cause
 from ..macs import OperatorMacs
 from ..model import FILE_NAMES
-from .onnx_file import graph_inputs, is_weight, read_onnx, sample_shape
+from .onnx_file import graph_inputs, read_onnx, sample_shape, weight_tensors
+from .onnx_inputs import pin
 from .onnx_limits import within_limits
 from .onnx_names import with_safe_names
 from .onnx_normal import InexpressibleError, normal_form
 from .onnx_operators import register
+from .onnx_quantized import why_no_pass_on_quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -92,6 +94,7 @@ class _Judged:
 def _judged(path: Path, example: tuple[Tensor, ...]) -> _Judged:
     """Run the file with onnxruntime and, converted, with PyTorch."""
     model = read_onnx(path)
+    pin(model, {v.name: (0, *x.shape[1:]) for v, x in zip(graph_inputs(model), example, strict=True)})
     macs = _macs(model)
     runtime = OnnxRuntimeNetwork(path, [], macs, "")
     try:
@@ -113,6 +116,8 @@ def _judged(path: Path, example: tuple[Tensor, ...]) -> _Judged:
 
 def _network(model: onnx.ModelProto, path: Path, example: tuple[Tensor, ...]) -> nn.Module | str:
     """The torch module, or why there is no pass without it."""
+    if why := why_no_pass_on_quantized(model, path.name):
+        return why
     found = converted(model, example)
     why = f"passes need PyTorch, and {path.name} cannot be converted: "
     return found if isinstance(found, nn.Module) else why + found
@@ -195,9 +200,7 @@ def _session(path: Path) -> Any:
 def _weights(model: onnx.ModelProto) -> list[Tensor]:
     from onnx import numpy_helper
 
-    return [
-        torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in model.graph.initializer if is_weight(t)
-    ]
+    return [torch.from_numpy(np.array(numpy_helper.to_array(t))) for _, t in weight_tensors(model)]
 
 
 def _macs(model: onnx.ModelProto) -> list[OperatorMacs]:

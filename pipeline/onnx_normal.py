@@ -218,7 +218,9 @@ def _to_own(node: onnx.NodeProto, stored: set[str], static: Mapping[str, Static]
     node.name = node.name or node.op_type
     node.op_type = OWN + node.op_type
     for index, found in varying.items():
-        node.attribute.append(helper.make_attribute(f"sizes_{index}", [int(v) for v in found.value.reshape(-1)]))
+        node.attribute.append(
+            helper.make_attribute(f"sizes_{index}", [int(v) for v in found.value.reshape(-1)])
+        )
         node.attribute.append(helper.make_attribute(f"by_batch_{index}", [int(v) for v in found.by_batch]))
         node.input[index] = ""
     if varying:

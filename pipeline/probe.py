@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, stdev
@@ -20,6 +21,7 @@ from .gate.pairs import LaunchPlan, launch_pairs
 from .gate.record import LatencyResult
 from .gate.sequential import Limits, smallest_slowdown
 from .onnx_file import read_graph
+from .onnx_inputs import NOTHING, GivenShapes, with_shapes
 from .open_devices import folder_name, opened
 from .random_inputs import batch_of, random_feeds
 from .result import Record
@@ -60,6 +62,7 @@ class ProbePlan:
     pairs: int = 12
     iterations: int = 200
     seed: int = 0
+    shapes: GivenShapes = NOTHING
 
 
 def probe(
@@ -68,9 +71,10 @@ def probe(
     """Ask each device, and time A/A pairs on it. DeviceUnavailableError when one is not there."""
     if plan.pairs == 1:
         raise CompressError("pairs is 1: a spread needs at least 2, or 0 to measure none")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = plan.model or _reference_model(folder / "reference.onnx")
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        named = plan.model or _reference_model(folder / "reference.onnx")
+        model = held.enter_context(with_shapes(named, plan.shapes))
         graph = read_graph(model)
         batch, varies = batch_of(graph, 0)
         feeds = random_feeds(graph, batch, plan.seed)

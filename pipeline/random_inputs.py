@@ -59,8 +59,8 @@ def _fed_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
             shape.append(batch)
         else:
             raise CompressError(
-                f"input {value.name!r}: axis {axis} ({size or 'unknown'}) has no fixed size; only the batch "
-                "(axis 0) may vary, export the other axes with fixed sizes"
+                f"input {value.name!r}: axis {axis} ({size or 'unknown'}) has no fixed size; only the batch (axis 0)"
+                f" may vary: say a sample's size by --input-shape {value.name}=3x224x224, or export with fixed sizes"
             )
     return shape
 

@@ -34,6 +34,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+Shape = tuple[Annotated[int, Field(ge=1)], ...]
+
+
 class ModelSection(Section):
     """Which network, and which weights."""
 
@@ -45,8 +48,8 @@ class ModelSection(Section):
     """A `.safetensors`, `.l2z` or weights-only `.pt` file; `package:pkg.name/file` lies in an installed package."""
     weights_key: str | None = Field(default=None, min_length=1)
     """Which state dict of a checkpoint with several: `state_dict_ema`; by default the averaged one where it fits."""
-    input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Shape of one sample without the batch, when no data says it: [3, 224, 224]."""
+    input_shape: Shape | dict[str, Shape] | None = None
+    """Shape of one sample without the batch, when no data says it: [3, 224, 224]; of several by name."""
     outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)
     """Names of the network's outputs, in order; the metric reads the first."""
 

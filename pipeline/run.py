@@ -17,6 +17,7 @@ from ..calibration.data import DataParts, Part
 from ..calibration.metric import Metric, metric_named
 from ..calibration.scheme import intersect
 from ..calibration.sources import load_data
+from ..calibration.typed import data_in_types
 from ..errors import CompressError, DeviceUnavailableError, cause
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
@@ -40,6 +41,7 @@ from .lock import locked
 from .metric_units import require_share
 from .onnx_cut import Values
 from .onnx_network import why_no_pass
+from .onnx_quantized import is_low_precision
 from .packed import write_packed
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
 from .ranked import ranked_outputs
@@ -204,7 +206,8 @@ class _Run:
         )
         if not self.recipe.export.dynamic_batch:
             model = model.with_static_batch()
-        return data, model
+        types = [x.dtype for x in model.example_inputs]
+        return data_in_types(data, types, model.input_names), model
 
     def _context(self, data: DataParts) -> PassContext:
         return PassContext(
@@ -287,18 +290,23 @@ class _Run:
         self, model: Model, final: Model, float_onnx: Path, onnx_path: Path, data: DataParts
     ) -> Candidate:
         """Eager float → its ONNX; eager compressed → its ONNX; and how far compression moved the outputs."""
-        quantized = final.stored_bytes is not None and not final.coded  # codes are multiplied as floats
+        low = model.onnx_path is not None and is_low_precision(model.onnx_path)
+        quantized = low or (
+            final.stored_bytes is not None and not final.coded
+        )  # codes are multiplied as floats
         batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         part = data.validation
         eager = outputs_of(model.run, part, batch)
-        reference = self._prove_export("float", float_onnx, eager, model, part, FLOAT_LIMIT)
+        reference = self._prove_export(
+            "float", float_onnx, eager, model, part, LOW_PRECISION_LIMIT if low else FLOAT_LIMIT
+        )
         if final is model:
-            return Candidate(float_onnx, onnx_path, final, quantized, reference, reference)
+            return Candidate(float_onnx, onnx_path, final, quantized, reference, reference, low)
         compressed = outputs_of(final.run, part, batch)
         limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
         compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
         self.proofs.append(prove("float → compressed", eager, compressed, None, final.output_names))
-        return Candidate(float_onnx, onnx_path, final, quantized, reference, compressed_reference)
+        return Candidate(float_onnx, onnx_path, final, quantized, reference, compressed_reference, low)
 
     def _prove_export(
         self, label: str, path: Path, eager: Outputs, model: Model, part: Part, limit: Limit

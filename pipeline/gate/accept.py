@@ -27,7 +27,7 @@ def accept(
     written = []
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        side = held.enter_context(subject(candidate))
+        side = held.enter_context(subject(candidate, plan.shapes))
         inputs = common_inputs((side,), plan.inputs, plan.batch, plan.launches.seed)
         for name, section in sections.items():
             with opened({name: section}, inputs.batch) as one:

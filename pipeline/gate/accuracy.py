@@ -114,6 +114,7 @@ def _by_t(difference: Scores) -> tuple[float, float]:
 
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:
     from ...calibration.metric import padded
+    from ...calibration.typed import in_type
 
     names, first = list(feeds), next(iter(feeds.values()))
     if first.ndim == 0:
@@ -125,7 +126,10 @@ def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:
                 f"the recipe's data gives {len(inputs)} inputs a sample, and the models take {len(names)}: "
                 f"{', '.join(names)}; name a recipe for these models"
             )
-        fed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        fed = {
+            name: in_type(x, torch.from_numpy(feeds[name]).dtype, f"data: input {name!r}").numpy()
+            for name, x in zip(names, inputs, strict=True)
+        }
         return tuple(torch.from_numpy(np.asarray(y)) for y in device.outputs(frozen, fed))
 
     return padded(run, len(first))

@@ -17,6 +17,7 @@ from ...targets.digests import outputs_digest
 from ...targets.fake import RUNTIME as FAKE
 from ..device_file import DeviceSection
 from ..environment import environment
+from ..onnx_inputs import NOTHING, GivenShapes
 from ..open_devices import opened, require_reached
 from .accuracy import Judged, compare, judged_by
 from .golden import difference, finite, golden_of, read_golden
@@ -32,7 +33,7 @@ class GatePlan:
     """How to gate. inputs: an .npz file, else seeded values; data: a recipe whose data and metric judge accuracy.
 
     most_drop: of the metric, that the candidate must surely keep. golden: a folder of golden files. batch 0: the
-    models' own, or 1. commit: for the record.
+    models' own, or 1. commit: for the record. shapes: of inputs, where the models leave sizes open.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -43,6 +44,7 @@ class GatePlan:
     most_drop: float = 0.02
     golden: Path | None = None
     commit: str = ""
+    shapes: GivenShapes = NOTHING
 
 
 def gate(
@@ -64,7 +66,10 @@ def gate(
     measures: list[Measure] = []
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        sides = held.enter_context(subject(baseline)), held.enter_context(subject(candidate))
+        sides = (
+            held.enter_context(subject(baseline, plan.shapes)),
+            held.enter_context(subject(candidate, plan.shapes)),
+        )
         inputs = common_inputs(sides, plan.inputs, plan.batch, plan.launches.seed)
         require_reached(sections)
         share = 1 / (len(sections) * (1 if judged is None else 2))

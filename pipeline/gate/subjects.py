@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -16,6 +16,7 @@ from ...targets.device import Device, Frozen, LocalDevice
 from ..files import sha256_file
 from ..l2z.pack import as_onnx
 from ..onnx_file import read_graph
+from ..onnx_inputs import NOTHING, GivenShapes, with_shapes
 from ..open_devices import folder_name
 from ..random_inputs import Feeds, batch_of, random_feeds
 from ..report import load_run
@@ -39,8 +40,18 @@ class Subject:
 
 
 @contextmanager
-def subject(path: Path) -> Iterator[Subject]:
-    """Open what the user named; CompressError when it is nothing that can be measured."""
+def subject(path: Path, given: GivenShapes = NOTHING) -> Iterator[Subject]:
+    """Open what the user named, with these sizes where it leaves some open; CompressError if it cannot be measured."""
+    with _opened(path) as side:
+        if side.onnx is None:
+            yield side
+            return
+        with with_shapes(side.onnx, given) as pinned:
+            yield replace(side, onnx=pinned)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Subject]:
     if path.is_dir() or path.name == "run.json":
         yield _of_run(path if path.is_dir() else path.parent)
     elif not path.is_file():

@@ -190,7 +190,10 @@ def nan_data(x: np.ndarray) -> np.ndarray:
         ),
         pytest.param(numbered(3), np.zeros(3, int), "has 3 samples, too few for a", id="too few to split"),
         pytest.param(
-            numbered(20).astype(np.uint8), np.zeros(20, int), "x is uint8; a network takes", id="bytes"
+            numbered(20).astype(np.complex64),
+            np.zeros(20, int),
+            "x is complex64; inputs are floats",
+            id="complex",
         ),
     ],
 )
