@@ -65,6 +65,11 @@ def pack_file(
         graph, tensors, found = None, read_weights(path, trust_pickle, progress), {}
     if error:
         changed = rounded_tensors(tensors, error, progress)
+        if not changed.coded and not changed.coarser:
+            raise CompressError(
+                f"pack: {path}: no tensor can be rounded at --error {100 * error:g}: it holds no float or INT8 weight of"
+                " two axes or more that is large enough; leave --error out"
+            )
         tensors, found = changed.tensors, changed.coded
     content = pack_tensors(tensors, graph, found)
     back, graph_back = unpack_tensors(content, str(path))
@@ -177,18 +182,29 @@ def _same(packed: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
 
 
 def _taken_apart(model: onnx.ModelProto) -> tuple[bytes, dict[str, Tensor]]:
-    """The graph without the bytes of its larger initializers, and these."""
+    """The graph without the bytes of its larger initializers and Constant nodes, and these."""
     tensors: dict[str, Tensor] = {}
-    for initializer in model.graph.initializer:
-        raw = initializer.raw_data
-        if len(raw) < LEAST_BYTES or initializer.name in tensors:
+    for name, stored in _held(model):
+        raw = stored.raw_data
+        if len(raw) < LEAST_BYTES or name in tensors:
             continue
         content = np.frombuffer(raw, np.uint8).copy()
-        dtype = _dtypes().get(initializer.data_type, torch.uint8)
-        shape = tuple(initializer.dims) if initializer.data_type in _dtypes() else (len(raw),)
-        tensors[initializer.name] = tensor_of(content, dtype, shape)
-        initializer.raw_data = b""
+        dtype = _dtypes().get(stored.data_type, torch.uint8)
+        shape = tuple(stored.dims) if stored.data_type in _dtypes() else (len(raw),)
+        tensors[name] = tensor_of(content, dtype, shape)
+        stored.raw_data = b""
     return model.SerializeToString(deterministic=True), tensors
+
+
+def _held(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """The tensors that a file may hold beside its graph: initializers, then what Constant nodes of the graph make."""
+    for initializer in model.graph.initializer:
+        yield initializer.name, initializer
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output:
+            for attribute in node.attribute:
+                if attribute.name == "value" and attribute.HasField("t"):
+                    yield node.output[0], attribute.t
 
 
 def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes:
@@ -200,13 +216,13 @@ def _put_together(graph: bytes, tensors: dict[str, Tensor], path: Path) -> bytes
     except DecodeError as error:
         raise CompressError(f"{path}: its graph is not ONNX ({error})") from error
     left = dict(tensors)
-    for initializer in model.graph.initializer:
-        if not initializer.raw_data and initializer.name in left:
-            tensor = left.pop(initializer.name)
-            dtype = _dtypes().get(initializer.data_type)
-            if dtype is not None and (tensor.dtype, list(tensor.shape)) != (dtype, list(initializer.dims)):
-                raise CompressError(f"{path}: tensor {initializer.name!r} is not what its graph says")
-            initializer.raw_data = bytes_of(tensor).tobytes()
+    for name, stored in _held(model):
+        if not stored.raw_data and name in left:
+            tensor = left.pop(name)
+            dtype = _dtypes().get(stored.data_type)
+            if dtype is not None and (tensor.dtype, list(tensor.shape)) != (dtype, list(stored.dims)):
+                raise CompressError(f"{path}: tensor {name!r} is not what its graph says")
+            stored.raw_data = bytes_of(tensor).tobytes()
     if left:
         raise CompressError(f"{path}: its graph has no place for the tensor {next(iter(left))!r}")
     try:
