@@ -67,8 +67,8 @@ def pack_file(
         changed = rounded_tensors(tensors, error, progress)
         if not changed.coded and not changed.coarser:
             raise CompressError(
-                f"pack: {path}: no tensor can be rounded at --error {100 * error:g}: it holds no float or INT8 weight of"
-                " two axes or more that is large enough; leave --error out"
+                f"pack: {path}: no tensor can be rounded at --error {100 * error:g}: it holds no large float or INT8"
+                " weight of two axes or more; leave --error out"
             )
         tensors, found = changed.tensors, changed.coded
     content = pack_tensors(tensors, graph, found)
