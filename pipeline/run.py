@@ -44,13 +44,14 @@ from .onnx_network import why_no_pass
 from .onnx_quantized import is_low_precision
 from .packed import write_packed
 from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
+from .proof_store import store_proofs, stored_proofs
 from .ranked import ranked_outputs
 from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
 from .result import ArtefactRecord, ParityRecord, RunRecord
 from .steps import METRIC_BATCH, Step, float_step, pass_step
-from .store import Store, key_of
+from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target
 
 STEPS = "steps"
@@ -153,9 +154,8 @@ class _Run:
         steps = self._steps(model, key_of({**shared, "model": sha256_file(float_onnx)}), shared, context)
         final = steps[-1].model
         self.progress.say("exporting to ONNX and proving it on onnxruntime")
-        onnx_path = export(final, self.folder / "model.onnx", **self._export_options())
-        candidate = self._prove(model, final, float_onnx, onnx_path, data)
-        self._prove_closing(steps, candidate, data)
+        onnx_path = self._exported(final, steps[-1].key)
+        candidate = self._proven(steps, model, float_onnx, onnx_path, data, shared)
         measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
         records = [m.record for m in measured]
         packed = write_packed(final, self.folder / "packed.safetensors")
@@ -286,14 +286,49 @@ class _Run:
             steps.append(pass_step(steps[-1], chosen, context, self.store, shared))
         return steps
 
+    def _exported(self, final: Model, after: str) -> Path:
+        """model.onnx, as it lies there if it is the very file that was exported after the same steps."""
+        path = self.folder / "model.onnx"
+        key = key_of({"export": self._export_options(), "after": after})
+        stored = self.store.get(key)
+        if stored is not None and path.is_file() and sha256_file(path) == stored.values.get("sha256"):
+            return path
+        export(final, path, **self._export_options())
+        self.store.put(key, Entry({"sha256": sha256_file(path)}, {}))
+        return path
+
+    def _proven(
+        self,
+        steps: list[Step],
+        model: Model,
+        float_onnx: Path,
+        onnx_path: Path,
+        data: DataParts,
+        shared: dict[str, Any],
+    ) -> Candidate:
+        """The proofs of the exported files, those of an earlier run of the same files if all of them held."""
+        final = steps[-1].model
+        facts = {
+            "after": steps[-1].key,
+            "float": sha256_file(float_onnx),
+            "compressed": sha256_file(onnx_path),
+        }
+        key = key_of({**shared, **facts, "proofs": [cpu_model(), os.cpu_count()]})
+        if not self.remeasure and (found := stored_proofs(self.store, key)) and len(found[1]) == 2:
+            self.proofs, (before, after) = found
+            low = model.onnx_path is not None and is_low_precision(model.onnx_path)
+            return Candidate(float_onnx, onnx_path, final, low or _is_quantized(final), before, after)
+        candidate = self._prove(model, final, float_onnx, onnx_path, data)
+        self._prove_closing(steps, candidate, data)
+        store_proofs(self.store, key, self.proofs, (candidate.float_reference, candidate.reference))
+        return candidate
+
     def _prove(
         self, model: Model, final: Model, float_onnx: Path, onnx_path: Path, data: DataParts
     ) -> Candidate:
         """Eager float → its ONNX; eager compressed → its ONNX; and how far compression moved the outputs."""
         low = model.onnx_path is not None and is_low_precision(model.onnx_path)
-        quantized = low or (
-            final.stored_bytes is not None and not final.coded
-        )  # codes are multiplied as floats
+        quantized = low or _is_quantized(final)
         batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         part = data.validation
         eager = outputs_of(model.run, part, batch)
@@ -409,6 +444,11 @@ class _Run:
             )
             for path, kind in files
         ]
+
+
+def _is_quantized(model: Model) -> bool:
+    """Whether its weights are integers where it runs; codes are multiplied as floats."""
+    return model.stored_bytes is not None and not model.coded
 
 
 def _data_facts(data: DataParts, recipe: Recipe) -> dict[str, Any]:

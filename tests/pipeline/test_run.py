@@ -100,7 +100,10 @@ def test_a_broken_promise_is_a_verdict_and_exit_code_3(tmp_path: Path) -> None:
 
 def test_a_second_run_reuses_everything_and_says_so(recipe: Path, tmp_path: Path) -> None:
     first = compress(recipe, tmp_path / "run")
+    exported = (tmp_path / "run" / "model.onnx").stat().st_mtime_ns
     second = compress(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "model.onnx").stat().st_mtime_ns == exported
+    assert second.proofs == first.proofs
     assert [s.cached for s in first.steps] == [False, False]
     assert [s.cached for s in second.steps] == [True, True]
     for before, after in zip(first.targets, second.targets, strict=True):
