@@ -317,7 +317,7 @@ class _Run:
         if not self.remeasure and (found := stored_proofs(self.store, key)) and len(found[1]) == 2:
             self.proofs, (before, after) = found
             low = model.onnx_path is not None and is_low_precision(model.onnx_path)
-            return Candidate(float_onnx, onnx_path, final, low or _is_quantized(final), before, after)
+            return Candidate(float_onnx, onnx_path, final, low or _is_quantized(final), before, after, low)
         candidate = self._prove(model, final, float_onnx, onnx_path, data)
         self._prove_closing(steps, candidate, data)
         store_proofs(self.store, key, self.proofs, (candidate.float_reference, candidate.reference))
