@@ -12,7 +12,6 @@ from torch import nn
 
 from .macs import CountsItself, OperatorMacs, macs_text
 from .torch_macs import count_macs
-from .trellis import NONE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +41,7 @@ class CodedTensor:
     values: Tensor
     scale: Tensor | None = None
     axis: int | None = None
-    trellis: int = NONE
+    trellis: int = 0  # trellis.NONE; that file would bring numba, whose import takes a second
 
     def tensor(self) -> Tensor:
         """The tensor itself: every machine rounds the one product to the same number."""

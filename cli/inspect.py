@@ -76,7 +76,7 @@ def lint(model: Path, labels: tuple[str, ...], shapes: tuple[str, ...], as_json:
       compress lint model.onnx --json
     """
     from ..pipeline.device_file import runtime_and_device
-    from ..pipeline.l2z.pack import as_onnx
+    from ..pipeline.l2z.as_onnx import as_onnx
     from ..pipeline.lint import lint_file
     from ..pipeline.onnx_inputs import with_shapes
     from ..targets import TARGETS

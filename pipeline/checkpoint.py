@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..calibration.named import did_you_mean
 from ..errors import CompressError
 from ..progress import Progress, Silent
-from .l2z.codec import unpack_tensors
+from .files import require_file
 from .safetensors_file import read_safetensors
 from .state_dicts import Checkpoint, find_state_dicts, plain_tensors
 from .torch_file import load_pickle
@@ -44,6 +44,8 @@ def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
     if suffix == ".safetensors":
         return Checkpoint(path, {"": read_safetensors(path)})
     if suffix == ".l2z":
+        from .l2z.codec import unpack_tensors
+
         tensors, graph = unpack_tensors(path.read_bytes(), f"weights: {path}")
         if graph is not None:
             raise CompressError(
@@ -53,16 +55,6 @@ def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
     if suffix not in WEIGHT_SUFFIXES:
         raise CompressError(f"weights: {path}: expected a .safetensors, .l2z, .pt or .pth file")
     return find_state_dicts(load_pickle(path, trust_pickle), path)
-
-
-def require_file(path: Path, what: str) -> None:
-    """CompressError unless `path` is a file with something in it."""
-    if not path.is_file():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise CompressError(f"{what}: {path} {problem}{did_you_mean(path.name, near)}")
-    if path.stat().st_size == 0:
-        raise CompressError(f"{what}: {path} is empty (0 bytes)")
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint, key: str | None = None) -> str:

@@ -25,7 +25,15 @@ from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
 from .divergence import Suspect, where
-from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Outputs, outputs_of, prove, worst_samples
+from .proof import (
+    FLOAT_LIMIT,
+    LOW_PRECISION_LIMIT,
+    Outputs,
+    labels_are_classes,
+    outputs_of,
+    prove,
+    worst_samples,
+)
 from .ranked import ranked_outputs
 from .recipe import MeasureSection, TargetSection
 from .result import (
@@ -198,6 +206,7 @@ def _judged(
             limits[label],
             candidate.model.output_names,
             ranked,
+            classes=labels_are_classes(context.data.validation),
         )
         for label, outputs in after.items()
     }

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all, and their digests."""
+"""Files: complete or not there at all, their digests, and the word when one is missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..calibration.named import did_you_mean
+from ..errors import CompressError
 from ..writing import writing
 
 
@@ -34,3 +36,13 @@ def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_file(path: Path, what: str) -> None:
+    """CompressError unless `path` is a file with something in it."""
+    if not path.is_file():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CompressError(f"{what}: {path} {problem}{did_you_mean(path.name, near)}")
+    if path.stat().st_size == 0:
+        raise CompressError(f"{what}: {path} is empty (0 bytes)")

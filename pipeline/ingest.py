@@ -147,8 +147,9 @@ def _from_onnx(
     progress: Progress,
     given: GivenShapes,
 ) -> Model:
+    from .onnx_example import example_inputs
     from .onnx_file import graph_inputs, read_onnx, sample_shape
-    from .onnx_inputs import example_inputs, open_axes, pin
+    from .onnx_inputs import open_axes, pin
     from .onnx_network import as_network, why_no_pass
     from .onnx_quantized import how_quantized
 

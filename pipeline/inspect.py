@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ..calibration.named import is_callable_name
 from ..errors import CompressError
 from ..macs import total_macs, uncounted_notes
+from .files import require_file
 from .inspect_layers import LayerRow, layer_rows
 from .onnx_inputs import NOTHING, GivenShapes
 from .result import Record
@@ -79,7 +80,6 @@ def inspect_model(
     example: inputs with a batch dimension, when the model does not state their shape; given: shapes, where a user
     states them. Errors as `ingest`.
     """
-    from .checkpoint import WEIGHT_SUFFIXES, read_checkpoint, require_file
     from .recipe import ModelSection
 
     if isinstance(target, ModelSection):
@@ -98,6 +98,8 @@ def inspect_model(
         return _inspect_section(section, example, trust_pickle, None, given)
     if suffix == ".l2z":
         return _inspect_l2z(path)
+    from .checkpoint import WEIGHT_SUFFIXES, read_checkpoint  # here, as it brings PyTorch
+
     if suffix in WEIGHT_SUFFIXES:
         return _inspect_weights(read_checkpoint(path, trust_pickle))
     raise CompressError(
@@ -114,7 +116,6 @@ def _inspect_section(
     folder: Path | None,
     given: GivenShapes,
 ) -> Inspection:
-    from .ingest import ingest
     from .onnx_limits import within_limits
 
     if section.source.lower().endswith(".onnx"):
@@ -122,6 +123,8 @@ def _inspect_section(
         return within_limits(
             "inspecting", _inspect_onnx, base / section.source, section, example, base, given
         )
+    from .ingest import ingest
+
     model = ingest(section, example, trust, folder=folder, given=given)
     facts = model.facts()
     return Inspection(

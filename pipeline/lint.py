@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..targets import TARGETS
 from ..targets.base import Lint
-from .checkpoint import require_file
+from .files import require_file
 from .onnx_file import read_onnx
 from .onnx_limits import within_limits
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CompressError, UnsafeInputError, cause
-from .checkpoint import require_file
+from .files import require_file
 from .onnx_functions import MAX_NODES, expanded_size
 
 if TYPE_CHECKING:

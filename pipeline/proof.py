@@ -63,12 +63,15 @@ def prove(
     limit: Limit | None,
     names: Sequence[str] = (),
     ranked: Sequence[int] = (),
+    *,
+    classes: bool = True,
 ) -> ParityRecord:
     """Compare two edges' outputs; without a limit the record only reports.
 
     SQNR and max_error (absolute) are those of the worst output, over its finite values; integers are judged by how
     many are equal. names: of the outputs; ranked: those whose rows stand in the order of a ranking, and are matched
-    where they differ. top-1 agreement is for a (batch, classes) first output.
+    where they differ. classes: whether a (batch, n) first output scores n classes; of embeddings and regressions the
+    largest element says nothing, and agreement is neither asked nor told.
     """
     n = sum(int(outputs[0].shape[0]) if outputs[0].dim() else 1 for outputs in before)
     if len(before[0]) != len(after[0]):
@@ -90,10 +93,17 @@ def prove(
         nothing = "every output is empty for these samples: nothing was proved"
         return broken(edge, problems[0] if problems else nothing, n)
     agreement = None
-    if wanted[0].dim() == 2 and wanted[0].shape[1] > 1 and wanted[0].is_floating_point() and 0 not in ranked:
+    scores = wanted[0].dim() == 2 and wanted[0].shape[1] > 1 and wanted[0].is_floating_point()
+    if classes and scores and 0 not in ranked:
         agreement = float((wanted[0].argmax(1) == got[0].argmax(1)).double().mean())
     ok = limit is None or (all(output.ok for output in outputs) and _agrees(agreement, limit, n))
     return _record(edge, outputs, agreement, n, limit, ok)
+
+
+def labels_are_classes(part: Part) -> bool:
+    """Whether a sample's label is one whole number, as that of a class is."""
+    label = part.samples[0][1]
+    return label.dim() == 0 and not label.is_floating_point()
 
 
 def worst_samples(before: Outputs, after: Outputs, count: int) -> list[int]:
@@ -136,7 +146,8 @@ def _record(
     decibels = [o.sqnr_db for o in outputs if o.sqnr_db is not None]
     errors = [o.max_error for o in outputs if o.max_error is not None]
     shares = [o.agreement for o in outputs if o.agreement is not None]
-    text = "reported; the budgets judge it" if limit is None else str(limit)
+    asked = limit if limit is None or top1 is not None else Limit(limit.sqnr_db)
+    text = "reported; the budgets judge it" if asked is None else str(asked)
     if shares and limit is not None:
         text += f", equal integers or rows ≥ {100 * limit.same_integers:g} %"
     return ParityRecord(

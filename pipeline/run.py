@@ -43,7 +43,17 @@ from .onnx_cut import Values
 from .onnx_network import why_no_pass
 from .onnx_quantized import is_low_precision
 from .packed import write_packed
-from .proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, SAMPLES, Limit, Outputs, broken, outputs_of, prove
+from .proof import (
+    FLOAT_LIMIT,
+    LOW_PRECISION_LIMIT,
+    SAMPLES,
+    Limit,
+    Outputs,
+    broken,
+    labels_are_classes,
+    outputs_of,
+    prove,
+)
 from .proof_store import store_proofs, stored_proofs
 from .ranked import ranked_outputs
 from .recipe import ModelSection, Recipe, TargetSection
@@ -340,7 +350,9 @@ class _Run:
         compressed = outputs_of(final.run, part, batch)
         limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
         compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
-        self.proofs.append(prove("float → compressed", eager, compressed, None, final.output_names))
+        classes = labels_are_classes(part)
+        told = prove("float → compressed", eager, compressed, None, final.output_names, classes=classes)
+        self.proofs.append(told)
         return Candidate(float_onnx, onnx_path, final, quantized, reference, compressed_reference, low)
 
     def _prove_export(
@@ -359,7 +371,8 @@ class _Run:
         except CompressError as error:
             self.proofs.append(broken(edge, f"onnxruntime: {error}", len(part.head(SAMPLES))))
             return eager
-        proof = prove(edge, eager, found, limit, model.output_names, ranked_outputs(path))
+        ranked, classes = ranked_outputs(path), labels_are_classes(part)
+        proof = prove(edge, eager, found, limit, model.output_names, ranked, classes=classes)
         if not proof.ok:
             self.progress.say(f"looking for the layer that differs: {edge}")
             feeds = proof_feeds(model, part, eager, found)

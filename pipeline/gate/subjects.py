@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import CompressError
 from ...targets.device import Device, Frozen, LocalDevice
 from ..files import sha256_file
-from ..l2z.pack import as_onnx
+from ..l2z.as_onnx import as_onnx
 from ..onnx_file import read_graph
 from ..onnx_inputs import NOTHING, GivenShapes, with_shapes
 from ..open_devices import folder_name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +17,8 @@ from torch import Tensor
 from ...errors import CompressError, cause
 from ...model import CodedTensor, Model
 from ...progress import Progress, Silent
-from ..checkpoint import read_weights, require_file
-from ..files import write_atomically
+from ..checkpoint import read_weights
+from ..files import require_file, write_atomically
 from ..onnx_file import read_onnx
 from .codec import pack_tensors, unpack_tensors
 from .lossy import rounded_tensors
@@ -116,18 +115,6 @@ def load(path: str | Path) -> dict[str, Tensor] | onnx.ModelProto:
 
     model: onnx.ModelProto = onnx.ModelProto.FromString(_put_together(graph, tensors, path))
     return model
-
-
-@contextmanager
-def as_onnx(path: Path) -> Iterator[Path]:
-    """The path of an ONNX file: itself, or for an .l2z file its graph, unpacked for as long as it is needed."""
-    if path.suffix != SUFFIX:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        unpacked = Path(folder) / f"{path.stem}.onnx"
-        unpack_file(path, unpacked)
-        yield unpacked
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], bytes | None]:

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, prove
+from edgepress.calibration.data import Part
+from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, labels_are_classes, prove
 from edgepress.pipeline.ranked import ranked_outputs
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
@@ -118,6 +119,28 @@ def test_an_empty_output_proves_nothing_alone_and_harms_nothing_beside_others() 
     alone = prove("a → b", batches(empty), batches(empty), FLOAT_LIMIT)
     assert not alone.ok and alone.limit == "every output is empty for these samples: nothing was proved"
     assert prove("a → b", batches(LOGITS, empty), batches(LOGITS, empty), FLOAT_LIMIT).ok
+
+
+def test_agreement_is_asked_of_classes_only() -> None:
+    """Of an embedding the largest element says nothing: its SQNR does."""
+    embedding = torch.tensor([[1.0, 0.99], [0.99, 1.0], [1.0, 0.99], [0.99, 1.0]])
+    moved = embedding.flip(1)  # 0.01 off everywhere: 40 dB, and every largest element is another
+    record = prove("a → b", batches(embedding), batches(moved), LOW_PRECISION_LIMIT, classes=False)
+    assert record.ok and record.top1_agreement is None and record.limit == "SQNR ≥ 15 dB"
+    assert not prove("a → b", batches(embedding), batches(moved), LOW_PRECISION_LIMIT).ok
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        (torch.tensor(3), True),
+        (torch.tensor(3.0), False),
+        (torch.tensor([1, 2]), False),
+        (torch.rand(4), False),
+    ],
+)
+def test_a_label_of_a_class_is_one_whole_number(label: torch.Tensor, classes: bool) -> None:
+    assert labels_are_classes(Part("validation", [((torch.zeros(2),), label)])) is classes
 
 
 def test_the_worst_of_several_outputs_is_named() -> None:
