@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..calibration.named import is_callable_name
 from ..errors import CompressError
@@ -116,13 +116,29 @@ def _inspect_section(
     folder: Path | None,
     given: GivenShapes,
 ) -> Inspection:
-    from .onnx_limits import within_limits
+    from .file_limits import within_limits
 
-    if section.source.lower().endswith(".onnx"):
-        base = folder or Path()
-        return within_limits(
-            "inspecting", _inspect_onnx, base / section.source, section, example, base, given
-        )
+    base = folder or Path()
+    path, suffix = base / section.source, Path(section.source).suffix.lower()
+    if suffix == ".onnx":
+        return within_limits("inspecting", _inspect_onnx, path, section, example, base, given)
+    if suffix == ".pt2":
+        return within_limits("inspecting", _inspect_exported, path, section, example, trust, folder, given)
+    return _inspect_network(section, example, trust, folder, given)
+
+
+def _inspect_exported(path: Path, *of_network: Any) -> Inspection:
+    """A program of torch.export computes what its file says, as an ONNX file does."""
+    return _inspect_network(*of_network)
+
+
+def _inspect_network(
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    trust: str | None,
+    folder: Path | None,
+    given: GivenShapes,
+) -> Inspection:
     from .ingest import ingest
 
     model = ingest(section, example, trust, folder=folder, given=given)

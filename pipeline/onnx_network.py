@@ -15,9 +15,9 @@ from ..calibration.named import describe
 from ..errors import CompressError, cause
 from ..macs import OperatorMacs
 from ..model import FILE_NAMES
+from .file_limits import within_limits
 from .onnx_file import graph_inputs, read_onnx, sample_shape, weight_tensors
 from .onnx_inputs import pin
-from .onnx_limits import within_limits
 from .onnx_names import with_safe_names
 from .onnx_normal import InexpressibleError, normal_form
 from .onnx_operators import register

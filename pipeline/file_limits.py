@@ -1,4 +1,4 @@
-"""Limits of what a stranger's ONNX file can make a machine do: a few bytes can ask for any time and any memory.
+"""Limits of what a stranger's file can make a machine do: a few bytes can ask for any time and any memory.
 
 Checking, inferring shapes, folding constants, converting and a first inference all compute what the file says. They
 happen in a process of their own, which is ended at a limit with one message.
@@ -22,20 +22,23 @@ Result = TypeVar("Result")
 
 SECONDS = 120.0
 MEMORY_SHARE = 0.5
-"""Of the memory that is free."""
+"""Of the memory that is free, which is the most that judging any file may take."""
+MEMORY, MEMORY_A_BYTE = 3 * 2**30, 12
+"""What judging a file may take: libraries and activations, and copies of its weights (in runtimes, in PyTorch)."""
 IDLE_S = 15.0
 """A process that has imported PyTorch is kept as long as this for the next file."""
 
 
 def within_limits(doing: str, function: Callable[..., Result], path: Path, *args: Any) -> Result:
-    """`function(path, *args)` in a process of its own, with 120 s and half of the free memory.
+    """`function(path, *args)` in a process of its own, with 120 s and with memory after the file's size.
 
     doing: for the message, as "inspecting". Errors as those of `isolated.Child.call`; where the limits are reached it
     names the environment variables that raise them.
     """
     if isolated.in_child():
         return function(path, *args)
-    child = _take()
+    memory = _memory_for(path)
+    child = _take(memory)
     answered = False
     try:
         found: Result = child.call(f"{doing} {path}", _in_folder, str(Path.cwd()), function, path, *args)
@@ -47,7 +50,7 @@ def within_limits(doing: str, function: Callable[..., Result], path: Path, *args
         answered = True
         raise
     finally:
-        _keep(child) if answered else child.close()
+        _keep(child, memory) if answered else child.close()
 
 
 def _in_folder(folder: str, function: Callable[..., Result], *args: Any) -> Result:
@@ -60,6 +63,7 @@ class _Kept:
     """The process that waits for the next file. said: what the environment said of limits when it began."""
 
     child: Child
+    memory: int
     said: tuple[str | None, ...]
     timer: Timer
 
@@ -72,23 +76,31 @@ def _said() -> tuple[str | None, ...]:
     return os.environ.get(isolated.SECONDS), os.environ.get(isolated.BYTES)
 
 
-def _take() -> Child:
+def _memory_for(path: Path) -> int:
+    """Bytes that judging the file may take: by all that lies in its folder, where weights of any name may stand."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    stored = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    free = psutil.virtual_memory().available
+    return min(MEMORY + MEMORY_A_BYTE * stored, int(MEMORY_SHARE * free))
+
+
+def _take(memory: int) -> Child:
     with _LOCK:
         kept = _kept.pop() if _kept else None
     if kept is not None:
         kept.timer.cancel()
-        if kept.said == _said():
+        if kept.said == _said() and kept.memory >= memory:
             return kept.child
         kept.child.close()
-    return Child(Limits(SECONDS, int(MEMORY_SHARE * psutil.virtual_memory().available)))
+    return Child(Limits(SECONDS, memory))
 
 
-def _keep(child: Child) -> None:
+def _keep(child: Child, memory: int) -> None:
     timer = Timer(IDLE_S, _end_idle)
     timer.daemon = True
     with _LOCK:
         others = list(_kept)
-        _kept[:] = [_Kept(child, _said(), timer)]
+        _kept[:] = [_Kept(child, memory, _said(), timer)]
     for other in others:
         other.timer.cancel()
         other.child.close()

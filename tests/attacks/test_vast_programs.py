@@ -1,0 +1,29 @@
+"""Programs of torch.export that ask for more than a machine has: inspecting one ends with one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from edgepress.errors import CompressError
+from edgepress.isolated import BYTES
+from edgepress.pipeline.inspect import inspect_model
+from torch import Tensor, nn
+
+
+class Vast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(2**31).sum()  # 8 GiB
+
+
+def test_a_program_that_fills_the_memory_takes_nothing_else_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vast.pt2"
+    torch.export.save(torch.export.export(Vast(), (torch.zeros(1, 2),)), path)
+    monkeypatch.setenv(BYTES, str(2 * 10**9))
+    # the second is the word of a machine that has no 8 GiB to give
+    told = rf"^more than 2 GB of memory \({BYTES} raises it\) while inspecting|can't allocate memory"
+    with pytest.raises(CompressError, match=told):
+        inspect_model(str(path))
