@@ -17,6 +17,7 @@ from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_f
 from .fusable import shift_to_unsigned, trim_to_unsigned
 from .onnx_graph import OnnxGraph, load_onnx
 from .openvino_recurrent import RECURRENT_LAYERS, name_recurrent, one_direction_of
+from .openvino_shared import part_equal_weights
 from .portable import portable
 from .vnni import weight_limit
 
@@ -111,6 +112,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     except RuntimeError as error:
         raise CompressError(f"{onnx_path}: {_refusal(error)}") from error
     name_recurrent(model, onnx_model)
+    part_equal_weights(model)
     _number_unnamed(model, {name for node in onnx_model.graph.node for name in (node.name, *node.output)})
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)

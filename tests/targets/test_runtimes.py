@@ -482,3 +482,21 @@ def test_an_inference_without_copies_is_the_same_inference(name, save, feeds, tm
     result = prepared()
     if name == "openvino":
         assert not np.asarray(next(iter(result.values()))).any()
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_convolution_and_a_transposed_one_of_equal_weights_keep_their_own(group, tmp_path):
+    """OpenVINO's files store equal bytes once, and its engine then prepares them for one of the two only."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 4 // group, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "conv", pads=[1, 1, 1, 1], group=group),
+        helper.make_node("ConvTranspose", ["h", "v"], ["y"], "up", pads=[1, 1, 1, 1], group=group),
+    ]
+    model = model_of(nodes, {"w": weight, "v": weight.copy()}, shape=("N", 4, 8, 8))
+    feeds = {"x": rng.standard_normal((2, 4, 8, 8)).astype(np.float32)}
+    onnx.save(model, tmp_path / "m.onnx")
+    engine = TARGETS["openvino"].build(
+        tmp_path / "m.onnx", TargetOptions(float_precision="f32"), tmp_path / "ir"
+    )
+    assert np.allclose(engine.run(feeds)[0], unoptimized(model, feeds), atol=1e-4)
