@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -231,7 +232,12 @@ def ending_with(outcome: object) -> click.Group:
         (UnsafeInputError("holds code"), 6, "error: holds code\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: /x: Permission denied\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),  # which names no place: one of these two
+            2,
+            f"error: {tempfile.gettempdir()} or {Path.cwd()}: No space left on device; free some, or name a folder"
+            " on another disk\n",
+        ),
         (ValueError("odd\nthing"), 1, "internal error: ValueError: odd thing, please report\n"),
         (CompressError("layer \x1b[31mred\x1b[0m"), 2, "error: layer <U+001B>[31mred<U+001B>[0m\n"),
     ],

@@ -18,7 +18,9 @@ CODE = "is refused: a recipe is plain data, never code"
 DEEP = "nested deeper than 32 levels: this is not a recipe"
 TIME = "expected a time such as 5 ms, 800 us or 0.1 s"
 SIZE = "expected a size such as 2 MB, 500 kB or 1.5 MiB"
-DROP = 'expected a drop such as "0.5 points", or "1 %" of the float value'
+DROP = (
+    'expected a drop such as "0.5 points" of a share, "1 %" of the float value, or "0.3 units" of any metric'
+)
 PLAIN = "expected a plain number (or quotes around text with a colon)"
 SEED = "expected a whole number, 0 to 4294967295"
 METRIC = "expected top1, topK (such as top5) or pkg.module:function"
