@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_BATCH = 16
 JUDGED_IN = 8  # batches: more tell more of the scatter of a difference, and take more time
-CHOOSING_SAMPLES = 64  # on which steps are fitted to be judged; what is chosen is then fitted to all
 CORRECTION_SAMPLES = 64
 WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
 LEAST_COST_DB = 1.0  # of rounding both addends, which saves time: what the outputs may lose by it
@@ -104,7 +103,7 @@ class Steps:
 
     def best(self, kept: Mapping[str, str]) -> tuple[State, list[str]]:
         """The calibrated network with the steps in it that help, and notes on those that were judged."""
-        part = self.roles.fitted.head(max(CHOOSING_SAMPLES, self.static_batch or 1))
+        part = self.roles.fitted
         plain = Choices(self.graph, (), kept, bool(self.graph.meta.get(BOTH_ADDENDS)), "auto", None)
         chosen = self._chosen(plain, part)
         notes = list(chosen.notes)
