@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..calibration.data import Part
 from ..model import Forward
-from .parity import OutputParity, of_floats, of_integers, of_rows, problem_of
+from .parity import OutputParity, enough, of_floats, of_integers, of_rows, problem_of
 from .result import ParityRecord
 
 SAMPLES = 64
@@ -89,8 +89,7 @@ def prove(
         found |= dict.fromkeys(ranked, rows) if rows is not None else {}
     problems = [text for text in found.values() if isinstance(text, str)]
     outputs = [output for output in found.values() if isinstance(output, OutputParity)]
-    if problems or not any(t.numel() for t in wanted):
-        nothing = "every output is empty for these samples: nothing was proved"
+    if problems or (nothing := _nothing_in(wanted)):
         return broken(edge, problems[0] if problems else nothing, n)
     agreement = None
     scores = wanted[0].dim() == 2 and wanted[0].shape[1] > 1 and wanted[0].is_floating_point()
@@ -124,6 +123,15 @@ def worst_samples(before: Outputs, after: Outputs, count: int) -> list[int]:
 def _columns(outputs: Outputs) -> list[Tensor]:
     """Each output over all batches; a number of its own (no axis) counts as one sample."""
     return [torch.cat([t if t.dim() else t.reshape(1) for t in c]) for c in zip(*outputs, strict=True)]
+
+
+def _nothing_in(wanted: Sequence[Tensor]) -> str:
+    """Why outputs that are equal would prove nothing, "" where they would."""
+    if not any(t.numel() for t in wanted):
+        return "every output is empty for these samples: nothing was proved"
+    if all(t.is_floating_point() and not torch.isfinite(t).any() for t in wanted if t.numel()):
+        return "no output has a finite number for these samples: nothing was proved"
+    return ""
 
 
 def _compared(name: str, wanted: Tensor, got: Tensor, limit: Limit) -> OutputParity | str:
@@ -171,7 +179,5 @@ def broken(edge: str, why: str, n: int) -> ParityRecord:
 
 
 def _agrees(agreement: float | None, limit: Limit, n: int) -> bool:
-    """Whether enough samples keep their class; one may always change, or few samples could never pass."""
-    if limit.agreement is None or agreement is None:
-        return True
-    return agreement >= limit.agreement or round(n * (1 - agreement)) <= 1
+    """Whether enough samples keep their class."""
+    return limit.agreement is None or agreement is None or enough(agreement, n, limit.agreement)

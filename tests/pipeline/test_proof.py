@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from edgepress.calibration.data import Part
+from edgepress.pipeline.parity import enough
 from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, labels_are_classes, prove
 from edgepress.pipeline.ranked import ranked_outputs
 from onnx import TensorProto, helper, numpy_helper
@@ -99,6 +100,56 @@ def test_truth_values_and_one_integer_of_few() -> None:
     assert not prove("a → b", batches(mask), batches(flipped), LOW_PRECISION_LIMIT).ok
 
 
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_no_class_of_one_or_one_of_two_samples_may_change(wrong: int) -> None:
+    """At 0 % or 50 % nothing is proved, however few there are."""
+    scores = torch.tensor([[1.0, 0.99], [2.0, 0.0]])[:wrong]
+    other = scores.clone()
+    other[0] = torch.tensor([0.99, 1.0])
+    record = prove("a → b", batches(scores), batches(other), LOW_PRECISION_LIMIT)
+    assert record.sqnr_db > 15 and record.top1_agreement == (wrong - 1) / wrong and not record.ok
+    ids = torch.tensor([3, 4])[:wrong]
+    assert not prove("a → b", batches(ids), batches(ids + torch.tensor([1, 0])[:wrong]), FLOAT_LIMIT).ok
+    rows = torch.tensor([[[7, 1]], [[8, 1]]])[:wrong]  # a ranking of one row for each sample
+    moved = rows.clone()
+    moved[0] = 5
+    assert not prove("a → b", batches(rows), batches(moved), LOW_PRECISION_LIMIT, ranked=(0,)).ok
+
+
+@pytest.mark.parametrize(
+    ("wrong", "count", "least", "ok"),
+    [
+        (1, 20, 0.999, True),
+        (2, 20, 0.999, False),
+        (1, 19, 0.999, False),
+        (1, 4, 0.95, True),
+        (1, 3, 0.95, False),
+        (5, 100, 0.95, True),
+    ],
+)
+def test_one_may_differ_where_there_are_enough(wrong: int, count: int, least: float, ok: bool) -> None:
+    assert enough((count - wrong) / count, count, least) is ok
+
+
+def test_what_is_nowhere_finite_proves_nothing() -> None:
+    endless, nan = torch.full((4, 2), torch.inf), torch.full((4, 2), torch.nan)
+    record = prove("a → b", batches(endless), batches(endless), FLOAT_LIMIT)
+    assert not record.ok
+    assert record.limit == "no output has a finite number for these samples: nothing was proved"
+    assert prove("a → b", batches(LOGITS, endless), batches(LOGITS, endless), FLOAT_LIMIT).ok
+    for limit in (FLOAT_LIMIT, None):
+        record = prove("a → b", batches(LOGITS, nan), batches(LOGITS, nan), limit)
+        assert not record.ok
+        assert record.limit == "output 1 is not a number (NaN) in what it is compared with"
+
+
+def test_a_ranking_that_is_not_a_number_fails_with_equal_ones_beside_it() -> None:
+    scores = SCORES.clone()
+    scores[0, 3] = torch.nan
+    record = prove("a → b", batches(scores, IDS), batches(scores, IDS), FLOAT_LIMIT, ranked=(0, 1))
+    assert not record.ok and record.limit.startswith("output 0 is not a number (NaN)")
+
+
 def test_infinities_that_both_have_are_left_out() -> None:
     masked = torch.tensor([[1.0, -torch.inf], [2.0, -torch.inf]])
     close = torch.tensor([[1.0, -torch.inf], [2.5, -torch.inf]])  # 5 over 0.25
@@ -111,7 +162,7 @@ def test_an_infinity_that_is_none_or_has_another_sign_breaks_the_proof(found: li
     masked = torch.tensor([[1.0, -torch.inf], [2.0, 0.0]])
     record = prove("a → b", batches(masked), batches(torch.tensor(found)), Limit(0.0))
     assert not record.ok and record.sqnr_db is None
-    assert record.limit == "output 0 is another number where it should be infinite or not a number"
+    assert record.limit == "output 0 is another number where it should be infinite"
 
 
 def test_an_empty_output_proves_nothing_alone_and_harms_nothing_beside_others() -> None:
