@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..passes.quantization.sqnr import worst_sqnr_db
+from .parity import UnlikeBatchesError, columns, of_floats, problem_of
+from .proof import broken
 from .result import ParityRecord
 
 # A value beside a rounding boundary falls on either side in another runtime, and a deep network carries that to every
@@ -23,24 +23,33 @@ def prove_closing(
     """The note of the pass `name` against outputs of its input network and of the exported file for the same samples.
 
     closing: `details["closing"]` of the pass. None when not all outputs are floating point: the note is of others.
+    Infinities that both have may stand, as in every proof.
     """
-    wanted, got = (
-        [torch.cat(column) for column in zip(*outputs, strict=True)] for outputs in (before, after)
-    )
+    try:
+        wanted, got = columns(before), columns(after)
+    except UnlikeBatchesError:
+        return None  # said by the proof of the file itself
     if closing["inner"] or not all(y.is_floating_point() for y in wanted):
         return None
-    n = int(wanted[0].shape[0])
-    told = float(closing["sqnr_db"])
     if [y.shape for y in wanted] != [y.shape for y in got]:
-        return None  # said by the proof of the file itself
-    sqnr = worst_sqnr_db(wanted, got)
-    error = max(float((a.double() - b.double()).abs().max()) for a, b in zip(wanted, got, strict=True))
+        return None  # likewise
+    edge, n = f"{name}'s own note → compressed ONNX", int(wanted[0].shape[0])
+    least = float(closing["sqnr_db"]) - MARGIN_DB
+    pairs = list(zip(wanted, got, strict=True))
+    problems = [text for i, (a, b) in enumerate(pairs) if (text := problem_of(f"output {i}", a, b))]
+    if problems:
+        return broken(edge, problems[0], n)
+    found = [of_floats(f"output {i}", a, b, least) for i, (a, b) in enumerate(pairs)]
+    measured = [output for output in found if output.sqnr_db is not None]
+    if not measured:
+        return None  # likewise: nothing is finite
+    worst = min(measured, key=lambda output: output.rank)
     return ParityRecord(
-        edge=f"{name}'s own note → compressed ONNX",
-        max_error=error,
-        sqnr_db=round(sqnr, 2),
+        edge=edge,
+        max_error=max(output.max_error or 0.0 for output in measured),
+        sqnr_db=None if worst.sqnr_db is None else round(worst.sqnr_db, 2),
         top1_agreement=None,
         n=n,
-        limit=f"SQNR ≥ {told - MARGIN_DB:.1f} dB: {MARGIN_DB:g} dB below what {name} told of what it returned",
-        ok=sqnr >= told - MARGIN_DB,
+        limit=f"SQNR ≥ {least:.1f} dB: {MARGIN_DB:g} dB below what {name} told of what it returned",
+        ok=all(output.ok for output in found),
     )

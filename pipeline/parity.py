@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..passes.quantization.sqnr import sqnr_db
+from ..text import short
 from .report_text import number, percent
 
 LARGEST_MATCH = 2000  # rows of a sample that are matched; the time grows with the third power
@@ -42,6 +43,28 @@ class OutputParity:
     def rank(self) -> tuple[bool, float]:
         """Worst first: what is past its limit, then by SQNR."""
         return (self.ok, math.inf if self.sqnr_db is None else self.sqnr_db)
+
+
+class UnlikeBatchesError(ValueError):
+    """An output has another form in one batch than in the next, so that there is no one tensor of it."""
+
+
+def columns(outputs: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Each output over all batches; a number of its own (no axis) counts as one sample.
+
+    UnlikeBatchesError where batches differ in more than their samples, as detections of varying number do.
+    """
+    found = []
+    for index, column in enumerate(zip(*outputs, strict=True)):
+        tensors = [t if t.dim() else t.reshape(1) for t in column]
+        if len({t.shape[1:] for t in tensors}) > 1:
+            shapes = ", ".join(dict.fromkeys(str(tuple(t.shape)) for t in tensors))
+            raise UnlikeBatchesError(
+                f"output {index} has other shapes from batch to batch ({short(shapes, 120)}), so that its samples "
+                "cannot be compared; give it a fixed number of rows"
+            )
+        found.append(torch.cat(tensors))
+    return found
 
 
 def enough(share: float, count: int, least: float) -> bool:

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..calibration.data import Part
 from ..model import Forward
-from .parity import OutputParity, enough, of_floats, of_integers, of_rows, problem_of
+from .parity import (
+    OutputParity,
+    UnlikeBatchesError,
+    columns,
+    enough,
+    of_floats,
+    of_integers,
+    of_rows,
+    problem_of,
+)
 from .result import ParityRecord
 
 SAMPLES = 64
@@ -76,7 +85,10 @@ def prove(
     n = sum(int(outputs[0].shape[0]) if outputs[0].dim() else 1 for outputs in before)
     if len(before[0]) != len(after[0]):
         return broken(edge, f"{len(after[0])} outputs instead of {len(before[0])}", n)
-    wanted, got = _columns(before), _columns(after)
+    try:
+        wanted, got = columns(before), columns(after)
+    except UnlikeBatchesError as problem:
+        return broken(edge, str(problem), n)
     called = [f"output {i}" + (f" ({names[i]!r})" if i < len(names) else "") for i in range(len(wanted))]
     # Ranked outputs are matched first: their rows may differ in number.
     least = limit or Limit(LOW_PRECISION_SQNR_DB)
@@ -113,16 +125,13 @@ def worst_samples(before: Outputs, after: Outputs, count: int) -> list[int]:
     for wanted, got in pairs:
         if any(w.shape != g.shape or not w.dim() for w, g in zip(wanted, got, strict=True)):
             continue
+        if len({w.shape[1:] for w in wanted}) > 1:
+            continue
         one, other = torch.cat(wanted).double(), torch.cat(got).double()
         if one.shape[0] == n:
             away = (one - other).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).reshape(n, -1).pow(2).sum(1)
             noise += away / one.nan_to_num(posinf=0.0, neginf=0.0).pow(2).sum().clamp(min=1e-30)
     return [int(i) for i in noise.argsort(descending=True, stable=True)[:count]]
-
-
-def _columns(outputs: Outputs) -> list[Tensor]:
-    """Each output over all batches; a number of its own (no axis) counts as one sample."""
-    return [torch.cat([t if t.dim() else t.reshape(1) for t in c]) for c in zip(*outputs, strict=True)]
 
 
 def _nothing_in(wanted: Sequence[Tensor]) -> str:

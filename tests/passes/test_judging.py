@@ -113,3 +113,17 @@ def test_a_file_that_contradicts_the_note_fails(noise: float, ok: bool) -> None:
     assert proof is not None
     assert proof.ok is ok
     assert proof.limit == "SQNR ≥ 37.0 dB: 3 dB below what quantize told of what it returned"
+
+
+def test_a_note_is_compared_over_numbers_without_an_axis_and_beside_infinities() -> None:
+    closing = {"sqnr_db": 20.0, "cosine": 1.0, "samples": 2, "part": "validation", "inner": False}
+    numbers = [(torch.tensor(2.0),), (torch.tensor(4.0),)]
+    proof = prove_closing("quantize", closing, numbers, numbers)
+    assert proof is not None and proof.ok and proof.n == 2
+    masked = torch.tensor([[3.0, -torch.inf], [4.0, -torch.inf]])
+    moved = torch.tensor([[3.0, -torch.inf], [4.5, -torch.inf]])  # 25 over 0.25: 20 dB
+    proof = prove_closing("quantize", closing, [(masked,)], [(moved,)])
+    assert proof is not None and proof.ok and proof.sqnr_db == 20.0 and proof.max_error == 0.5
+    proof = prove_closing("quantize", closing, [(masked,)], [(moved.nan_to_num(),)])
+    assert proof is not None and not proof.ok
+    assert proof.limit == "output 0 is another number where it should be infinite"

@@ -10,7 +10,14 @@ import pytest
 import torch
 from edgepress.calibration.data import Part
 from edgepress.pipeline.parity import enough
-from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, labels_are_classes, prove
+from edgepress.pipeline.proof import (
+    FLOAT_LIMIT,
+    LOW_PRECISION_LIMIT,
+    Limit,
+    labels_are_classes,
+    prove,
+    worst_samples,
+)
 from edgepress.pipeline.ranked import ranked_outputs
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
@@ -203,6 +210,17 @@ def test_the_worst_of_several_outputs_is_named() -> None:
 
 def test_a_number_without_an_axis_is_compared() -> None:
     assert prove("a → b", batches(torch.tensor(2.0)), batches(torch.tensor(2.0)), FLOAT_LIMIT).ok
+
+
+def test_outputs_whose_rows_vary_from_batch_to_batch_are_a_broken_proof() -> None:
+    found = [(torch.rand(2, 3, 4),), (torch.rand(2, 5, 4),)]
+    record = prove("a → b", found, found, FLOAT_LIMIT)
+    assert not record.ok and record.n == 4
+    assert record.limit == (
+        "output 0 has other shapes from batch to batch ((2, 3, 4), (2, 5, 4)), so that its samples cannot be compared;"
+        " give it a fixed number of rows"
+    )
+    assert worst_samples(found, found, 2) == [0, 1]
 
 
 SCORES = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6]])
