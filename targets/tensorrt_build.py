@@ -92,7 +92,7 @@ class Parsed:
         lints = lints or [
             Lint("", "refused", short(e, CAUSE_LIMIT), _fix(e)) for e in self._logger.errors[:1]
         ]
-        return RefusedError(self._path, f"{self._trt.__name__} {self._trt.__version__}", lints)
+        return self._refusal(lints)
 
     def _inputs(self) -> list[Any]:
         return [self._network.get_input(i) for i in range(self._network.num_inputs)]
@@ -124,10 +124,12 @@ class Parsed:
         for tensor in dynamic:
             batch, *rest = tuple(tensor.shape)
             if -1 in rest:
-                raise CompressError(
-                    f"{self._path}: input {tensor.name!r} has shape {(batch, *rest)}; TensorRT builds with a "
-                    "varying batch (axis 0) only, export the other axes with fixed sizes"
+                problem = (
+                    f"input {tensor.name!r} has shape {(batch, *rest)}; TensorRT builds with a varying batch "
+                    "(axis 0) only"
                 )
+                fix = f"say a sample's size by --input-shape {tensor.name}=3x224x224, or export fixed sizes"
+                raise self._refusal([Lint("", "refused", problem, fix)])
             least, most = self._batch
             profile.set_shape(tensor.name, (least, *rest), (least, *rest), (most, *rest))
         return profile
@@ -141,4 +143,7 @@ class Parsed:
             tensors = [r for t, readers in graph.readers.items() if f"({t})" in error for r in readers]
             node = max(named, key=len) if named else (tensors or [""])[0]
             lints.append(Lint(node, "refused", short(error, CAUSE_LIMIT), _fix(error)))
+        return self._refusal(lints)
+
+    def _refusal(self, lints: list[Lint]) -> RefusedError:
         return RefusedError(self._path, f"{self._trt.__name__} {self._trt.__version__}", lints)

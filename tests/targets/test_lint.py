@@ -120,3 +120,14 @@ def test_a_file_that_is_not_onnx_is_named(tmp_path):
     for target in TARGETS.values():
         with pytest.raises(CompressError, match=r"broken\.onnx: "):
             target.lint(path)
+
+
+@pytest.mark.skipif(tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed")
+def test_sizes_that_a_file_leaves_open_are_a_finding_of_tensorrt_with_the_option_that_states_them(save):
+    """Not an error: the other runtimes run such a file, and their findings are told."""
+    model = conv_float()
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    found = tensorrt.lint(save(model))
+    assert [(lint.node, lint.severity) for lint in found] == [("", "refused")]
+    assert "--input-shape x=3x224x224" in found[0].fix
