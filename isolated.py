@@ -31,6 +31,8 @@ SECONDS, BYTES = "COMPRESS_CHILD_SECONDS", "COMPRESS_CHILD_BYTES"
 SHARE = 0.9
 """Of the memory that is free when a child starts, what it may hold where no limit is named."""
 POLL_S = 0.1
+GRACE_S = 60
+"""Seconds beyond a call's own until an orphan is ended by the system."""
 SHOWN = 400
 """Characters of a child's error output that an error quotes, from its end."""
 
@@ -41,16 +43,24 @@ class ChildDiedError(CompressError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take. seconds: for each call; bytes: of memory it holds, 0 for most of what is free."""
+    """What a child may take. seconds: for each call; bytes: of memory it holds, 0 for most of what is free.
+
+    raised_by: what a user sets to raise each of the two, for messages.
+    """
 
     seconds: float = 600.0
     bytes: int = 0
+    raised_by: tuple[str, str] = (SECONDS, BYTES)
 
     def in_force(self) -> Limits:
         """These limits with what the environment says instead; CompressError when that is no number above 0."""
         free = int(SHARE * psutil.virtual_memory().available)
+        seconds, held = _number(SECONDS), int(_number(BYTES) or 0)
+        by_seconds, by_bytes = self.raised_by
         return Limits(
-            _number(SECONDS) or self.seconds, int(_number(BYTES) or 0) or min(self.bytes or free, free)
+            seconds or self.seconds,
+            held or min(self.bytes or free, free),
+            (SECONDS if seconds else by_seconds, BYTES if held else by_bytes),
         )
 
 
@@ -69,13 +79,15 @@ class Child:
     """A process that computes what it is asked, one call after the other, and keeps its modules in between."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
-        self._limits = limits.in_force()
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `close`)
-        # -P: a module in the current folder must not stand in for a library of the same name
-        command = [sys.executable, "-P", "-m", f"{__package__}.isolated"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors)
-        self.watch = Watch(self._process, self._limits.bytes)
+        self.limits = limits.in_force()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        # -P: a module in the current folder must not stand in for a library of the same name. In a process group of
+        # its own, so that what a library starts there can be ended with it.
+        command, pipe = [sys.executable, "-P", "-c", _START], subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._errors, process_group=0
+        )
+        self.watch = Watch(self._process)
         with suppress(BrokenPipeError):  # its end is told by the first call
             self._send(sys.path)
 
@@ -85,9 +97,11 @@ class Child:
         what: what is being done, for messages: "building model.onnx". An exception of the function is raised here as
         it is; ChildDiedError when the process ended, took too long or held too much memory.
         """
-        self.watch.begin(self._limits.seconds)
+        self._errors.seek(0)  # the child writes where this stands: what earlier calls said is gone
+        self._errors.truncate()
+        self.watch.begin(self.limits)
         try:
-            self._send((function, args))
+            self._send((function, args, self.limits.seconds))
             assert self._process.stdout is not None
             fine, value = pickle.load(self._process.stdout)  # from our own child, over a pipe of ours
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
@@ -98,6 +112,13 @@ class Child:
             return value  # type: ignore[no-any-return]
         raise value
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the process holds now; 0 when it is gone."""
+        with suppress(psutil.Error):
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        return 0
+
     def _send(self, value: object) -> None:
         assert self._process.stdin is not None
         pickle.dump(value, self._process.stdin, pickle.HIGHEST_PROTOCOL)
@@ -107,16 +128,16 @@ class Child:
         """How the process ended, in words."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        self._process.kill()
+        end_group(self._process)
         how = self.watch.exceeded or ending(self._process.wait())
-        self._errors.seek(0)
-        last = " ".join(self._errors.read().split())[-SHOWN:]
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4 * SHOWN))
+        last = " ".join(self._errors.read().decode(errors="replace").split())[-SHOWN:]
         return f"{how} while {what}" + (f" (its last words: {last})" if last else "")
 
     def close(self) -> None:
         """End the process."""
         self.watch.close()
-        self._process.kill()
+        end_group(self._process)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with suppress(BrokenPipeError):
                 stream.close()  # type: ignore[union-attr]
@@ -136,16 +157,16 @@ class Child:
 class Watch:
     """Ends a process that holds more memory than it may, or has not answered in time; `exceeded` then says which."""
 
-    def __init__(self, process: subprocess.Popen[Any], limit_bytes: int) -> None:
+    def __init__(self, process: subprocess.Popen[Any]) -> None:
         self.exceeded = ""
-        self._process, self._bytes = process, limit_bytes
-        self._seconds, self._deadline = 0.0, float("inf")
+        self._process = process
+        self._limits, self._deadline = Limits(bytes=sys.maxsize), float("inf")
         self._over = Event()
         Thread(target=self._look, daemon=True).start()
 
-    def begin(self, seconds: float) -> None:
-        """From now on the process has so many seconds."""
-        self._seconds, self._deadline = seconds, monotonic() + seconds
+    def begin(self, limits: Limits) -> None:
+        """From now on the process has these limits."""
+        self._limits, self._deadline = limits, monotonic() + limits.seconds
 
     def pause(self) -> None:
         """Nothing is asked of the process: it may take its time."""
@@ -159,13 +180,23 @@ class Watch:
         with suppress(psutil.Error):  # it is gone
             watched = psutil.Process(self._process.pid)
             while not self._over.wait(POLL_S):
+                limits = self._limits
+                by_seconds, by_bytes = limits.raised_by
                 if monotonic() > self._deadline:
-                    self.exceeded = f"no answer within {self._seconds:g} s ({SECONDS} raises it)"
-                elif watched.memory_info().rss > self._bytes:
-                    self.exceeded = f"more than {self._bytes / 1e9:.3g} GB of memory ({BYTES} raises it)"
-                if self.exceeded:
-                    self._process.kill()
-                    return
+                    self.exceeded = f"no answer within {limits.seconds:g} s ({by_seconds} raises it)"
+                elif watched.memory_info().rss > limits.bytes:
+                    self.exceeded = f"more than {limits.bytes / 1e9:.3g} GB of memory ({by_bytes} raises it)"
+                if self.exceeded or watched.status() == psutil.STATUS_ZOMBIE:
+                    break
+        if not self._over.is_set():
+            end_group(self._process)  # also what it started, which would keep its pipes open
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """End a process, and where it leads a group all others in that, also when it has ended itself."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def ending(code: int) -> str:
@@ -179,8 +210,7 @@ def ending(code: int) -> str:
 
 def in_child() -> bool:
     """Whether this process is one of those that compute calls here, within limits."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec is not None and spec.name == __name__
+    return bool(_calls)
 
 
 def _number(name: str) -> float | None:
@@ -194,28 +224,41 @@ def _number(name: str) -> float | None:
     return value or None
 
 
-def _main() -> None:
-    """Answer calls from stdin until it is closed."""
+_START = f"""
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from {__name__} import answer_calls
+answer_calls()
+"""
+"""What a child begins with: the package is the parent's own, wherever that one found it."""
+_calls: list[int] = []  # a child's: that it answers calls
+
+
+def answer_calls() -> None:
+    """In the child: answer what stdin asks until it is closed."""
+    _calls.append(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and closes stdin
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("500")  # where memory runs out, this process goes and not the one that waits for it
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a vendor library prints must not get into the answers
-    questions = sys.stdin.buffer
     with suppress(EOFError):
-        sys.path[:] = pickle.load(questions)
         while True:
-            answers.write(_answer(questions))
+            answers.write(_answer(sys.stdin.buffer))
             answers.flush()
 
 
 def _answer(questions: Any) -> bytes:
-    function, args = pickle.load(questions)
+    function, args, seconds = pickle.load(questions)
+    # The system ends a child that computes on without a parent to end it, also while a library holds Python's lock.
+    signal.alarm(int(min(seconds, 1e6)) + GRACE_S)
     try:
         return pickle.dumps((True, function(*args)), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         return pickle.dumps((False, _portable(error)))
+    finally:
+        signal.alarm(0)
 
 
 def _portable(error: Exception) -> Exception:
@@ -234,9 +277,5 @@ def _portable(error: Exception) -> Exception:
 def _end_with(parent: int) -> None:
     """End once the parent is gone, also while a library computes."""
     while os.getppid() == parent:
-        sleep(1)
+        sleep(0.2)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    _main()

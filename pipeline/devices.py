@@ -94,7 +94,7 @@ def options_of(section: TargetSection, batch: int = 0, precision: str = "") -> T
 
 def limits_of(plan: MeasureSection) -> Limits:
     """What an engine's process may take, as a recipe says it."""
-    return Limits(plan.timeout_s, plan.memory or 0)
+    return Limits(plan.timeout_s, plan.memory or 0, ("measure.timeout_s", "measure.memory"))
 
 
 def measure_target(
@@ -283,9 +283,11 @@ def _layers(
     return {"precision": precision_shares(layers), "layers": rows}
 
 
-def layer_times(onnx_path: Path, section: TargetSection, model: Model, folder: Path) -> dict[str, float]:
+def layer_times(
+    onnx_path: Path, section: TargetSection, model: Model, folder: Path, limits: Limits
+) -> dict[str, float]:
     """Milliseconds of each executed layer of `onnx_path`, by the names of the ONNX nodes in it that multiply."""
-    engine = build(TARGETS[section.runtime], onnx_path, options_of(section, batch=1), folder)
+    engine = build(TARGETS[section.runtime], onnx_path, options_of(section, batch=1), folder, limits)
     if isinstance(engine, BuiltOnly):
         return {}
     with engine:

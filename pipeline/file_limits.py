@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Timer
@@ -25,6 +26,8 @@ MEMORY_SHARE = 0.5
 """Of the memory that is free, which is the most that judging any file may take."""
 MEMORY, MEMORY_A_BYTE = 3 * 2**30, 12
 """What judging a file may take: libraries and activations, and copies of its weights (in runtimes, in PyTorch)."""
+MOST_HELD = 2**30
+"""Bytes that a process may hold after one file to be kept for the next, which is judged by what it holds."""
 IDLE_S = 15.0
 """A process that has imported PyTorch is kept as long as this for the next file."""
 
@@ -37,8 +40,8 @@ def within_limits(doing: str, function: Callable[..., Result], path: Path, *args
     """
     if isolated.in_child():
         return function(path, *args)
-    memory = _memory_for(path)
-    child = _take(memory)
+    child = _take()
+    child.limits = Limits(SECONDS, _memory_for(path)).in_force()
     answered = False
     try:
         found: Result = child.call(f"{doing} {path}", _in_folder, str(Path.cwd()), function, path, *args)
@@ -50,7 +53,7 @@ def within_limits(doing: str, function: Callable[..., Result], path: Path, *args
         answered = True
         raise
     finally:
-        _keep(child, memory) if answered else child.close()
+        _keep(child) if answered else child.close()
 
 
 def _in_folder(folder: str, function: Callable[..., Result], *args: Any) -> Result:
@@ -63,7 +66,6 @@ class _Kept:
     """The process that waits for the next file. said: what the environment said of limits when it began."""
 
     child: Child
-    memory: int
     said: tuple[str | None, ...]
     timer: Timer
 
@@ -79,28 +81,34 @@ def _said() -> tuple[str | None, ...]:
 def _memory_for(path: Path) -> int:
     """Bytes that judging the file may take: by all that lies in its folder, where weights of any name may stand."""
     folder = path.parent if path.parent.is_dir() else Path()
-    stored = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    stored = 0
+    with suppress(OSError):  # others may write there meanwhile, or not let us look
+        for file in folder.iterdir():
+            stored += file.stat().st_size if file.is_file() else 0
     free = psutil.virtual_memory().available
     return min(MEMORY + MEMORY_A_BYTE * stored, int(MEMORY_SHARE * free))
 
 
-def _take(memory: int) -> Child:
+def _take() -> Child:
     with _LOCK:
         kept = _kept.pop() if _kept else None
     if kept is not None:
         kept.timer.cancel()
-        if kept.said == _said() and kept.memory >= memory:
+        if kept.said == _said():
             return kept.child
         kept.child.close()
-    return Child(Limits(SECONDS, memory))
+    return Child()
 
 
-def _keep(child: Child, memory: int) -> None:
+def _keep(child: Child) -> None:
+    if child.held > MOST_HELD:
+        child.close()
+        return
     timer = Timer(IDLE_S, _end_idle)
     timer.daemon = True
     with _LOCK:
         others = list(_kept)
-        _kept[:] = [_Kept(child, memory, _said(), timer)]
+        _kept[:] = [_Kept(child, _said(), timer)]
     for other in others:
         other.timer.cancel()
         other.child.close()

@@ -197,7 +197,7 @@ class MeasureSection(Section):
     batch: int = Field(default=1, ge=1, le=65_536)
     """Samples in one inference."""
     timeout_s: float = Field(default=600.0, gt=0, le=86400)
-    """Longest that building, loading or one inference of an engine may take before it counts as failed."""
+    """Longest that building, loading, one inference or a whole timed launch of an engine may take; then it failed."""
     memory: Bytes | None = None
     """Most memory that an engine's process may hold before it counts as failed; default nine tenths of what is free."""
 

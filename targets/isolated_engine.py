@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ..isolated import Child, Limits
+from ..errors import CompressError, cause
+from ..isolated import Child, ChildDiedError, Limits
 from .base import Artefact, BuiltOnly, Engine, Feeds, Layer, Target, TargetOptions
+
+Result = TypeVar("Result")
 
 Opened = tuple[dict[str, Any], tuple[Artefact, ...]]
 """An engine's settings and files."""
@@ -31,20 +34,20 @@ class IsolatedEngine:
         """One synchronous inference."""
         doing = "in the first inference of" if self._fresh else "running"
         self._fresh = False
-        return self._child.call(f"{doing} {self._what}", _run, dict(feeds))
+        return _asked(self._child, f"{doing} {self._what}", _run, dict(feeds))
 
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
         """An inference on inputs that the child holds already, whose outputs stay there."""
-        self._child.call(f"preparing inputs of {self._what}", _prepare, dict(feeds))
-        return lambda: self._child.call(f"running {self._what}", _run_prepared)
+        _asked(self._child, f"preparing inputs of {self._what}", _prepare, dict(feeds))
+        return lambda: _asked(self._child, f"running {self._what}", _run_prepared)
 
     def run_many(self, feeds: Feeds, count: int) -> None:
         """`count` inferences, as many at once as the options say."""
-        self._child.call(f"running {self._what} many times", _run_many, dict(feeds), count)
+        _asked(self._child, f"running {self._what} many times", _run_many, dict(feeds), count)
 
     def layers(self, feeds: Feeds, iterations: int) -> list[Layer]:
         """Every executed layer with its executed precision and mean time over `iterations`."""
-        return self._child.call(f"timing the layers of {self._what}", _layers, dict(feeds), iterations)
+        return _asked(self._child, f"timing the layers of {self._what}", _layers, dict(feeds), iterations)
 
     def close(self) -> None:
         """End the engine's process."""
@@ -80,7 +83,7 @@ def _opened(
 ) -> IsolatedEngine | BuiltOnly:
     child = Child(limits)
     try:
-        opened = child.call(what, _open, function, path, *args)
+        opened = _asked(child, what, _open, function, path, *args)
     except BaseException:
         child.close()
         raise
@@ -88,6 +91,16 @@ def _opened(
         child.close()
         return opened
     return IsolatedEngine(child, path.name, opened)
+
+
+def _asked(child: Child, what: str, function: Callable[..., Result], *args: object) -> Result:
+    """What the child computes; whatever a runtime raises is one CompressError."""
+    try:
+        return child.call(what, function, *args)
+    except CompressError:
+        raise
+    except Exception as error:  # of a vendor's library: MemoryError, RuntimeError, or one of its own
+        raise CompressError(f"{type(error).__name__} while {what}: {cause(error)}") from error
 
 
 class KeptEngine:
@@ -102,7 +115,11 @@ class KeptEngine:
         if self._open is None or self._open[0] != (path, sha256):
             self.close()
             self._open = ((path, sha256), load(self._target, Path(path), self._options))
-        return self._open[1].run(feeds)
+        try:
+            return self._open[1].run(feeds)
+        except ChildDiedError:
+            self.close()  # the next inference may have better luck in a process of its own
+            raise
 
     def close(self) -> None:
         """End the process of the engine that is open."""

@@ -136,8 +136,8 @@ class _Worker:
         command = [sys.executable, "-P", "-m", "edgepress.targets.worker", *self._mode]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
-        self._watch = Watch(self._process, self._limits.bytes)
-        self._watch.begin(self._limits.seconds)
+        self._watch = Watch(self._process)
+        self._watch.begin(self._limits)
         return self
 
     def __exit__(self, *_: object) -> None:

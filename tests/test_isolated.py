@@ -154,3 +154,36 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the child outlived its parent")
+
+
+def fork_and_die() -> None:
+    if os.fork() == 0:
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGFPE)
+
+
+def test_what_a_library_started_ends_with_its_process() -> None:
+    """It holds the pipes of the child that died, whose end would else not be seen before its own."""
+    begin = time.monotonic()
+    with pytest.raises(ChildDiedError, match=r"died by signal 8 \(SIGFPE\)"):
+        run("building", fork_and_die, limits=Limits(seconds=120))
+    assert time.monotonic() - begin < 60
+
+
+def complain() -> None:
+    sys.stderr.write("words of the first call\n")
+    sys.stderr.flush()
+
+
+def test_last_words_are_those_of_the_call() -> None:
+    with Child() as child:
+        child.call("complaining", complain)
+        with pytest.raises(ChildDiedError) as caught:
+            child.call("dying", die, 11)
+    assert str(caught.value) == "died by signal 11 (SIGSEGV) while dying"
+
+
+def test_a_limit_names_what_raises_it() -> None:
+    limits = Limits(seconds=0.5, raised_by=("measure.timeout_s", "measure.memory"))
+    with pytest.raises(ChildDiedError, match=r"no answer within 0.5 s \(measure.timeout_s raises it\)"):
+        run("waiting", time.sleep, 60, limits=limits)

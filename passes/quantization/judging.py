@@ -7,6 +7,7 @@ samples that nothing was fitted to.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ...calibration.data import DataParts, Part, Subset
+from ...calibration.data import DataParts, Part, Sample, Subset
 from .observe import Batch, Watcher, judged_nodes, judged_values
 from .quantizers import ActivationQuantizer, quantizers_of
 from .sqnr import UNMOVED_DB, decibels
@@ -118,14 +119,16 @@ class Roles:
 def roles(data: DataParts, batch: int, macs: int | None) -> Roles:
     """The samples for each purpose; no judges when there are too few.
 
-    Compared and judged is on samples spread over the train part, to which this pass fits nothing; where there is
-    none, on the calibration part, whose end, at most half of it, are the judges. batch: what the network takes at
-    once; judges are whole batches. macs: of one sample; the cheaper it is, the more judges.
+    Compared and judged is on samples spread over the train part that the calibration part does not hold, to which this
+    pass fits nothing; where there are none, on the calibration part, whose end, at most half of it, are the judges.
+    batch: what the network takes at once; judges are whole batches. macs: of one sample; the cheaper it is, the more
+    judges.
     """
-    train, calibration = data.train, data.calibration
+    calibration = data.calibration
     judges = max(JUDGES, batch, min(MOST_JUDGES, JUDGING_MACS // macs if macs else 0))
     trials = max(TRIALS, batch)
-    if len(train) >= max(LEAST_OF_TRAIN, 4 * batch) and train.samples is not calibration.samples:
+    train = _without(_spread(data.train, 2 * (judges + trials)), calibration)
+    if len(train) >= max(LEAST_OF_TRAIN, 4 * batch):
         every = min(len(train), judges + trials)
         compared = every * trials // (judges + trials)
         indices = [i * len(train) // every for i in range(every)]
@@ -140,3 +143,23 @@ def roles(data: DataParts, batch: int, macs: int | None) -> Roles:
     middle = len(calibration) - count
     fitted = calibration.between(0, middle)
     return Roles(fitted, fitted.head(trials), calibration.between(middle, len(calibration)))
+
+
+def _spread(part: Part, count: int) -> Part:
+    """At most `count` samples at even distances."""
+    count = min(count, len(part))
+    return Part(part.name, Subset(part.samples, [i * len(part) // count for i in range(count)]))
+
+
+def _without(part: Part, other: Part) -> Part:
+    """The samples of `part` that `other` does not hold, whether the parts overlap or a sample stands in both."""
+    known = {_digest(other.samples[i]) for i in range(len(other))}
+    kept = [i for i in range(len(part)) if _digest(part.samples[i]) not in known]
+    return Part(part.name, Subset(part.samples, kept))
+
+
+def _digest(sample: Sample) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for x in sample[0]:
+        digest.update(x.contiguous().numpy().tobytes())
+    return digest.digest()

@@ -6,7 +6,11 @@ import os
 import shutil
 import signal
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
+
+ATTEMPTS = 50
 
 
 def main() -> None:
@@ -16,7 +20,11 @@ def main() -> None:
     sys.stdin.buffer.read()
     with suppress(ProcessLookupError):
         os.killpg(int(sys.argv[2]), signal.SIGKILL)  # first, or they would still write into the folder
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    for _ in range(ATTEMPTS):  # engines' processes end by themselves, a moment after the agent
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
+        if not Path(sys.argv[1]).exists():
+            return
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from edgepress.calibration.data import DataParts
+from edgepress.calibration.data import DataParts, Part
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.quantization.capture import capture
@@ -77,6 +77,16 @@ def test_no_sample_is_fitted_to_and_judged_by() -> None:
     assert len(values) == len(set(values)) == 64
     alone = roles(DataParts(calibration, calibration, calibration, None, "0"), 1, None)
     assert (len(alone.fitted), len(alone.judges)) == (25, 25)
+
+
+def test_a_train_sample_that_calibration_holds_too_does_not_judge() -> None:
+    """Many take the calibration samples from the train part, as another view of it."""
+    train = samples(120, 4, seed=1)
+    calibration = Part("calibration", list(train.samples)[:60])
+    found = roles(DataParts(train, calibration, calibration, None, "0"), 1, None)
+    fitted = {float(x[0]) for (x,), _ in found.fitted.samples}
+    judged = [float(x[0]) for part in (found.trials, found.judges) for (x,), _ in part.samples]
+    assert len(judged) == 60 and not fitted & set(judged)
 
 
 SCORES = {
