@@ -69,8 +69,8 @@ class Candidate:
     """Outputs of the float ONNX file on onnxruntime, for the proof samples."""
     reference: list[tuple[Tensor, ...]]
     """Those of the compressed ONNX file."""
-    low_precision_source: bool = False
-    """Whether the file that was read computes in less than float32 itself."""
+    low_precision_source: str = ""
+    """Why the file that was read computes in less than float32 itself; "" where it does not."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,12 @@ def _judged(
     after = {
         label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
     }
-    unforced = LOW_PRECISION_LIMIT if DEFAULT in engines or candidate.low_precision_source else FLOAT_LIMIT
+    lowered = replace(LOW_PRECISION_LIMIT, because=candidate.low_precision_source)
+    unforced = lowered if DEFAULT in engines or candidate.low_precision_source else FLOAT_LIMIT
     limits = {
-        F32: LOW_PRECISION_LIMIT if candidate.low_precision_source else FLOAT_LIMIT,
+        F32: lowered if candidate.low_precision_source else FLOAT_LIMIT,
         DEFAULT: unforced,
-        COMPRESSED: LOW_PRECISION_LIMIT if candidate.quantized else unforced,
+        COMPRESSED: lowered if candidate.quantized else unforced,
     }
     ranked = ranked_outputs(candidate.compressed_onnx)
     references = dict.fromkeys(engines, candidate.float_reference) | {COMPRESSED: candidate.reference}

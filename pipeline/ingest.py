@@ -151,6 +151,7 @@ def _from_onnx(
     from .onnx_file import graph_inputs, read_onnx, sample_shape
     from .onnx_inputs import open_axes, pin
     from .onnx_network import as_network, why_no_pass
+    from .onnx_precision import limits_note
     from .onnx_quantized import how_quantized
 
     path = base / section.source
@@ -166,7 +167,7 @@ def _from_onnx(
         source += f" (it leaves sizes open; they are fixed to the data's, a sample being {told})"
         progress.say(f"{path.name} leaves sizes open; they are fixed to the data's: a sample is {told}")
     if how := how_quantized(graph):
-        source += f" (quantized already, {how}; its proofs have the limits of low precision)"
+        source += f" (quantized already, {how}; {limits_note(graph)})"
     module = as_network(graph, path, inputs)
     if reason := why_no_pass(module):
         progress.say(reason)

@@ -257,7 +257,7 @@ def _inspect_onnx(
     from .ingest import ingest
     from .onnx_file import graph_inputs, read_onnx, sample_shape
     from .onnx_inputs import pin
-    from .onnx_quantized import quantized_note
+    from .onnx_precision import quantized_note
 
     graph = read_onnx(path)
     notes: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ _STATIC = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _DYNAMIC = frozenset(
     {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 )
-_OPERATORS = ("QLinear", "QGemm", "QAttention", "QEmbed")
+INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "QEmbed")
 
 
 def how_quantized(model: onnx.ModelProto) -> str:
@@ -24,7 +23,7 @@ def how_quantized(model: onnx.ModelProto) -> str:
         kinds.update(node.op_type for node in function.node)
     static = [k for k in kinds if k in _STATIC]
     dynamic = [k for k in kinds if k in _DYNAMIC]
-    whole = [k for k in kinds if k.startswith(_OPERATORS)]
+    whole = [k for k in kinds if k.startswith(INTEGER_OPERATORS)]
     told = []
     if dynamic:
         told.append(f"dynamically ({_counted(kinds, dynamic)})")
@@ -33,28 +32,6 @@ def how_quantized(model: onnx.ModelProto) -> str:
     if static and not dynamic:
         told.append(f"with Q/DQ ({_counted(kinds, static)})")
     return " and ".join(told)
-
-
-def is_low_precision(path: Path) -> bool:
-    """Whether a file computes in less than float32: quantized, or in float16; runtimes then differ by rounding."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    half = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    stored = any(tensor.data_type in half for tensor in model.graph.initializer)
-    cast = any(a.name == "to" and a.i in half for n in _nodes(model.graph) for a in n.attribute)
-    return stored or cast or bool(how_quantized(model))
-
-
-def quantized_note(model: onnx.ModelProto) -> str:
-    """What a user must know of a file that is quantized already; "" for a float one."""
-    how = how_quantized(model)
-    if not how:
-        return ""
-    return (
-        f"the file is quantized already, {how}: no pass can change it, `passes: []` measures it as it is, and its"
-        " proofs have the limits of low precision"
-    )
 
 
 def why_no_pass_on_quantized(model: onnx.ModelProto, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,10 +33,15 @@ FLOAT_AGREEMENT = 0.999  # of integers behind float32 values in another order of
 
 @dataclass(frozen=True)
 class Limit:
-    """What an edge must reach. agreement: least share of samples with the same top class; None when not asked."""
+    """What an edge must reach.
+
+    agreement: least share of samples with the same top class; None when not asked. because: why it is lower than
+    that of float32, where a file's own precision is the reason.
+    """
 
     sqnr_db: float
     agreement: float | None = None
+    because: str = ""
 
     @property
     def same_integers(self) -> float:
@@ -45,7 +50,9 @@ class Limit:
 
     def __str__(self) -> str:
         text = f"SQNR ≥ {self.sqnr_db:g} dB"
-        return text if self.agreement is None else f"{text}, top-1 agreement ≥ {100 * self.agreement:g} %"
+        if self.agreement is not None:
+            text += f", top-1 agreement ≥ {100 * self.agreement:g} %"
+        return text + (f" (not {FLOAT_SQNR_DB:g} dB, as {self.because})" if self.because else "")
 
 
 Outputs = list[tuple[Tensor, ...]]
@@ -163,7 +170,7 @@ def _record(
     decibels = [o.sqnr_db for o in outputs if o.sqnr_db is not None]
     errors = [o.max_error for o in outputs if o.max_error is not None]
     shares = [o.agreement for o in outputs if o.agreement is not None]
-    asked = limit if limit is None or top1 is not None else Limit(limit.sqnr_db)
+    asked = limit if limit is None or top1 is not None else replace(limit, agreement=None)
     text = "reported; the budgets judge it" if asked is None else str(asked)
     if shares and limit is not None:
         text += f", equal integers or rows ≥ {100 * limit.same_integers:g} %"

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from .lock import locked
 from .metric_units import require_share
 from .onnx_cut import Values
 from .onnx_network import why_no_pass
-from .onnx_quantized import is_low_precision
+from .onnx_precision import low_precision_of
 from .packed import write_packed
 from .proof import (
     FLOAT_LIMIT,
@@ -331,8 +331,10 @@ class _Run:
         key = key_of({**shared, **facts, "proofs": [cpu_model(), os.cpu_count()]})
         if not self.remeasure and (found := stored_proofs(self.store, key)) and len(found[1]) == 2:
             self.proofs, (before, after) = found
-            low = model.onnx_path is not None and is_low_precision(model.onnx_path)
-            return Candidate(float_onnx, onnx_path, final, low or _is_quantized(final), before, after, low)
+            low = "" if model.onnx_path is None else low_precision_of(model.onnx_path)
+            return Candidate(
+                float_onnx, onnx_path, final, bool(low) or _is_quantized(final), before, after, low
+            )
         candidate = self._prove(model, final, float_onnx, onnx_path, data)
         self._prove_closing(steps, candidate, data)
         store_proofs(self.store, key, self.proofs, (candidate.float_reference, candidate.reference))
@@ -342,18 +344,19 @@ class _Run:
         self, model: Model, final: Model, float_onnx: Path, onnx_path: Path, data: DataParts
     ) -> Candidate:
         """Eager float → its ONNX; eager compressed → its ONNX; and how far compression moved the outputs."""
-        low = model.onnx_path is not None and is_low_precision(model.onnx_path)
-        quantized = low or _is_quantized(final)
+        low = "" if model.onnx_path is None else low_precision_of(model.onnx_path)
+        quantized = bool(low) or _is_quantized(final)
+        lowered = replace(LOW_PRECISION_LIMIT, because=low)
         batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         part = data.validation
         eager = outputs_of(model.run, part, batch)
         reference = self._prove_export(
-            "float", float_onnx, eager, model, part, LOW_PRECISION_LIMIT if low else FLOAT_LIMIT
+            "float", float_onnx, eager, model, part, lowered if low else FLOAT_LIMIT
         )
         if final is model:
             return Candidate(float_onnx, onnx_path, final, quantized, reference, reference, low)
         compressed = outputs_of(final.run, part, batch)
-        limit = LOW_PRECISION_LIMIT if quantized else FLOAT_LIMIT
+        limit = lowered if quantized else FLOAT_LIMIT
         compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
         classes = labels_are_classes(part)
         told = prove("float → compressed", eager, compressed, None, final.output_names, classes=classes)
