@@ -22,6 +22,8 @@ MAX_SHARED = (
 )
 MAX_INTEGER_BYTES = 16
 ZIP_START = b"PK\x03\x04"  # what makes torch read a file as a zip archive
+END_MARK, END_BYTES = b"PK\x05\x06", 22
+END_REACH = 2**17  # readers look for the mark in the last 64 KiB, the longest comment
 _STORAGE_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1, "QInt8": 1, "QUInt8": 1, "QInt32": 4, "QUInt4x2": 1,
@@ -91,6 +93,13 @@ def is_zip(file: IO[bytes]) -> bool:
     return file.read(4) == ZIP_START
 
 
+def has_end(file: IO[bytes]) -> bool:
+    """Whether some reader could find the end of a zip archive in `file`: its mark, with a whole record behind it."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - END_REACH))
+    return file.read()[: 4 - END_BYTES].find(END_MARK) >= 0
+
+
 def two_readings(file: IO[bytes]) -> str | None:
     """Why the zip archive could be read in two ways; None when every reader finds the same members."""
     with zipfile.ZipFile(file) as archive:
@@ -107,8 +116,11 @@ def _stated_directory(file: IO[bytes]) -> int:
     size = file.seek(0, 2)
     file.seek(max(0, size - 98))
     tail = file.read()
-    end = tail[-22:]
-    if not end.startswith(b"PK\x05\x06"):
+    end = tail[-END_BYTES:]
+    if not end.startswith(END_MARK):
+        return -1
+    locator = tail[-42:-END_BYTES]  # of the record for large archives, which torch seeks where it says
+    if locator.startswith(b"PK\x06\x07") and struct.unpack("<Q", locator[8:16]) != (size - 98,):
         return -1
     (offset,) = struct.unpack("<L", end[16:20])
     large = tail[:56] if tail[:4] == b"PK\x06\x06" else b""

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import CompressError, UnsafeInputError
 from .files import sha256_file
-from .pickle_scan import imported_names, is_zip, two_readings, why_refused
+from .pickle_scan import has_end, imported_names, is_zip, two_readings, why_refused
 
 MAX_UNPACKED_BYTES = 64 * 2**30
 MAX_RATIO = 20  # torch.save does not compress; more than this is an archive made to exhaust memory
@@ -83,6 +83,18 @@ def damaged_zip(path: Path, error: Exception) -> CompressError:
     )
 
 
+def _not_opened(file: IO[bytes], path: Path) -> CompressError:
+    """The error for a file that begins as a zip archive, and of which Python finds no end that it can read."""
+    if has_end(file):
+        return UnsafeInputError(
+            f"{path} is a zip archive with something behind its end; no checkpoint has that"
+        )
+    return CompressError(
+        f"weights: {path} is not a checkpoint of torch.save (a zip archive without its end); it may be cut short or"
+        f" have another format"
+    )
+
+
 def untrusted(path: Path, finding: str) -> UnsafeInputError:
     """The refusal of a file that could run code, with the way to trust this very file."""
     return UnsafeInputError(
@@ -93,14 +105,16 @@ def untrusted(path: Path, finding: str) -> UnsafeInputError:
 
 def refuse_attacks(file: IO[bytes], path: Path) -> None:
     """Refuse what torch would trust, and must not, in a file of torch.save; `path` is for messages."""
+    zipped = is_zip(file)
     refuse_bombs(file, path)
+    if zipped and not zipfile.is_zipfile(file):
+        raise _not_opened(file, path)  # torch's reader may open what nothing here has looked into
     try:
-        zipped = is_zip(file)
         if zipped and (reason := two_readings(file)):
             raise UnsafeInputError(f"{path} {reason}; no checkpoint does that")
         finding = why_refused(file)
     except UNREADABLE_ZIP as error:
-        if not zipped or "not a zip file" in str(error):
+        if not zipped:
             return  # torch says what it lacks
         raise damaged_zip(path, error) from error
     if finding is None:

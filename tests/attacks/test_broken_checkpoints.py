@@ -147,6 +147,22 @@ OVERLAP = (
     b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
     b'"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
 )
+DEEP = b"}K\x00" + b"\x85" * 200_000 + b"K\x01s"  # a key that ends the process when it is hashed
+
+
+def followed(make: Make, more: bytes) -> Make:
+    return lambda path: make(path) or (path.write_bytes(path.read_bytes() + more) and None)
+
+
+def locator_moved(path: Path) -> None:
+    """The record for large archives is said to be where another could be."""
+    torch.save(state(), path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\x06\x07") + 8
+    content[place : place + 8] = struct.pack("<Q", 0)
+    path.write_bytes(content)
+
+
 NOT_TORCH = "it may be cut short or have another format"
 WEIGHTS = [
     ("empty.safetensors", raw(b""), USAGE, "empty.safetensors is empty (0 bytes)"),
@@ -256,6 +272,15 @@ WEIGHTS = [
         UNSAFE,
         "its end",
     ),
+    (
+        "secondend.pt",
+        followed(opcodes(DEEP), b"PK\x05\x06"),
+        UNSAFE,
+        "zip archive with something behind its end",
+    ),
+    ("secondends.pt", followed(torch_file(state()), b"PK\x05\x06" * 3), UNSAFE, "behind its end"),
+    ("largeend.pt", followed(torch_file(state()), b"PK\x06\x07" + b"\0" * 16), UNSAFE, "its end"),
+    ("locator.pt", locator_moved, UNSAFE, "is not the zip archive that its end describes"),
     (
         "disks.pt",
         on_two_disks,
