@@ -23,6 +23,10 @@ MAIN_KEYS = (
 _AVERAGED = re.compile(r"(?<![A-Za-z])(ema|EMA|Ema|swa|SWA|avg|averaged?|shadow)(?![a-z])|(?<=[a-z])EMA")
 
 
+_Set = tuple[tuple[str, ...], dict[str, Any]]
+"""The keys that lead to a state dict, and its entries."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a weight file holds. sets: tensors by name, of each state dict by its key; others: what else is there."""
@@ -48,10 +52,8 @@ def find_state_dicts(found: Any, path: Path) -> Checkpoint:
             f"weights: {path} holds a {type(found).__name__}, not a state dict (tensors by name)"
         )
     sets: dict[str, Mapping[str, Any]] = {}
-    for key, each in _sets(found, (), 0):
-        if len(sets) == MAX_SETS:
-            break
-        sets.setdefault(key, each)
+    for keys, entries in _Search().sets(found, 0):
+        sets.setdefault(".".join(keys), entries)
     if not sets:
         raise _nothing(found, path)
     others = () if "" in sets else tuple(_others(found, sets))
@@ -65,20 +67,33 @@ def _entries(found: Mapping[Any, Any] | nn.Module) -> dict[Any, Any]:
     return dict(dict.items(found)) if isinstance(found, dict) else dict(found.items())
 
 
-def _sets(
-    found: Mapping[Any, Any] | nn.Module, path: tuple[str, ...], depth: int
-) -> Iterator[tuple[str, Any]]:
-    entries = _entries(found)
-    if depth > MAX_DEPTH or "param_groups" in entries:
-        return
-    inside = []
-    for key, value in entries.items():
-        if isinstance(key, str) and isinstance(value, Mapping | nn.Module):
-            inside += list(_sets(value, (*path, key), depth + 1))
-    tensors = sum(isinstance(value, Tensor) for value in entries.values())
-    if tensors and not inside and all(isinstance(key, str) for key in entries):
-        yield ".".join(path), entries
-    yield from inside
+@dataclass
+class _Search:
+    """Finds state dicts. A mapping that many others share is gone through once: shared ones multiply at each level."""
+
+    known: dict[tuple[int, int], tuple[object, list[_Set]]] = field(default_factory=dict)
+
+    def sets(self, found: Mapping[Any, Any] | nn.Module, depth: int) -> list[_Set]:
+        """The first 64 state dicts in `found`, each with the keys that lead to it."""
+        key = id(found), depth
+        if key not in self.known:
+            self.known[key] = found, self._searched(found, depth)
+        return self.known[key][1]
+
+    def _searched(self, found: Mapping[Any, Any] | nn.Module, depth: int) -> list[_Set]:
+        entries = _entries(found)
+        if depth > MAX_DEPTH or "param_groups" in entries:
+            return []
+        inside: list[_Set] = []
+        for key, value in entries.items():
+            if len(inside) >= MAX_SETS:
+                break
+            if isinstance(key, str) and isinstance(value, Mapping | nn.Module):
+                inside += [((key, *path), each) for path, each in self.sets(value, depth + 1)]
+        if inside:
+            return inside[:MAX_SETS]
+        tensors = any(isinstance(value, Tensor) for value in entries.values())
+        return [((), entries)] if tensors and all(isinstance(key, str) for key in entries) else []
 
 
 def _others(found: Mapping[Any, Any] | nn.Module, sets: Mapping[str, Any]) -> Iterator[str]:
