@@ -278,3 +278,78 @@ def test_outputs_of_a_ranking_are_found_in_the_graph_and_logits_behind_one_are_n
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
     onnx.save(helper.make_model(graph), str(tmp_path / "top.onnx"))
     assert ranked_outputs(tmp_path / "top.onnx") == [1, 2]
+
+
+def graph_of(folder: Path, nodes: list[onnx.NodeProto], outputs: dict[str, int], axes: int = 2) -> Path:
+    """x (n, 4), w (4, 3), k 2 and a table (4, 3); outputs by name with their element type."""
+    arrays = {"w": np.ones((4, 3)), "table": np.ones((4, 3)), "two": np.ones(1) * 2}
+    made = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    made += [numpy_helper.from_array(np.array([v]), n) for n, v in {"k": 2, "one": 1, "axis": 1}.items()]
+    made += [numpy_helper.from_array(np.arange(3), "classes")]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])]
+    given = [
+        helper.make_tensor_value_info(n, t, [f"{n}{i}" for i in range(axes)]) for n, t in outputs.items()
+    ]
+    graph = helper.make_graph(nodes, "g", ends, given, made)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, str(folder / "net.onnx"))
+    return folder / "net.onnx"
+
+
+TOP = helper.make_node("TopK", ["x", "k"], ["values", "ids"])
+GATED = {
+    "a gate that weighs": [
+        helper.make_node("MatMul", ["x", "w"], ["expert"]),
+        helper.make_node("ReduceSum", ["values", "axis"], ["gate"]),
+        helper.make_node("TopK", ["x", "one"], ["top", "which"]),
+        helper.make_node("Mul", ["expert", "top"], ["y"]),
+    ],
+    "experts that are gathered": [
+        helper.make_node("TopK", ["x", "one"], ["top", "which"]),
+        helper.make_node("Gather", ["table", "which"], ["rows"]),
+        helper.make_node("Squeeze", ["rows", "axis"], ["y"]),
+    ],
+    "a class that was chosen, as one of all": [
+        helper.make_node("TopK", ["x", "one"], ["top", "which"]),
+        helper.make_node("Equal", ["which", "classes"], ["is"]),
+        helper.make_node("Cast", ["is"], ["y"], to=TensorProto.FLOAT),
+    ],
+    "scores beside values": [
+        helper.make_node("MatMul", ["x", "w"], ["expert"]),
+        helper.make_node("Concat", ["expert", "values"], ["y"], axis=1),
+    ],
+    "indices that only choose a shape": [
+        helper.make_node("MatMul", ["x", "w"], ["expert"]),
+        helper.make_node("Shape", ["x"], ["all"]),
+        helper.make_node("Reshape", ["expert", "ids"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", GATED.values(), ids=GATED)
+def test_logits_behind_a_gate_are_no_ranking(nodes: list[onnx.NodeProto], tmp_path: Path) -> None:
+    path = graph_of(tmp_path, [TOP, *nodes], {"y": TensorProto.FLOAT})
+    assert ranked_outputs(path) == []
+
+
+def test_values_ids_and_boxes_of_a_ranking_are_ranked(tmp_path: Path) -> None:
+    nodes = [
+        TOP,
+        helper.make_node("Mul", ["values", "two"], ["doubled"]),
+        helper.make_node("Cast", ["ids"], ["labels"], to=TensorProto.INT32),
+        helper.make_node("Add", ["values", "doubled"], ["sum"]),
+    ]
+    kinds = {"doubled": TensorProto.FLOAT, "labels": TensorProto.INT32, "sum": TensorProto.FLOAT}
+    assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [0, 1, 2]
+    nodes = [TOP, helper.make_node("Gather", ["table", "ids"], ["boxes"])]
+    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [0]
+    nodes = [
+        TOP,
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("ConstantOfShape", ["sizes"], ["zeros"]),
+        helper.make_node("Slice", ["zeros", "axis", "k", "axis"], ["column"]),
+        helper.make_node("Cast", ["column"], ["rows"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["rows", "ids"], ["places"], axis=1),
+        helper.make_node("GatherND", ["table", "places"], ["boxes"]),
+    ]
+    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [0]
