@@ -64,7 +64,7 @@ def where(suspect: Suspect, feeds: Values, right: Values | None = None) -> str:
 def _where(suspect: Suspect, feeds: Values, right: Values | None) -> str:
     model = load_onnx(suspect.onnx_path)
     known = values_of(model, feeds) if right is None else {**right, **feeds}
-    return _Search(suspect, Cuts(model, known)).told()
+    return _Search(suspect, Cuts(model, known), _counted(feeds)).told()
 
 
 def db(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
@@ -93,6 +93,7 @@ def db(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
 class _Search:
     suspect: Suspect
     cuts: Cuts
+    samples: str
     measured: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,12 +104,13 @@ class _Search:
         places = self.cuts.places
         whole = self.between(0, places[-1])
         if whole >= EQUAL_DB / 2:
-            return "the layer was not found: computed on its own, the graph gives the right values"
+            return f"the layer was not found: on {self.samples} the graph computed on its own gives the right values"
         found = self.suspect.found_db
         if found is not None and whole >= max(self.threshold, found + 2 * FINAL_DB):
             return (
-                f"none: against the ONNX file computed node by node the SQNR is {whole:.1f} dB, so that what it was "
-                "compared with is wrong"
+                f"none: on {self.samples} {self.suspect.runtime} agrees with the ONNX file computed node by node "
+                f"({whole:.1f} dB): the fault depends on other samples or the batch size, or lies in what it was "
+                "compared with"
             )
         if whole >= self.threshold:
             self.threshold = whole + FINAL_DB
@@ -132,13 +134,12 @@ class _Search:
         low, high = 0, len(places) - 1
         while high - low > 1 and not self.late:
             middle = (low + high) // 2
-            try:
-                bad = self.between(0, places[middle]) < self.threshold
-            except CompressError:
+            found = self.known(0, places[middle])
+            if found is None:
                 del places[middle]
                 high -= 1
                 continue
-            low, high = (low, middle) if bad else (middle, high)
+            low, high = (low, middle) if found < self.threshold else (middle, high)
         return low, high
 
     def cause(self, places: list[int], low: int, high: int) -> str:
@@ -148,12 +149,17 @@ class _Search:
         head = f"{self.step(start, stop)}: SQNR {before}, {self.between(0, stop):.1f} dB after"
         if not start:
             return head.replace("SQNR the first of the network, ", "the first of the network, SQNR ")
-        alone = self.between(start, stop)
+        try:
+            alone = self.between(start, stop)
+        except CompressError as error:
+            return f"{head}; it could not be computed on its own ({one_line(str(error), 200)})"
         if alone < self.threshold:
             return f"{head}; {alone:.1f} dB with the right inputs, so that it is the cause"
         if found := self.own_error(places, high):
             return found
         first = self.together(places, low, stop)
+        if first is None:
+            return f"{head}; it is right alone ({alone:.1f} dB), and what is before it could not be computed with it"
         if first == 0:
             return (
                 f"{head}; {alone:.1f} dB with the right inputs: the error adds up over the layers before it"
@@ -170,25 +176,25 @@ class _Search:
         for first in range(high):
             if self.late:
                 break
-            try:
-                errors[first] = self.between(places[first], places[min(first + WINDOW, high)])
-            except CompressError:
-                continue
+            found = self.known(places[first], places[min(first + WINDOW, high)])
+            if found is not None:
+                errors[first] = found
         if len(errors) < 2:
             return ""
         worst = min(errors, key=lambda first: errors[first])
         apart = sorted(errors.values())[len(errors) // 2] - errors[worst]
-        if apart < OUTSTANDING_DB:
+        if apart < OUTSTANDING_DB or errors[worst] >= EQUAL_DB / 2:  # beside others that are exact
             return ""
         last = min(worst + WINDOW, high)
         beside = f"{apart:.0f} dB below the layers around it"
         for place in range(worst + 1, last + 1):
-            alone = self.between(places[place - 1], places[place])
-            if alone < errors[worst] + FINAL_DB:
+            alone = self.known(places[place - 1], places[place])
+            if alone is not None and alone < errors[worst] + FINAL_DB:
                 step = self.step(places[place - 1], places[place])
                 return f"{step}: {alone:.1f} dB with the right inputs, {beside}, so that it is the cause"
         for place in range(worst + 1, last):  # no longer than it must be
-            if self.between(places[worst], places[place]) < errors[worst] + FINAL_DB:
+            part = self.known(places[worst], places[place])
+            if part is not None and part < errors[worst] + FINAL_DB:
                 last = place
                 break
         return f"{self.stretch(places[worst], places[last])}: {errors[worst]:.1f} dB with the right inputs, {beside}"
@@ -204,20 +210,37 @@ class _Search:
             f"{named} with its {len(quantizers)} quantizers" if quantizers else f"{named}, computed together"
         )
 
-    def together(self, places: list[int], low: int, stop: int) -> int:
-        """The latest of `places` from which the values up to `stop` are wrong though the inputs are right; 0: none."""
-        good, reach = low, 1
+    def together(self, places: list[int], low: int, stop: int) -> int | None:
+        """The latest of `places` from which the values up to `stop` are wrong though the inputs are right; 0: none.
+
+        None where the runtime refuses all that is longer. A single stretch that it refuses counts as right.
+        """
+        good, reach, refused, asked = low, 1, 0, 0
         while not self.late:
             first = max(0, low - reach)
-            if first == 0 or self.between(places[first], stop) < self.threshold:
+            if first == 0:
+                break
+            found = self.known(places[first], stop)
+            asked, refused = asked + 1, refused + (found is None)
+            if found is not None and found < self.threshold:
                 break
             good, reach = first, 2 * reach
+        if asked and asked == refused:
+            return None
         bad = max(0, low - reach)
         while good - bad > 1 and not self.late:
             middle = (good + bad) // 2
-            wrong = self.between(places[middle], stop) < self.threshold
+            found = self.known(places[middle], stop)
+            wrong = found is not None and found < self.threshold
             bad, good = (middle, good) if wrong else (bad, middle)
         return bad
+
+    def known(self, start: int, stop: int) -> float | None:
+        """As `between`, and None where the runtime refuses that stretch."""
+        try:
+            return self.between(start, stop)
+        except CompressError:
+            return None
 
     def between(self, start: int, stop: int) -> float:
         """The worst output, in dB, of the nodes `start` to `stop` with the right inputs."""
@@ -262,6 +285,12 @@ class _Search:
         ]
         text = f"{short(self.cuts.names[stop - 1])!r} ({', '.join([node.op_type, *told][:9])})"
         return text if stop - start == 1 else f"{text} or the {stop - start - 1} nodes before it"
+
+
+def _counted(feeds: Values) -> str:
+    """How many samples are fed, in words."""
+    count = max((value.shape[0] for value in feeds.values() if value.ndim), default=1)
+    return "this sample" if count == 1 else f"these {count} samples"
 
 
 _PLAIN_TYPES = (1, 2, 3, 7)  # FLOAT, INT, STRING, INTS of AttributeProto

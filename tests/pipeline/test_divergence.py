@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgepress.pipeline.divergence import APART_DB, EQUAL_DB, Suspect, _where, db, where
-from edgepress.pipeline.onnx_cut import values_of
+from edgepress.errors import CompressError
+from edgepress.pipeline.divergence import APART_DB, EQUAL_DB, Suspect, _Search, _where, db, where
+from edgepress.pipeline.onnx_cut import Cuts, values_of
 from edgepress.targets.base import TargetOptions
 from onnx import TensorProto, helper, numpy_helper
 
@@ -91,7 +92,7 @@ def test_a_search_without_time_says_between_which_nodes(tmp_path: Path) -> None:
 
 def test_nothing_is_named_where_nothing_differs(tmp_path: Path) -> None:
     assert where(Suspect(chain(tmp_path), "onnxruntime", F32, as_is=True), samples()) == (
-        "the layer was not found: computed on its own, the graph gives the right values"
+        "the layer was not found: on this sample the graph computed on its own gives the right values"
     )
 
 
@@ -142,3 +143,40 @@ def test_integers_are_the_same_when_nineteen_of_twenty_are() -> None:
     assert db(one, other) == EQUAL_DB
     other[1] = 9
     assert db(one, other) == APART_DB
+
+
+def test_what_agrees_on_few_samples_is_said_of_those_only(tmp_path: Path) -> None:
+    right = values_of(onnx.load(chain(tmp_path)), samples())
+    last = f"r{DEPTH - 1}"
+    right[last] = right[last] + 1e-4 * np.abs(right[last]).max()  # 60 to 90 dB
+    suspect = Suspect(chain(tmp_path), "onnxruntime", F32, as_is=True, limit_db=40.0, found_db=12.0)
+    found = _where(suspect, samples(), right)
+    assert found.startswith(
+        "none: on this sample onnxruntime agrees with the ONNX file computed node by node ("
+    )
+    assert found.endswith(
+        " dB): the fault depends on other samples or the batch size, or lies in what it was compared with"
+    )
+
+
+@pytest.mark.parametrize("refused", ["all", "longer"])
+def test_a_stretch_that_the_runtime_refuses_keeps_what_was_found(refused: str, tmp_path: Path) -> None:
+    """Errors that add up, in a runtime that takes nothing but what begins at the network's inputs."""
+    right = values_of(onnx.load(chain(tmp_path)), samples())
+    suspect = Suspect(chain(tmp_path, wrong=5), "onnxruntime", F32, as_is=True)
+
+    class Refusing(_Search):
+        def _measure(self, model: Any, feeds: Any, outputs: Any) -> float:
+            if "x" not in feeds and (refused == "all" or len(model.graph.node) > 1):
+                raise CompressError("this stretch is refused")
+            found = super()._measure(model, feeds, outputs)
+            return found if "x" in feeds else EQUAL_DB
+
+    found = Refusing(suspect, Cuts(onnx.load(suspect.onnx_path), right), "this sample").told()
+    assert found.startswith("'conv5' (Conv, pads [1, 1, 1, 1]): SQNR ")
+    if refused == "all":
+        assert found.endswith("; it could not be computed on its own (this stretch is refused)")
+    else:
+        assert found.endswith(
+            "; it is right alone (200.0 dB), and what is before it could not be computed with it"
+        )
