@@ -7,6 +7,7 @@ taken, checked, and copied into a fresh archive in memory, which is what torch t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import CompressError, UnsafeInputError, cause
-from .files import require_file, sha256_file
+from .files import require_file
 from .shape_expressions import is_shape_expression
 from .state_dicts import plain_tensor
 from .torch_file import UNREADABLE_ZIP, refuse_attacks, refuse_bombs, untrusted
@@ -53,15 +54,17 @@ def load_exported(path: Path, trust_pickle: str | None = None) -> ExportedProgra
     trust_pickle: the SHA-256 of a file that is read as `torch.export.load` would read it.
     """
     require_file(path, "model.source")
-    if trust_pickle is not None and trust_pickle.lower() == sha256_file(path):
-        return _load(io.BytesIO(path.read_bytes()), path)
-    with path.open("rb") as file:
-        refuse_bombs(file, path)
-        if not zipfile.is_zipfile(file):
-            raise CompressError(
-                f"model.source: {path} is not a .pt2 archive of torch.export.save (not a zip file)"
-            )
-    program = _load(_checked_copy(path), path)
+    content = io.BytesIO(
+        path.read_bytes()
+    )  # judged and loaded from the same bytes: nobody can swap the file between
+    if trust_pickle is not None and trust_pickle.lower() == hashlib.sha256(content.getbuffer()).hexdigest():
+        return _load(content, path)
+    refuse_bombs(content, path)
+    if not zipfile.is_zipfile(content):
+        raise CompressError(
+            f"model.source: {path} is not a .pt2 archive of torch.export.save (not a zip file)"
+        )
+    program = _load(_checked_copy(content, path), path)
     _refuse_odd_tensors(program, path)
     return program
 
@@ -87,10 +90,10 @@ def _load(archive: io.BytesIO, path: Path) -> ExportedProgram:
             logger.setLevel(level)
 
 
-def _checked_copy(path: Path) -> io.BytesIO:
+def _checked_copy(content: io.BytesIO, path: Path) -> io.BytesIO:
     copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
+        with zipfile.ZipFile(content) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
             root = _root(source, path)
             for info in source.infolist():
                 name = info.filename.removeprefix(root)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ..calibration.named import describe, is_callable_name
 from ..calibration.typed import as_networks_take_it, in_type
 from ..errors import CompressError
+from ..isolated import in_child
 from ..model import Model
 from ..progress import Progress, Silent
 from .baked import bake_in, detach_computed
 from .checkpoint import load_into, read_checkpoint, refuse_unusable
 from .factories import Shapes, build_network
+from .file_limits import within_limits
 from .onnx_inputs import NOTHING, GivenShapes
 
 if TYPE_CHECKING:
@@ -101,9 +103,26 @@ def _from_exported(
     base: Path,
     given: GivenShapes,
 ) -> Model:
+    """The exported program, once a process with limits has read and run it: its file says what it computes."""
+    path = base / section.source
+    if not in_child():
+        within_limits("running", _run_exported, path, section, example, trust, given)
+    return _exported(path, section, example, trust, given)
+
+
+def _run_exported(path: Path, *given: Any) -> None:
+    _exported(path, *given)
+
+
+def _exported(
+    path: Path,
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    trust: str | None,
+    given: GivenShapes,
+) -> Model:
     from .exported_program import load_exported
 
-    path = base / section.source
     program = load_exported(path, trust)
     parameters = {n for n, _ in program.named_parameters()}
     refuse_unusable(program.state_dict, str(path), parameters)

@@ -303,14 +303,15 @@ def _argument_changed(piece: bytes, rng: random.Random) -> bytes:
 
 
 _TAILS = (
-    b"PK\5\6", b"PK\5\6" * 6, b"PK\6\7" + b"\0" * 16, b"\0", b"PK\5\6" + b"\0" * 18, b"PK\3\4", b"PK\5\6" + b"\xff" * 18,
+    b"PK\5\6", b"PK\5\6" * 6, b"PK\6\7" + b"\0" * 16, b"\0", b"PK\5\6" + b"\0" * 18, b"PK\3\4",
+    b"PK\5\6" + b"\xff" * 18,
 )  # fmt: skip
 
 
 def zip_changed(
     content: bytes, rng: random.Random, member: Callable[[str, bytes, random.Random], bytes]
 ) -> bytes:
-    """A member changed by `member`, dropped, renamed, doubled or packed, a header's field changed, or bytes appended."""
+    """A member changed by `member`, dropped, renamed, doubled or packed, a header changed, or bytes appended."""
     kind = rng.randrange(11)
     if kind == 0:
         return bytes_changed(content, rng)

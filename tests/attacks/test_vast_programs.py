@@ -8,7 +8,11 @@ import pytest
 import torch
 from edgepress.errors import CompressError
 from edgepress.isolated import BYTES
+from edgepress.pipeline.exported_program import load_exported
+from edgepress.pipeline.files import sha256_file
+from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.inspect import inspect_model
+from edgepress.pipeline.recipe import ModelSection
 from torch import Tensor, nn
 
 
@@ -27,3 +31,24 @@ def test_a_program_that_fills_the_memory_takes_nothing_else_with_it(
     told = rf"^more than 2 GB of memory \({BYTES} raises it\) while inspecting|can't allocate memory"
     with pytest.raises(CompressError, match=told):
         inspect_model(str(path))
+    with pytest.raises(CompressError, match=told.replace("inspecting", "running")):
+        ingest(ModelSection(source=str(path)))
+
+
+def test_a_trusted_program_is_loaded_from_the_bytes_that_were_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "trusted.pt2"
+    torch.export.save(torch.export.export(Vast(), (torch.zeros(1, 2),)), path)
+    trusted = sha256_file(path)
+    read, times = Path.read_bytes, []
+
+    def swapped_after(self: Path) -> bytes:
+        content = read(self)
+        times.append(self)
+        self.write_bytes(b"another program")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", swapped_after)
+    load_exported(path, trusted)
+    assert times == [path]
