@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NO_FORMULA = "what it multiplies is not known"
 NO_SIZES = "its sizes cannot be inferred; export with fixed sizes"
+BRANCHES_DIFFER = "its branches cost differently, and which one runs is not known"
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 Count = tuple["int | None", str]
@@ -26,7 +27,8 @@ def node_macs(model: onnx.ModelProto) -> dict[str, int | None]:
 
     A symbolic batch counts as 1; a fixed batch of B is divided out. Keys are the nodes' names (their first
     output's where they have none). Bias additions are not counted; what folds into constants has no entry.
-    A Loop counts its body as often as it may run, an If its costlier branch, a function what its body does.
+    A Loop counts its body as often as it runs, an If what either branch costs (None where they differ, or where a
+    condition may end the Loop), a function what its body does.
     """
     return {found.place: found.macs for found in operator_macs(model)}
 
@@ -115,21 +117,30 @@ class _Counter:
         return self._total(nodes, self.shapes_of(graph, shapes), held)
 
     def _control_flow(self, node: onnx.NodeProto, shapes: Mapping[str, Shape], constants: set[str]) -> Count:
-        """The costlier branch of an If; the body of a Loop or a Scan as often as it may run."""
-        bodies = [self._body(a.g, shapes, constants) for a in node.attribute if a.HasField("g")]
+        """An If whose branches cost the same; the body of a Loop or a Scan as often as it runs."""
+        graphs = [a.g for a in node.attribute if a.HasField("g")]
+        bodies = [self._body(graph, shapes, constants) for graph in graphs]
         unknown = next((why for macs, why in bodies if macs is None), None)
-        most = max((macs for macs, _ in bodies if macs is not None), default=0)
         if unknown is not None:
             return None, unknown
-        if node.op_type == "If" or most == 0:
-            return most, ""
-        turns = _scan_turns(node, shapes) if node.op_type == "Scan" else self._loop_turns(node)
+        costs = {macs for macs, _ in bodies if macs is not None}
+        most = max(costs, default=0)
+        if node.op_type == "If":
+            return (None, BRANCHES_DIFFER) if len(costs) > 1 else (most, "")
+        if most == 0:
+            return 0, ""
+        turns = _scan_turns(node, shapes) if node.op_type == "Scan" else self._loop_turns(node, graphs[0])
         return (most * turns, "") if turns is not None else (None, "how often it runs is not known")
 
-    def _loop_turns(self, node: onnx.NodeProto) -> int | None:
-        """The most that a Loop may run, where that is a constant of the graph."""
+    def _loop_turns(self, node: onnx.NodeProto, body: onnx.GraphProto) -> int | None:
+        """How often a Loop runs: its trip count, where that is a constant and no condition ends it before."""
         value = self.constant(node.input[0]) if node.input and node.input[0] else None
-        return max(0, value) if value is not None else None
+        if value is None:
+            return None
+        first = self.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else 1
+        if first == 0:
+            return 0
+        return max(0, value) if first and _stays_true(body) else None
 
     def constant(self, tensor: str) -> int | None:
         """The one integer of an initializer or a Constant node of the main graph."""
@@ -147,6 +158,24 @@ class _Counter:
             body = _called(self.graph.model, function, node, given)
             self.known[key] = self._total(body.node, self.shapes_of(body, {}), set())
         return self.known[key]
+
+
+def _stays_true(body: onnx.GraphProto) -> bool:
+    """Whether a Loop's body hands on the condition that it was given, or a constant true."""
+    from onnx import numpy_helper
+
+    makers = {output: node for node in body.node for output in node.output}
+    tensor = body.output[0].name
+    seen = set()
+    while tensor in makers and makers[tensor].op_type == "Identity" and tensor not in seen:
+        seen.add(tensor)
+        tensor = makers[tensor].input[0]
+    if len(body.input) > 1 and tensor == body.input[1].name:
+        return True
+    stored = [i for i in body.initializer if i.name == tensor]
+    if tensor in makers and makers[tensor].op_type == "Constant":
+        stored += [a.t for a in makers[tensor].attribute if a.name == "value"]
+    return bool(stored) and bool(numpy_helper.to_array(stored[0]).all())
 
 
 def _scan_turns(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:

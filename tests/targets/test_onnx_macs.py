@@ -78,33 +78,57 @@ def info(name: str, kind: int = TensorProto.FLOAT, shape: list[int] | None = Non
     return helper.make_tensor_value_info(name, kind, [1, 4] if shape is None else shape)
 
 
-def looped(turns: str) -> onnx.ModelProto:
+def looped(turns: str, onward: onnx.NodeProto | None = None, first: str = "yes") -> onnx.ModelProto:
+    onward = onward or helper.make_node("Identity", ["go"], ["on"])
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), product("inner", "s", "t")],
+        [onward, product("inner", "s", "t")],
         "body",
         [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("s")],
         [info("on", TensorProto.BOOL, []), info("t")],
     )
     count = helper.make_node("Size", ["x"], ["computed"], "size")
-    loop = helper.make_node("Loop", [turns, "yes", "x"], ["y"], "loop", body=body)
+    loop = helper.make_node("Loop", [turns, first, "x"], ["y"], "loop", body=body)
     return model_of(
-        [count, loop], {"w": zeros(4, 4), "five": np.array(5), "yes": np.array(True)}, shape=(1, 4)
+        [count, loop],
+        {
+            "w": zeros(4, 4),
+            "five": np.array(5),
+            "most": np.array(2**63 - 1),
+            "yes": np.array(True),
+            "no": np.array(False),
+        },
+        shape=(1, 4),
     )
 
 
-def test_a_loop_counts_as_often_as_it_may_run() -> None:
+def test_a_loop_that_its_condition_may_end_is_unknown() -> None:
+    ends = helper.make_node("Less", ["i", "most"], ["on"])
+    for turns in ("five", "most"):
+        [found] = operator_macs(looped(turns, ends))
+        assert (found.macs, found.why) == (None, "how often it runs is not known")
+    assert node_macs(looped("five", first="")) == {"loop": 5 * 16}
+    assert node_macs(looped("five", first="no")) == {}
+    true = helper.make_tensor("value", TensorProto.BOOL, [], [True])
+    assert node_macs(looped("five", helper.make_node("Constant", [], ["on"], value=true))) == {"loop": 5 * 16}
+
+
+def test_a_loop_counts_as_often_as_it_runs() -> None:
     assert node_macs(looped("five")) == {"loop": 5 * 16}
     [found] = operator_macs(looped("computed"))
     assert (found.macs, str(found), found.why) == (None, "Loop in 'loop'", "how often it runs is not known")
 
 
-def test_an_if_counts_its_costlier_branch() -> None:
+@pytest.mark.parametrize("alike", [True, False])
+def test_an_if_is_counted_where_its_branches_cost_the_same(alike: bool) -> None:
     then = helper.make_graph([product("a", "x", "t"), product("b", "t", "u")], "then", [], [info("u")])
-    other = helper.make_graph([product("c", "x", "e")], "else", [], [info("e")])
+    more = [product("d", "e", "f")] if alike else [helper.make_node("Relu", ["e"], ["f"])]
+    other = helper.make_graph([product("c", "x", "e"), *more], "else", [], [info("f")])
     choice = helper.make_node("If", ["yes"], ["y"], "choice", then_branch=then, else_branch=other)
     chosen = helper.make_node("Cast", ["x0"], ["yes"], "cast", to=TensorProto.BOOL)
     first = helper.make_node("ReduceMax", ["x"], ["x0"], "first", keepdims=0)
-    assert node_macs(model_of([first, chosen, choice], {"w": zeros(4, 4)}, shape=(1, 4))) == {"choice": 32}
+    [found] = operator_macs(model_of([first, chosen, choice], {"w": zeros(4, 4)}, shape=(1, 4)))
+    differ = None, "its branches cost differently, and which one runs is not known"
+    assert (found.macs, found.why) == ((32, "") if alike else differ)
 
 
 def test_functions_of_the_file_count_what_their_bodies_do() -> None:
