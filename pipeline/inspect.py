@@ -256,10 +256,11 @@ def _inspect_onnx(
     from ..targets.macs import operator_macs
     from .ingest import ingest
     from .onnx_file import graph_inputs, read_onnx, sample_shape
-    from .onnx_inputs import pin
+    from .onnx_inputs import pin, sizes_of
     from .onnx_precision import quantized_note
 
     graph = read_onnx(path)
+    sizes_of(graph, given)  # what a user states wrongly is an error, not a note
     notes: list[str] = []
     passes: list[PassRow] = []
     declared = {v.name: sample_shape(v) for v in graph_inputs(graph)}

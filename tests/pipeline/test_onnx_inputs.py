@@ -110,6 +110,7 @@ def test_inspect_counts_at_the_shape_that_is_given(tmp_path: Path, batch, shape:
     assert all(row["applies"] for row in found["passes"])
 
 
+@pytest.mark.parametrize("command", ["inspect", "lint"])
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -119,9 +120,9 @@ def test_inspect_counts_at_the_shape_that_is_given(tmp_path: Path, batch, shape:
         ("4x-6x8", "expected whole numbers from 1"),
     ],
 )
-def test_shapes_that_do_not_fit(tmp_path: Path, shape: str, message: str) -> None:
+def test_shapes_that_do_not_fit(tmp_path: Path, shape: str, message: str, command: str) -> None:
     path = saved(tmp_path, ["n", 4, "h", "w"])
-    result = CliRunner().invoke(cli, ["lint", str(path), "--input-shape", shape, "-t", "onnxruntime"])
+    result = CliRunner().invoke(cli, [command, str(path), "--input-shape", shape])
     assert result.exit_code == 2
     assert message in result.stderr
 
