@@ -16,6 +16,7 @@ from ..passes.quantization.capture import capture, quiet
 from ..passes.quantization.deploy import deployable, onnx_translations
 from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.placement import layer_name, layers_of
+from ..targets.onnx_graph import require_one_file
 from ..targets.portable import portable
 from .files import write_atomically
 from .onnx_inputs import pin
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     import onnx
     from torch import fx
-
-MAX_PROTOBUF = 2**31 - 2**20  # an ONNX file is one protobuf message; those end at 2 GiB
 
 
 def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Path:
@@ -43,7 +42,7 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
         whole = onnx.load(model.onnx_path)
         samples = zip(model.input_names, model.example_inputs, strict=True)
         pin(whole, {name: (0, *x.shape[1:]) for name, x in samples})
-        _require_size(whole, path)
+        require_one_file(whole, path)
         write_atomically(path, whole.SerializeToString(deterministic=True))
         return path
     graph = capture(model)
@@ -218,13 +217,8 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _check(proto: onnx.ModelProto, path: Path) -> None:
     import onnx
 
-    _require_size(proto, path)
+    require_one_file(proto, path)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CompressError(f"{path.name}: the exported graph is not valid ONNX: {error}") from error
-
-
-def _require_size(proto: onnx.ModelProto, path: Path) -> None:
-    if proto.ByteSize() > MAX_PROTOBUF:
-        raise CompressError(f"{path.name}: the model is over 2 GiB, more than one ONNX file can hold")

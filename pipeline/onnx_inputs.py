@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..calibration.named import did_you_mean
 from ..errors import CompressError
+from ..targets.onnx_graph import require_one_file
 from .onnx_file import graph_inputs, read_graph, sample_shape
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def with_shapes(path: Path, given: GivenShapes) -> Iterator[Path]:
     sizes = sizes_of(model, given)
     onnx.load_external_data_for_model(model, str(path.parent))
     pin(model, sizes)
+    require_one_file(model, path)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         onnx.save(model, str(copy))

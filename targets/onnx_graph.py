@@ -22,6 +22,8 @@ MOVING_OPS = frozenset(
     }
 )  # fmt: skip
 
+MAX_PROTOBUF = 2**31 - 2**20  # an ONNX file is one protobuf message; those end at 2 GiB
+
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file; CompressError when there is none or it is something else."""
@@ -36,6 +38,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
     return model
+
+
+def require_one_file(model: onnx.ModelProto, path: Path) -> None:
+    """CompressError for a model that one ONNX file cannot hold with its weights; `path` is for the message."""
+    from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+
+    try:
+        fits = model.ByteSize() <= MAX_PROTOBUF
+    except EncodeError:  # what counts the bytes writes them
+        fits = False
+    if not fits:
+        raise CompressError(f"{path.name}: the model is over 2 GiB, more than one ONNX file can hold")
 
 
 class OnnxGraph:

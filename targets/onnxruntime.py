@@ -19,7 +19,7 @@ from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .macs import CONTROL_FLOW
 from .onnx_formulas import is_free_type
-from .onnx_graph import OnnxGraph, load_onnx, stable_names
+from .onnx_graph import OnnxGraph, load_onnx, require_one_file, stable_names
 from .portable import portable
 from .vnni import weight_limit
 
@@ -87,6 +87,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         model, rewritten = fusable(model)
     for node, own in zip(model.graph.node, stable_names(list(model.graph.node)), strict=True):
         node.name = node.name or own  # its profiler numbers what has none
+    require_one_file(model, onnx_path)
     path = folder / "model.onnx"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,10 @@ from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest import ingest
+from edgepress.pipeline.onnx_inputs import GivenShapes, with_shapes
 from edgepress.pipeline.onnx_quantized import how_quantized
 from edgepress.pipeline.recipe import ModelSection
+from edgepress.targets import onnx_graph
 from onnx import TensorProto, helper, numpy_helper
 
 WEIGHT = np.arange(72, dtype="f4").reshape(2, 4, 3, 3) / 72
@@ -148,3 +150,15 @@ def test_packing_says_when_nothing_can_be_rounded(tmp_path: Path, constant: bool
     path = saved(tmp_path, ["n", 4, 6, 8], constant=constant)  # 72 weights are too few
     result = CliRunner().invoke(cli, ["pack", str(path), "--error", "0.3"])
     assert result.exit_code == 2 and "no tensor can be rounded at --error 0.3" in result.stderr
+
+
+def test_a_model_that_one_file_cannot_hold_is_refused_where_it_is_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, ["n", 4, "h", "w"])
+    monkeypatch.setattr(onnx_graph, "MAX_PROTOBUF", 100)
+    with (
+        pytest.raises(CompressError, match=r"^net\.onnx: the model is over 2 GiB, more than one ONNX file"),
+        with_shapes(path, GivenShapes({"image": (4, 8, 8)})),
+    ):
+        pass
