@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,14 @@ from ..model import Model
 from ..progress import Progress, Silent
 from .baked import bake_in, detach_computed
 from .checkpoint import load_into, read_checkpoint, refuse_unusable
-from .factories import Shapes, build_network
+from .factories import build_network
 from .file_limits import within_limits
+from .network_example import accepts, declared_sample, of_one_sample, random_example, stated_shapes
 from .onnx_inputs import NOTHING, GivenShapes
 
 if TYPE_CHECKING:
     from .recipe import ModelSection
 
-MAX_ELEMENTS = 2**30  # of one sample: 4 GB
 INIT_SEED = 0  # a network without weights, and the numbers of an example input, are the same in every run
 
 
@@ -92,7 +91,10 @@ def _from_factory(
         if note:
             progress.say(f"{path.name}: {note}")
     bake_in(module)
-    inputs = _plain(_example(section, example, shapes, given))
+    stated = stated_shapes(given, *_parameters(module))
+    if example is None:
+        example = random_example(of_one_sample(module, stated) if stated else shapes, section.source)
+    inputs = _plain(example)
     return _checked(section, module, inputs, _input_names(module, len(inputs)), source=source)
 
 
@@ -130,7 +132,16 @@ def _exported(
     stored = example is None and not given and own and all(isinstance(x, Tensor) for x in own)
     if stored:
         example = tuple(own)
-    inputs = _example(section, example, [], given)
+    names = tuple(n for n in program.graph_signature.user_inputs if isinstance(n, str))
+    stated = stated_shapes(given, names)
+    if example is None:
+        values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.name in names}
+        samples = [
+            declared_sample(shape, value.dim(), name, given.what) if isinstance(value, Tensor) else shape
+            for shape, (name, value) in zip(stated, values.items(), strict=False)
+        ]
+        example = random_example(samples, section.source)
+    inputs = example
     if len(own) == len(inputs) and all(isinstance(x, Tensor) for x in own):
         inputs = tuple(
             in_type(x, o.dtype, f"input {i}") for i, (x, o) in enumerate(zip(inputs, own, strict=True))
@@ -138,25 +149,13 @@ def _exported(
     else:
         inputs = _plain(inputs)
     module = program.module()
-    names = tuple(n for n in program.graph_signature.user_inputs if isinstance(n, str))
     if len(names) != len(inputs):
         raise CompressError(f"model.source: {path} takes {len(names)} inputs, the data gives {len(inputs)}")
-    fixed = not _accepts(module, tuple(torch.cat([x, x]) for x in inputs))
+    fixed = not accepts(module, tuple(torch.cat([x, x]) for x in inputs))
     single = tuple(x[:1] for x in inputs)
-    if not fixed and stored and _accepts(module, single):
+    if not fixed and stored and accepts(module, single):
         inputs = single
     return _checked(section, module, inputs, names, source=path.name, dynamic_batch=not fixed)
-
-
-def _accepts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    try:
-        with torch.no_grad():
-            module(*inputs)
-    except (
-        Exception
-    ):  # a static program refuses another batch size, by a type of error that depends on the operator
-        return False
-    return True
 
 
 def _from_onnx(
@@ -208,30 +207,6 @@ def _given(section: ModelSection) -> GivenShapes:
 def _plain(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Inputs of a network that declares no types."""
     return tuple(as_networks_take_it(x, f"data: input {i}") for i, x in enumerate(inputs))
-
-
-def _example(
-    section: ModelSection, example: tuple[Tensor, ...] | None, shapes: Shapes, given: GivenShapes
-) -> tuple[Tensor, ...]:
-    """Example inputs: the data's, else random numbers of the stated shape."""
-    if example is not None:
-        return example
-    if given:
-        shapes = [*given.named.values(), *given.ordered]
-    if not shapes:
-        raise CompressError(
-            f"model.input_shape: the shape of {section.source}'s input is not known; give the shape of one"
-            f" sample without"
-            " the batch, for instance [3, 224, 224]"
-        )
-    for shape in shapes:
-        if len(shape) > 8 or prod(shape) > MAX_ELEMENTS:
-            raise CompressError(
-                f"model.input_shape: {list(shape)} is no sample of a vision network: give at most 8 sizes, and"
-                f" {MAX_ELEMENTS:,} numbers"
-            )
-    generator = torch.Generator().manual_seed(INIT_SEED)
-    return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
 
 
 def _checked(
@@ -291,11 +266,15 @@ def _input_names(module: nn.Module, count: int) -> tuple[str, ...]:
     """`input` for one input; for several, the names of forward's parameters."""
     if count == 1:
         return ("input",)
-    parameters = [
-        p.name
-        for p in inspect.signature(module.forward).parameters.values()
-        if p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    return (
-        tuple(parameters[:count]) if len(parameters) >= count else tuple(f"input_{i}" for i in range(count))
-    )
+    parameters, _ = _parameters(module)
+    return parameters[:count] if len(parameters) >= count else tuple(f"input_{i}" for i in range(count))
+
+
+def _parameters(module: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """The names of forward's positional parameters, and whether it takes any number more."""
+    try:
+        found = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code says nothing of its parameters
+        return (), True
+    names = tuple(p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return names, any(p.kind is p.VAR_POSITIONAL for p in found)

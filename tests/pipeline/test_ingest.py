@@ -11,6 +11,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.pipeline.ingest import ingest
+from edgepress.pipeline.onnx_inputs import GivenShapes
 from edgepress.pipeline.onnx_network import OnnxRuntimeNetwork, why_no_pass
 from edgepress.pipeline.recipe import ModelSection
 from safetensors.torch import save_file
@@ -298,3 +299,55 @@ def test_a_trusted_pickle_is_read(folder: Path) -> None:
     model = load(folder, weights="whole.pt", trust_pickle=digest)
     expected: Tensor = network.state_dict()["4.weight"]
     assert torch.equal(model.module.state_dict()["4.weight"], expected)
+
+
+class Two(nn.Module):
+    """A picture of 3 channels and a mask of 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.conv(image) * mask
+
+
+def two() -> nn.Module:
+    return Two()
+
+
+IMAGE, MASK = (3, 4, 4), (1, 4, 4)
+
+
+@pytest.fixture(params=["factory", "program"])
+def two_inputs(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "factory":
+        return f"{__name__}:two"
+    path = tmp_path / "two.pt2"
+    torch.export.save(torch.export.export(two().eval(), (torch.ones(1, *IMAGE), torch.ones(1, *MASK))), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("image", [IMAGE, (1, *IMAGE)])
+def test_shapes_go_to_the_inputs_that_they_name(two_inputs: str, image: tuple[int, ...]) -> None:
+    mask = (1, *MASK) if len(image) == 4 else MASK
+    model = ingest(ModelSection(source=two_inputs, input_shape={"mask": mask, "image": image}))
+    assert [tuple(x.shape) for x in model.example_inputs] == [(1, *IMAGE), (1, *MASK)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"imag": IMAGE, "mask": MASK}, r"no input 'imag'; did you mean 'image'\?; it takes image, mask"),
+        ({"mask": MASK}, r"give a shape for input 'image' too"),
+    ],
+)
+def test_a_shape_that_no_input_takes_is_refused(two_inputs: str, shapes: dict, message: str) -> None:
+    with pytest.raises(CompressError, match=message):
+        ingest(ModelSection(source=two_inputs, input_shape=shapes))
+
+
+def test_the_one_input_of_a_factory_is_called_input_too() -> None:
+    given = GivenShapes({"input": (1, 3, 64, 64)})
+    model = ingest(ModelSection(source="torchvision:squeezenet1_0"), given=given)
+    assert tuple(model.example_inputs[0].shape) == (1, 3, 64, 64)
