@@ -23,6 +23,7 @@ from .sqnr import UNMOVED_DB, decibels
 TRIALS = JUDGES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
 MOST_JUDGES = 256  # one sample of a hundred that is clipped can make half of the noise
 JUDGING_MACS = 2 * 10**10  # of all judges together: a second or two
+CERTAIN = 2.0  # standard errors: a gain of one is chance every sixth time
 LEAST_OF_TRAIN = 16  # fewer say less than the calibration part's own end
 
 
@@ -39,13 +40,13 @@ class Noise:
         return decibels(1.0, total) if math.isfinite(total) else -UNMOVED_DB
 
     def clearly_below(self, other: Noise) -> bool:
-        """Whether this is less than `other` by more than the standard error of the difference over the batches."""
+        """Whether this is less than `other` by more than two standard errors of the difference over the batches."""
         gains = [b - a for a, b in zip(self.shares, other.shares, strict=True)]
         n, total = len(gains), sum(gains)
         if not math.isfinite(total):
             return total > 0
         scatter = sum((g - total / n) ** 2 for g in gains)
-        return total > (math.sqrt(n / (n - 1) * scatter) if n > 1 else 0.0)
+        return total > (CERTAIN * math.sqrt(n / (n - 1) * scatter) if n > 1 else 0.0)
 
 
 class Judge:
