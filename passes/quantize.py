@@ -22,8 +22,8 @@ class Quantize(Pass):
 
     ranges: RangeChoice = Field(
         "auto",
-        description="How activation ranges are chosen from the calibration histograms; auto takes for each"
-        " tensor the way that moves the network's outputs least.",
+        description="How activation ranges are chosen from the calibration histograms; auto takes the"
+        " extremes, unless another way, or one of its own for each tensor, clearly brings the outputs nearer.",
     )
     equalization: Literal["auto", "on", "off"] = Field(
         "auto",

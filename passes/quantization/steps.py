@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CALIBRATION_BATCH = 16
 JUDGED_IN = 8  # batches: more tell more of the scatter of a difference, and take more time
 CORRECTION_SAMPLES = 64
+Ranges = Literal["auto"] | RangeMethod
+EXTREMES: Ranges = "minmax"
 WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
 LEAST_COST_DB = 1.0  # of rounding both addends, which saves time: what the outputs may lose by it
 
@@ -51,7 +53,7 @@ class Choices:
     rescaled: tuple[str, ...]
     kept: Mapping[str, str]
     both_addends: bool
-    ranges: Literal["auto"] | RangeMethod
+    ranges: Ranges
     bias: Center | None
 
 
@@ -204,32 +206,28 @@ class Steps:
     def _with_best_ranges(
         self, choices: Choices, graph: fx.GraphModule, candidates: Mapping[str, Mapping[str, Grid]]
     ) -> Fitted:
-        """One way to choose ranges for each tensor, or one for all, whichever leaves the outputs most exact."""
-        each = self._assembled(choices, graph, candidates["auto"])
-        best = Fitted(each, choices, self._noise(each))
-        if self.options.ranges != "auto" or best.noise is None:
-            return best
-        sqnr = {"auto": best.noise.db}
-        for method in METHODS:
-            if candidates[method] == candidates["auto"]:
+        """The extremes, unless another way, or one of its own for each tensor, clearly leaves the outputs more exact.
+
+        What clips does well on the samples that it was fitted to, and badly on a rare one that goes beyond them.
+        """
+        if self.options.ranges != "auto" or self.judge is None:
+            state = self._assembled(choices, graph, candidates["auto"])
+            return Fitted(state, choices, self._noise(state))
+        others: tuple[Ranges, ...] = ("auto", *(m for m in METHODS if m != EXTREMES))
+        plain = self.judge.noise(self._assembled(choices, graph, candidates[EXTREMES]).quantized)
+        noises: dict[Ranges, Noise] = {EXTREMES: plain}
+        best: Ranges = EXTREMES
+        for way in others:
+            if way != "auto" and candidates[way] == candidates["auto"]:
                 continue
-            state = self._assembled(choices, graph, candidates[method])
-            noise = self._noise(state)
-            assert noise is not None
-            sqnr[method] = noise.db
-            if noise.db > max(v for name, v in sqnr.items() if name != method):
-                best = Fitted(state, replace(choices, ranges=method), noise)
-        if best.choices.ranges == "auto":
-            return best
-        others = ", ".join(
-            f"{value:.1f} dB with {name}" for name, value in sqnr.items() if name != best.choices.ranges
-        )
-        assert best.noise is not None
-        note = (
-            f"ranges: {best.choices.ranges} for all tensors, a choice for each left out: SQNR"
-            f" {best.noise.db:.1f} dB with {best.choices.ranges}, {others}"
-        )
-        return replace(best, notes=(note,))
+            noises[way] = self.judge.noise(self._assembled(choices, graph, candidates[way]).quantized)
+            if noises[way].clearly_below(plain) and noises[way].db > noises[best].db:
+                best = way
+        state = self._assembled(choices, graph, candidates[best])
+        told = ", ".join(f"{noise.db:.1f} dB with {way}" for way, noise in noises.items())
+        what = "a way of its own for each tensor" if best == "auto" else f"{best} for all tensors"
+        note = f"ranges: {what}: SQNR {told}"
+        return Fitted(state, replace(choices, ranges=best), noises[best], (note,))
 
     # -- further steps
 

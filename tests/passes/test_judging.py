@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,16 @@ def test_a_train_sample_that_calibration_holds_too_does_not_judge() -> None:
     fitted = {float(x[0]) for (x,), _ in found.fitted.samples}
     judged = [float(x[0]) for part in (found.trials, found.judges) for (x,), _ in part.samples]
     assert len(judged) == 60 and not fitted & set(judged)
+
+
+def test_ranges_are_the_extremes_unless_another_way_clearly_helps() -> None:
+    model = model_of(Net(lambda n, x: n.w(x).tanh(), w=nn.Linear(12, 8)), 12)
+    data = DataParts(samples(256, 12, seed=1), samples(64, 12, seed=2), samples(64, 12, seed=3), None, "0")
+    result = Quantize(sensitivity_samples=0).apply(model, replace(context_of(samples(1, 12)), data=data))
+    (note,) = [note for note in result.notes if note.startswith("ranges:")]
+    assert re.fullmatch(
+        r"ranges: minmax for all tensors: SQNR [\d.]+ dB with minmax(, [\d.]+ dB with \w+)+", note
+    )
 
 
 SCORES = {
