@@ -145,7 +145,7 @@ def test_what_equalization_puts_in_is_rebuilt_with_the_plan() -> None:
     nn.init.constant_(net[0].bias, -2.0)  # GELU gives little above 0: half of a symmetric grid is wasted
     model, part = model_of(net, 8), samples(40, 8)
     before, after = (
-        Quantize(equalization=choice, keep_float=("0",)).apply(model, context_of(part))  # type: ignore[arg-type]
+        Quantize(equalization=choice, ranges="mse", keep_float=("0",)).apply(model, context_of(part))  # type: ignore[arg-type]
         for choice in ("off", "on")
     )
     assert len(after.plan.structure["rescaled"]) == 1
