@@ -46,7 +46,7 @@ from .result import (
     TargetRecord,
     plain_settings,
 )
-from .steps import METRIC_BATCH, metric_record
+from .steps import metric_batch, metric_record
 
 if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
@@ -187,7 +187,7 @@ def _judged(
 ) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord]]:
     """The proof of each engine against its ONNX file, and its metric."""
     forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
-    part, batch = context.data.judge, _batch(candidate.model)
+    part, batch = context.data.judge, metric_batch(candidate.model)
     after = {
         label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
     }
@@ -314,10 +314,6 @@ def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> di
     worst = worst_samples(before, after, size)
     inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
     return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
-
-
-def _batch(model: Model) -> int:
-    return METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
 
 
 def _feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -60,7 +60,7 @@ from .recipe import ModelSection, Recipe, TargetSection
 from .recipe_file import read_recipe, recipe_text_of
 from .report import write_reports
 from .result import ArtefactRecord, ParityRecord, RunRecord
-from .steps import METRIC_BATCH, Step, float_step, pass_step
+from .steps import Step, float_step, metric_batch, pass_step
 from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target
 
@@ -347,7 +347,7 @@ class _Run:
         low = "" if model.onnx_path is None else low_precision_of(model.onnx_path)
         quantized = bool(low) or _is_quantized(final)
         lowered = replace(LOW_PRECISION_LIMIT, because=low)
-        batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        batch = metric_batch(model)
         part = data.validation
         eager = outputs_of(model.run, part, batch)
         reference = self._prove_export(
@@ -371,7 +371,7 @@ class _Run:
         Where onnxruntime fails on the file, the proof is broken and says so, and the eager outputs take its place.
         """
         edge = f"{label}: PyTorch → ONNX"
-        batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        batch = metric_batch(model)
         try:
             limits = limits_of(self.recipe.measure)
             with load(TARGETS["onnxruntime"], path, TargetOptions(), limits) as engine:
@@ -397,7 +397,7 @@ class _Run:
         before = candidate.float_reference
         if len(steps) > 2:  # its input was another pass's output
             model = steps[-2].model
-            batch = METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+            batch = metric_batch(model)
             before = outputs_of(model.run, data.validation, batch)
         proof = prove_closing(last.record.pass_name, closing, before, candidate.reference)
         self.proofs += [proof] if proof is not None else []

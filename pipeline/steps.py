@@ -119,10 +119,15 @@ def verify(name: str, before: Model, after: Model, modified: bool) -> None:
 
 def measure(model: Model, context: PassContext) -> MetricRecord:
     """The metric on the part that the verdict is taken on."""
-    batch = METRIC_BATCH if model.dynamic_batch else model.example_inputs[0].shape[0]
+    batch = metric_batch(model)
     part = context.data.judge
     forward = model.run if model.dynamic_batch else padded(model.run, batch)
     return metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
+
+
+def metric_batch(model: Model) -> int:
+    """Samples that `model` is given at once where all of a part go through it; its own number where that is fixed."""
+    return METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
 
 
 def metric_record(measured: Measurement) -> MetricRecord:
