@@ -19,6 +19,8 @@ class QuantScheme:
     weight_limit: the largest magnitude of their integers; 64 where sums of products would saturate above it.
     both_addends: whether a convolution's output is quantized before something is added to it that no convolution
     made; the sum is then computed on integers, where a runtime would else add in float beside the convolution.
+    centred_products: whether both factors of a product of two activations, as in attention, need zero point 0: at
+    another the runtime multiplies in float.
 
     | asymmetric | activations      | zero point | accepted by                   |
     |------------|------------------|------------|-------------------------------|
@@ -29,6 +31,7 @@ class QuantScheme:
     asymmetric: bool = False
     weight_limit: int = 127
     both_addends: bool = False
+    centred_products: bool = False
 
     @property
     def activations(self) -> str:
@@ -50,4 +53,5 @@ def intersect(schemes: Iterable[QuantScheme]) -> QuantScheme:
         asymmetric=bool(every) and all(s.asymmetric for s in every),
         weight_limit=min((s.weight_limit for s in every), default=127),
         both_addends=bool(every) and all(s.both_addends for s in every),
+        centred_products=any(s.centred_products for s in every),
     )

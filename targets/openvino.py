@@ -22,7 +22,7 @@ from .portable import portable
 from .vnni import weight_limit
 
 name = "openvino"
-scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
+scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True, centred_products=True)
 
 WARM_UP = 10
 

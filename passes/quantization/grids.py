@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import fx
@@ -18,21 +18,32 @@ METHODS: tuple[RangeMethod, ...] = ("mse", "minmax", "percentile")
 """What `auto` chooses from; the first of equally good ones wins."""
 
 
-def grid_of(low: float, high: float, scheme: QuantScheme) -> Grid:
-    """The grid whose ends stand for `low` <= 0 and `high` >= 0, the larger of them for both if it is symmetric."""
+def grid_of(low: float, high: float, scheme: QuantScheme, centred: bool = False) -> Grid:
+    """The grid whose ends stand for `low` <= 0 and `high` >= 0, the larger of them for both if it is symmetric.
+
+    centred: at zero point 0 under any scheme.
+    """
     if scheme.asymmetric:
         scale = (high - low) / 255
-        return Grid(scale, zero_point=max(0, min(255, round(-low / scale))), unsigned=True)
+        grid = Grid(scale, zero_point=max(0, min(255, round(-low / scale))), unsigned=True)
+        if grid.zero_point == 0 or not centred:
+            return grid
     return Grid(max(-low, high) / 127)
 
 
-def grids_for(observers: Mapping[str, Observer], method: RangeMethod, scheme: QuantScheme) -> dict[str, Grid]:
-    """A grid for each observed tensor, its range chosen by `method`."""
-    ranges = {
-        name: choose_range(observer, method, symmetric=not scheme.asymmetric)
-        for name, observer in observers.items()
-    }
-    return {name: grid_of(chosen.low, chosen.high, scheme) for name, chosen in ranges.items()}
+def grids_for(
+    observers: Mapping[str, Observer],
+    method: RangeMethod,
+    scheme: QuantScheme,
+    centred: Collection[str] = (),
+) -> dict[str, Grid]:
+    """A grid for each observed tensor, its range chosen by `method`; at zero point 0 for those in `centred`."""
+    grids = {}
+    for name, observer in observers.items():
+        symmetric = not scheme.asymmetric or (name in centred and observer.low < 0)
+        chosen = choose_range(observer, method, symmetric=symmetric)
+        grids[name] = grid_of(chosen.low, chosen.high, scheme, name in centred)
+    return grids
 
 
 def best_grids(

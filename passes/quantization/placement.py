@@ -272,6 +272,15 @@ def _is_float(node: object) -> bool:
     return value is None or (isinstance(value, torch.Tensor) and value.dtype.is_floating_point)
 
 
+def factors(module: fx.GraphModule) -> frozenset[str]:
+    """The names of the tensors that products of two activations read, where they are produced."""
+    found = set()
+    for node in module.graph.nodes:
+        if node.target in MATMULS and not weight_operands(node):
+            found |= {source_of(operand(node, place)).name for place in (0, 1)}
+    return frozenset(found)
+
+
 def macs_of(node: fx.Node) -> int | None:
     """Multiply-accumulates of one sample, from the shapes noted at capture; None where they cannot be counted."""
     output = node.meta.get("val")

@@ -25,7 +25,7 @@ from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
 from .judging import Judge, Noise, roles
 from .observe import observe
-from .placement import BOTH_ADDENDS, place
+from .placement import BOTH_ADDENDS, factors, place
 from .quantizers import Grid
 from .rescale import find_rescalable
 from .state import State, assembled
@@ -58,12 +58,25 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """A graph with biases; the grids by way of choosing them; and softmaxes too fine for theirs, with the reason."""
+
+    graph: fx.GraphModule
+    grids: Mapping[Ranges, Mapping[str, Grid]]
+    fine: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """A state with the choices that it was fitted by, what it adds to the outputs, and what the report says of it."""
+    """A state with the choices that it was fitted by, what it adds to the outputs, and what the report says of it.
+
+    before_biases: what it added before biases were corrected.
+    """
 
     state: State
     choices: Choices
     noise: Noise | None
+    before_biases: Noise | None
     notes: tuple[str, ...] = ()
 
 
@@ -107,7 +120,7 @@ class Steps:
         """The calibrated network with the steps in it that help, and notes on those that were judged."""
         part = self.roles.fitted
         plain = Choices(self.graph, (), kept, bool(self.graph.meta.get(BOTH_ADDENDS)), "auto", None)
-        chosen = self._chosen(plain, part)
+        chosen = self._chosen(plain, self._calibrated(plain, part), part)
         notes = list(chosen.notes)
         if self.options.equalization != "off" and find_rescalable(self.graph):
             chosen, said = self._equalized(chosen, plain, part)
@@ -135,31 +148,35 @@ class Steps:
         if not found.tensors:
             return without, []
         choices = replace(plain, graph=graph, rescaled=found.with_operator)
-        equalized = self._chosen(choices, part)
+        calibrated = self._calibrated(choices, part)
+        if self.options.equalization != "on":
+            alike = replace(without.choices, graph=graph, rescaled=found.with_operator)
+            before, first = without.before_biases, self._noise(self._assembled(alike, calibrated))
+            assert before is not None and first is not None
+            if first.db < before.db + WORTHWHILE_DB:  # what would follow takes most of the time
+                return without, [f"equalization tried and left out: {_compared(before, first)}"]
+        equalized = self._chosen(choices, calibrated, part)
         assert without.noise is not None and equalized.noise is not None
-        sqnr = f"SQNR {without.noise.db:.1f} dB without, {equalized.noise.db:.1f} dB with"
-        told = self.options.equalization == "on"
-        if not told and not equalized.noise.db >= without.noise.db + WORTHWHILE_DB:
-            return without, [f"equalization tried and left out: {sqnr}"]
-        return equalized, [f"equalized {len(found.tensors)} tensors: {sqnr}"]
+        compared = _compared(without.noise, equalized.noise)
+        if self.options.equalization != "on" and equalized.noise.db < without.noise.db + WORTHWHILE_DB:
+            return without, [f"equalization tried and left out: {compared}"]
+        return equalized, [f"equalized {len(found.tensors)} tensors: {compared}"]
 
     def _trials(self) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
         """The samples on which changes of single tensors are compared, one by one unless the batch is static."""
         return self.batches(self.roles.trials, 1)
 
-    def _chosen(self, choices: Choices, part: Part) -> Fitted:
+    def _chosen(self, choices: Choices, calibrated: Calibrated, part: Part) -> Fitted:
         """`choices`, and of what the options leave open what helps, all fitted to `part`."""
-        state, candidates, fine = self._calibrated(choices, part)
-        choices = replace(choices, kept={**choices.kept, **fine})
-        found = self._with_best_ranges(choices, state, candidates)
-        found = self._with_fine_softmax(found, fine, candidates[found.choices.ranges])
-        found = self._with_both_addends(found, candidates[found.choices.ranges])
+        choices = replace(choices, kept={**choices.kept, **calibrated.fine})
+        found = self._with_best_ranges(choices, calibrated)
+        found = self._with_fine_softmax(found, calibrated)
+        found = self._with_both_addends(found, calibrated)
         return self._with_biases(found, part)
 
     def _refitted(self, choices: Choices, part: Part) -> State:
         """The network of the choices, fitted to `part`."""
-        graph, candidates, _ = self._calibrated(choices, part)
-        state = self._assembled(choices, graph, candidates[choices.ranges])
+        state = self._assembled(choices, self._calibrated(choices, part))
         if choices.bias:
             self.correct(state, choices.bias, part)
         return state
@@ -167,7 +184,8 @@ class Steps:
     def _noise(self, state: State) -> Noise | None:
         return self.judge.noise(state.quantized) if self.judge else None
 
-    def _assembled(self, choices: Choices, graph: fx.GraphModule, grids: Mapping[str, Grid]) -> State:
+    def _assembled(self, choices: Choices, calibrated: Calibrated) -> State:
+        graph, grids = calibrated.graph, calibrated.grids[choices.ranges]
         if bool(graph.meta.get(BOTH_ADDENDS)) != choices.both_addends:
             graph = copy.deepcopy(graph)
             graph.meta[BOTH_ADDENDS] = choices.both_addends
@@ -175,18 +193,19 @@ class Steps:
 
     # -- ranges
 
-    def _calibrated(
-        self, choices: Choices, part: Part
-    ) -> tuple[fx.GraphModule, dict[str, dict[str, Grid]], dict[str, str]]:
-        """A copy of the graph with biases; the grids by way of choosing them; and softmaxes too fine for theirs."""
+    def _calibrated(self, choices: Choices, part: Part) -> Calibrated:
+        """A copy of the graph of `choices`, calibrated on `part`."""
         graph = copy.deepcopy(choices.graph)
         ensure_biases(graph, correctable(graph, place(graph)))
         placement = place(graph, choices.kept)
         observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
         scheme, method = self.context.scheme, self.options.ranges
         methods = METHODS if method == "auto" else (method,)
-        candidates: dict[str, dict[str, Grid]] = {m: grids_for(observers, m, scheme) for m in methods}
-        first, judged = candidates[methods[0]], set(observers)
+        centred = factors(graph) if scheme.centred_products else frozenset()
+        grids: dict[Ranges, Mapping[str, Grid]] = {
+            m: grids_for(observers, m, scheme, centred) for m in methods
+        }
+        judged = set(observers)
         if method != "auto":
             fine = {node.name for nodes in softmaxes(graph).values() for node in nodes}
             judged &= fine if self.options.softmax_sqnr_db else set()
@@ -195,75 +214,73 @@ class Steps:
         if judged:
             best, sqnr = best_grids(
                 graph,
-                [{name: grids[name] for name in sorted(judged)} for grids in candidates.values()],
+                [{name: found[name] for name in sorted(judged)} for found in grids.values()],
                 self._trials(),
                 self.context.generator(),
                 self.context.progress,
             )
-        candidates["auto"] = first | best
-        return graph, candidates, too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db)
+        grids["auto"] = {**grids[methods[0]], **best}
+        return Calibrated(graph, grids, too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db))
 
-    def _with_best_ranges(
-        self, choices: Choices, graph: fx.GraphModule, candidates: Mapping[str, Mapping[str, Grid]]
-    ) -> Fitted:
+    def _with_best_ranges(self, choices: Choices, calibrated: Calibrated) -> Fitted:
         """The extremes, unless another way, or one of its own for each tensor, clearly leaves the outputs more exact.
 
         What clips does well on the samples that it was fitted to, and badly on a rare one that goes beyond them.
         """
         if self.options.ranges != "auto" or self.judge is None:
-            state = self._assembled(choices, graph, candidates["auto"])
-            return Fitted(state, choices, self._noise(state))
+            state = self._assembled(choices, calibrated)
+            noise = self._noise(state)
+            return Fitted(state, choices, noise, noise)
         others: tuple[Ranges, ...] = ("auto", *(m for m in METHODS if m != EXTREMES))
-        plain = self.judge.noise(self._assembled(choices, graph, candidates[EXTREMES]).quantized)
+        best = self._assembled(replace(choices, ranges=EXTREMES), calibrated), EXTREMES
+        plain = self.judge.noise(best[0].quantized)
         noises: dict[Ranges, Noise] = {EXTREMES: plain}
-        best: Ranges = EXTREMES
         for way in others:
-            if way != "auto" and candidates[way] == candidates["auto"]:
+            if way != "auto" and calibrated.grids[way] == calibrated.grids["auto"]:
                 continue
-            noises[way] = self.judge.noise(self._assembled(choices, graph, candidates[way]).quantized)
-            if noises[way].clearly_below(plain) and noises[way].db > noises[best].db:
-                best = way
-        state = self._assembled(choices, graph, candidates[best])
+            state = self._assembled(replace(choices, ranges=way), calibrated)
+            noises[way] = self.judge.noise(state.quantized)
+            if noises[way].clearly_below(plain) and noises[way].db > noises[best[1]].db:
+                best = state, way
+        state, chosen = best
         told = ", ".join(f"{noise.db:.1f} dB with {way}" for way, noise in noises.items())
-        what = "a way of its own for each tensor" if best == "auto" else f"{best} for all tensors"
+        what = "a way of its own for each tensor" if chosen == "auto" else f"{chosen} for all tensors"
         note = f"ranges: {what}: SQNR {told}"
-        return Fitted(state, replace(choices, ranges=best), noises[best], (note,))
+        return Fitted(state, replace(choices, ranges=chosen), noises[chosen], noises[chosen], (note,))
 
     # -- further steps
 
-    def _with_fine_softmax(self, found: Fitted, fine: Mapping[str, str], grids: Mapping[str, Grid]) -> Fitted:
+    def _with_fine_softmax(self, found: Fitted, calibrated: Calibrated) -> Fitted:
         """Products whose softmax is too fine for a grid: in float where the outputs gain by it, else quantized."""
+        fine = calibrated.fine
         if not fine or found.noise is None:
             return found
         kept = {name: reason for name, reason in found.choices.kept.items() if name not in fine}
         choices = replace(found.choices, kept=kept)
-        state = self._assembled(choices, found.state.graph, grids)
+        state = self._assembled(choices, calibrated)
         noise = self._noise(state)
         assert noise is not None
-        sqnr = f"SQNR {noise.db:.1f} dB without, {found.noise.db:.1f} dB with"
+        compared = _compared(noise, found.noise)
         if found.noise.db >= noise.db + WORTH_FLOAT_DB:
-            note = f"softmax in float for {len(fine)} products: {sqnr}"
+            note = f"softmax in float for {len(fine)} products: {compared}"
             return replace(found, notes=(*found.notes, note))
-        note = f"softmax in float tried for {len(fine)} products and left out: {sqnr}"
-        return Fitted(state, choices, noise, (*found.notes, note))
+        note = f"softmax in float tried for {len(fine)} products and left out: {compared}"
+        return Fitted(state, choices, noise, noise, (*found.notes, note))
 
-    def _with_both_addends(self, found: Fitted, grids: Mapping[str, Grid]) -> Fitted:
+    def _with_both_addends(self, found: Fitted, calibrated: Calibrated) -> Fitted:
         """Both addends rounded, as the targets add faster so, unless the outputs lose much by it."""
         if not found.choices.both_addends or found.noise is None:
             return found
         choices = replace(found.choices, both_addends=False)
-        state = self._assembled(choices, found.state.graph, grids)
+        state = self._assembled(choices, calibrated)
         if set(state.placement.activations) == set(found.state.placement.activations):
             return found
         noise = self._noise(state)
         assert noise is not None
         if found.noise.db >= noise.db - LEAST_COST_DB:
             return found
-        note = (
-            "both addends in INT8 tried and left out: SQNR"
-            f" {noise.db:.1f} dB without, {found.noise.db:.1f} dB with"
-        )
-        return Fitted(state, choices, noise, (*found.notes, note))
+        note = f"both addends in INT8 tried and left out: {_compared(noise, found.noise)}"
+        return Fitted(state, choices, noise, noise, (*found.notes, note))
 
     def _with_biases(self, found: Fitted, part: Part) -> Fitted:
         """Corrected biases, by means or medians, where they make the outputs clearly more exact."""
@@ -280,15 +297,19 @@ class Steps:
             noise = self._noise(state)
             assert noise is not None
             if best is None or best.noise is None or noise.db > best.noise.db:
-                best = Fitted(state, replace(found.choices, bias=center), noise)
+                best = Fitted(state, replace(found.choices, bias=center), noise, found.noise)
         assert best is not None and best.noise is not None
-        sqnr = f"SQNR {found.noise.db:.1f} dB without, {best.noise.db:.1f} dB with"
+        compared = _compared(found.noise, best.noise)
         if not best.noise.clearly_below(found.noise):
-            return replace(found, notes=(*found.notes, f"bias correction tried and left out: {sqnr}"))
-        note = f"bias correction: {count} layers, by {best.choices.bias}s of their errors: {sqnr}"
+            return replace(found, notes=(*found.notes, f"bias correction tried and left out: {compared}"))
+        note = f"bias correction: {count} layers, by {best.choices.bias}s of their errors: {compared}"
         return replace(best, notes=(*found.notes, note))
 
     def correct(self, state: State, center: Center, part: Part | None = None) -> int:
         """Correct biases in place; returns of how many layers."""
         batch = self.first_batch(part or self.context.data.calibration, CORRECTION_SAMPLES)
         return correct_biases(state.graph, state.quantized, state.placement, batch, center)
+
+
+def _compared(without: Noise, with_it: Noise) -> str:
+    return f"SQNR {without.db:.1f} dB without, {with_it.db:.1f} dB with"

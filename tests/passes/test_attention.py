@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from edgepress.calibration.scheme import QuantScheme
 from edgepress.model import Model
 from edgepress.passes.quantization.attention import softmaxes, too_fine
 from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.placement import place
+from edgepress.passes.quantization.placement import factors, place
 from edgepress.passes.quantize import Quantize
 from quantization_nets import context_of, model_of, samples
 from torch import Tensor, nn
@@ -83,3 +84,16 @@ def test_a_layer_that_is_called_twice_is_judged_by_its_worse_call() -> None:
     (reason,) = too_fine(graph, place(graph), sqnr, 30.0).values()
     assert "leaves the outputs 12 dB" in reason
     assert layer == "attend.values"
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_factors_of_two_activations_stand_at_zero_point_zero_where_a_runtime_multiplies_in_int8_only_there(
+    centred: bool,
+) -> None:
+    model = model_of(Attention(sharp=False), TOKENS, WIDTH)
+    scheme = QuantScheme(asymmetric=True, centred_products=centred)
+    plan = Quantize(sensitivity_samples=0).plan(model, context_of(samples(8, TOKENS, WIDTH), scheme=scheme))
+    read, grids = factors(capture(model)), plan.structure["grids"]
+    assert len(read) == 4
+    assert all(grids[name]["zero_point"] == 0 for name in read) is centred
+    assert any(grid["zero_point"] for name, grid in grids.items() if name not in read)

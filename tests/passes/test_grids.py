@@ -19,6 +19,12 @@ def test_the_ends_of_a_range_are_the_ends_of_its_grid() -> None:
     assert grid_of(-5.5, 20.0, QuantScheme(asymmetric=True)) == Grid(0.1, zero_point=55, unsigned=True)
 
 
+def test_a_centred_grid_stands_at_zero_point_zero_and_stays_unsigned_where_nothing_is_negative() -> None:
+    scheme = QuantScheme(asymmetric=True)
+    assert grid_of(-5.5, 20.0, scheme, centred=True) == Grid(20.0 / 127)
+    assert grid_of(0.0, 25.5, scheme, centred=True) == Grid(0.1, zero_point=0, unsigned=True)
+
+
 # 16,000 rows of 8 values around 1, but for one value of 20: least squared error would clip it.
 ROWS = torch.randn(16_000, 8, generator=torch.Generator().manual_seed(0))
 ROWS[:, 0] = 0.0

@@ -33,6 +33,7 @@ ROUNDING = {
         [-9.0, -5.0, 0.0, 122.6, 500.0],
         [-5.0, -5.0, 0.0, 122.5, 122.5],
     ),
+    "halves to even before an odd zero point": (Grid(0.5, 11, True), [0.25, 0.75, -0.25], [0.0, 1.0, 0.0]),
     "unsigned from zero": (Grid(1.0, 0, True), [-3.0, 2.5, 3.5, 300.0], [0.0, 2.0, 4.0, 255.0]),
 }
 
@@ -41,6 +42,12 @@ ROUNDING = {
 def test_activations_are_rounded_as_computed_by_hand(case: str) -> None:
     grid, values, expected = ROUNDING[case]
     assert ActivationQuantizer(grid)(torch.tensor(values)).tolist() == expected
+
+
+def test_rounding_leaves_what_it_reads_as_it_was() -> None:
+    x = torch.tensor([0.3, -0.2])
+    ActivationQuantizer(Grid(0.5))(x)
+    assert x.tolist() == torch.tensor([0.3, -0.2]).tolist()
 
 
 @pytest.mark.parametrize("case", ROUNDING)
