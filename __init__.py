@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .passes import PASSES
     from .pipeline.l2z.pack import load
-    from .pipeline.recipe import Recipe
+    from .pipeline.recipe.sections import Recipe
     from .pipeline.run import compress
     from .targets import TARGETS
 

@@ -126,7 +126,7 @@ def _network(name: str) -> tuple[Any, Any]:
     from edgepress.calibration.data import Part
     from edgepress.calibration.samples import ArraySamples
     from edgepress.pipeline.ingest import ingest
-    from edgepress.pipeline.recipe import ModelSection
+    from edgepress.pipeline.recipe.sections import ModelSection
 
     model = ingest(ModelSection(source=ARCHITECTURES[name], args=ARGUMENTS.get(name, {})))
     shape = tuple(model.example_inputs[0].shape[1:])

@@ -125,7 +125,7 @@ def _read(recipe_path: Path) -> tuple[Any, Any, Any, Any]:
     from edgepress.calibration.sources import load_data
     from edgepress.passes.base import PassContext
     from edgepress.pipeline.ingest import ingest
-    from edgepress.pipeline.recipe_file import read_recipe
+    from edgepress.pipeline.recipe.file import read_recipe
     from edgepress.progress import for_stream
     from edgepress.targets import TARGETS
 

@@ -127,7 +127,7 @@ def _architecture(name: str, quick: bool) -> tuple[Any, Any]:
     from edgepress.calibration.data import Part
     from edgepress.calibration.samples import ArraySamples
     from edgepress.pipeline.ingest import ingest
-    from edgepress.pipeline.recipe import ModelSection
+    from edgepress.pipeline.recipe.sections import ModelSection
 
     side = SIDES.get(name, SIDE)
     args = {**ARGUMENTS.get(name, {}), **({SIZED[name]: side} if name in SIZED else {})}
@@ -151,7 +151,7 @@ def _example(name: str, quick: bool) -> tuple[Any, Any]:
     """An example network, and of its data as much as an architecture has; what is measured is of its test part."""
     from edgepress.calibration.sources import load_data
     from edgepress.pipeline.ingest import ingest
-    from edgepress.pipeline.recipe_file import read_recipe
+    from edgepress.pipeline.recipe.file import read_recipe
 
     example, kind = name.split("-")
     path = ROOT / "examples" / example / f"{kind}.yaml"

@@ -110,7 +110,7 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
         return None
     from ..calibration.named import is_callable_name
     from ..calibration.sources import load_data
-    from ..pipeline.recipe_file import read_recipe
+    from ..pipeline.recipe.file import read_recipe
     from ..progress import for_stream
 
     recipe = read_recipe(Path(model))

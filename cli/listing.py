@@ -72,8 +72,8 @@ def targets(as_json: bool) -> None:
     Example:
       compress targets
     """
-    from ..pipeline.recipe import TargetSection
-    from ..pipeline.recipe_file import TARGET_OPTIONS
+    from ..pipeline.recipe.file import TARGET_OPTIONS
+    from ..pipeline.recipe.sections import TargetSection
     from ..targets import TARGETS
 
     with quiet_stdout() if as_json else nullcontext():
@@ -117,8 +117,8 @@ def _options(schema: Mapping[str, Any], names: Iterable[str]) -> list[Option]:
 
 def _described(schema: Mapping[str, Any], location: tuple[str, ...]) -> list[Option]:
     """One option, or those of a section, named `training.epochs`."""
-    from ..pipeline.recipe_problems import schema_at
-    from ..pipeline.recipe_reference import is_section, value_words
+    from ..pipeline.recipe.problems import schema_at
+    from ..pipeline.recipe.reference import is_section, value_words
 
     option = schema_at(schema, location)
     if is_section(option):

@@ -44,7 +44,7 @@ def init(
       compress init solar.yaml --model mynets:build --weights net.safetensors --data images/
     """
     from ..pipeline.files import write_atomically
-    from ..pipeline.recipe_template import DIGITS_DATA, DIGITS_MODEL, DIGITS_WEIGHTS, template
+    from ..pipeline.recipe.template import DIGITS_DATA, DIGITS_MODEL, DIGITS_WEIGHTS, template
 
     path = path / RECIPE_NAME if path.is_dir() else path
     if path.exists() and not force:
@@ -125,7 +125,7 @@ def demo(resume: bool, folder: Path | None, as_json: bool) -> int:
 def _run(
     recipe: Path, folder: Path | None, fresh: bool, remeasure: bool, trust: str | None, as_json: bool
 ) -> int:
-    from ..pipeline.recipe_file import read_recipe
+    from ..pipeline.recipe.file import read_recipe
     from ..progress import for_stream
 
     folder = (
@@ -166,7 +166,7 @@ def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
 def _describe(recipe: Path, trust: str | None, as_json: bool) -> int:
     import yaml
 
-    from ..pipeline.recipe_file import read_recipe
+    from ..pipeline.recipe.file import read_recipe
     from ..pipeline.run import describe
 
     with quiet_stdout() if as_json else nullcontext():

@@ -14,11 +14,11 @@ from ..errors import CompressError
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
 from ..targets.fake import RUNTIME as FAKE
-from .recipe import Section
-from .recipe_problems import RecipeError, describe, unknown
-from .recipe_validation import validated
-from .recipe_values import ComputeCapability
-from .recipe_yaml import FileKind, parse
+from .recipe.problems import RecipeError, describe, unknown
+from .recipe.sections import Section
+from .recipe.validation import validated
+from .recipe.values import ComputeCapability
+from .recipe.yaml_text import FileKind, parse
 
 DEVICES_FILE = Path("devices.yaml")
 KIND = FileKind(

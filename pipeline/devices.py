@@ -35,7 +35,7 @@ from .proof import (
     worst_samples,
 )
 from .ranked import ranked_outputs
-from .recipe import MeasureSection, TargetSection
+from .recipe.sections import MeasureSection, TargetSection
 from .result import (
     EngineRecord,
     LatencyRecord,

@@ -25,7 +25,7 @@ from .network_example import accepts, declared_sample, of_one_sample, random_exa
 from .onnx_inputs import NOTHING, GivenShapes
 
 if TYPE_CHECKING:
-    from .recipe import ModelSection
+    from .recipe.sections import ModelSection
 
 INIT_SEED = 0  # a network without weights, and the numbers of an example input, are the same in every run
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import Model
-    from .recipe import ModelSection
+    from .recipe.sections import ModelSection
     from .state_dicts import Checkpoint
 
 
@@ -80,7 +80,7 @@ def inspect_model(
     example: inputs with a batch dimension, when the model does not state their shape; given: shapes, where a user
     states them. Errors as `ingest`.
     """
-    from .recipe import ModelSection
+    from .recipe.sections import ModelSection
 
     if isinstance(target, ModelSection):
         return _inspect_section(target, example, trust_pickle, folder, given)
@@ -90,7 +90,7 @@ def inspect_model(
     require_file(path, "model")
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
-        from .recipe_file import read_recipe
+        from .recipe.file import read_recipe
 
         return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent, given)
     if suffix in (".onnx", ".pt2"):

@@ -31,7 +31,7 @@ from .result import (
 )
 
 if TYPE_CHECKING:
-    from .recipe import Budgets, MetricDrop
+    from .recipe.sections import Budgets, MetricDrop
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 

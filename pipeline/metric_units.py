@@ -8,7 +8,7 @@ from ..errors import CompressError
 from .report_text import is_share
 
 if TYPE_CHECKING:
-    from .recipe import Recipe
+    from .recipe.sections import Recipe
     from .result import MetricRecord
 
 

@@ -56,8 +56,8 @@ from .proof import (
 )
 from .proof_store import store_proofs, stored_proofs
 from .ranked import ranked_outputs
-from .recipe import ModelSection, Recipe, TargetSection
-from .recipe_file import read_recipe, recipe_text_of
+from .recipe.file import read_recipe, recipe_text_of
+from .recipe.sections import ModelSection, Recipe, TargetSection
 from .report import write_reports
 from .result import ArtefactRecord, ParityRecord, RunRecord
 from .steps import Step, float_step, metric_batch, pass_step

@@ -108,7 +108,7 @@ def test_training_distortions_keep_the_shape_and_the_value_range():
 
 @pytest.mark.parametrize("path", [*sorted(DIGITS.glob("*.yaml"))], ids=lambda p: p.name)
 def test_digits_recipes_are_valid(path: Path):
-    from edgepress.pipeline.recipe_file import read_recipe
+    from edgepress.pipeline.recipe.file import read_recipe
 
     recipe = read_recipe(path)
     assert recipe.budgets.metric_drop is not None
@@ -125,7 +125,7 @@ def test_digits_recipes_are_valid(path: Path):
     ],
 )
 def test_solar_recipes_are_valid_once_the_checkpoint_is_there(recipe_name: str, weights: str, tmp_path: Path):
-    from edgepress.pipeline.recipe_file import read_recipe
+    from edgepress.pipeline.recipe.file import read_recipe
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / weights).write_bytes(b"")

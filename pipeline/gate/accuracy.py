@@ -19,7 +19,7 @@ from ...model import Forward
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.device import Device, Frozen
-from ..recipe_file import read_recipe
+from ..recipe.file import read_recipe
 
 CERTAIN = 1.6449
 """Standard errors of a one-sided bound that holds in 95 of 100 cases."""

@@ -530,7 +530,7 @@ def _read_exported(path: Path) -> None:
 
 def _read_npz(path: Path) -> None:
     from edgepress.calibration.sources import load_data
-    from edgepress.pipeline.recipe import ImagePreprocessing
+    from edgepress.pipeline.recipe.sections import ImagePreprocessing
 
     split = {"calibration": 0.5, "validation": 0.5}
     load_data(path.name, {}, split, ImagePreprocessing(), 4, 0, folder=path.parent)

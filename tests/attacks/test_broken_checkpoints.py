@@ -21,7 +21,7 @@ from edgepress.errors import CompressError
 from edgepress.pipeline.files import sha256_file
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.inspect import inspect_model
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save, save_file
 from torch import nn

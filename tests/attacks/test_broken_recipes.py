@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import ExitCode
-from edgepress.pipeline.recipe_file import RecipeError, read_recipe
+from edgepress.pipeline.recipe.file import RecipeError, read_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 

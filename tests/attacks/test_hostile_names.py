@@ -18,7 +18,7 @@ from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.onnx_names import with_safe_names
 from edgepress.pipeline.onnx_network import why_no_pass
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from onnx import TensorProto, helper, numpy_helper
 
 MARK = "attack_ran"  # every payload would leave it behind in the working folder

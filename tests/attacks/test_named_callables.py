@@ -10,7 +10,7 @@ import pytest
 from edgepress.calibration.metric import metric_named
 from edgepress.calibration.named import import_callable, why_not_named
 from edgepress.errors import CompressError, ExitCode
-from edgepress.pipeline.recipe_file import RecipeError, read_recipe
+from edgepress.pipeline.recipe.file import RecipeError, read_recipe
 
 OWN = "of Python itself, where functions can run any command; name one of an installed package, or of a module in"
 HOSTILE = """\

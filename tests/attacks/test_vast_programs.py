@@ -12,7 +12,7 @@ from edgepress.pipeline.exported_program import load_exported
 from edgepress.pipeline.files import sha256_file
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.inspect import inspect_model
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from torch import Tensor, nn
 
 

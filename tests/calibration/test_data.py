@@ -10,7 +10,7 @@ import torch
 from edgepress.calibration.data import DataParts
 from edgepress.calibration.sources import load_data
 from edgepress.errors import CompressError, UnsafeInputError
-from edgepress.pipeline.recipe import ImagePreprocessing
+from edgepress.pipeline.recipe.sections import ImagePreprocessing
 from PIL import Image
 
 TINY = ImagePreprocessing(size=8, channels=1, mean=(0.5,), std=(0.5,))

@@ -26,7 +26,7 @@ from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.quantizers import weight_quantizers_of
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
-from edgepress.pipeline.recipe import ImagePreprocessing
+from edgepress.pipeline.recipe.sections import ImagePreprocessing
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.onnxruntime import load
 from onnx import numpy_helper

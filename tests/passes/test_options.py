@@ -12,7 +12,7 @@ from edgepress.cli.listing import _described_pass
 from edgepress.passes import PASSES
 from edgepress.passes.base import Pass
 from edgepress.passes.l2 import L2
-from edgepress.pipeline.recipe_template import template
+from edgepress.pipeline.recipe.template import template
 from pydantic import BaseModel
 
 

@@ -8,7 +8,7 @@ import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.device_file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
 from edgepress.pipeline.open_devices import opened
-from edgepress.pipeline.recipe_problems import RecipeError
+from edgepress.pipeline.recipe.problems import RecipeError
 from edgepress.targets.device import LocalDevice
 from edgepress.targets.fake import FakeDevice
 from edgepress.targets.machine import MachineState

@@ -294,7 +294,7 @@ def exported_digits(path: Path, keep: float) -> Path:
     """The digits CNN; `keep` scales its last layer's weights."""
     from edgepress.pipeline.export import export
     from edgepress.pipeline.ingest import ingest
-    from edgepress.pipeline.recipe_file import read_recipe
+    from edgepress.pipeline.recipe.file import read_recipe
     from torch import ones
 
     recipe = Path(__file__).parents[2] / "examples" / "digits" / "cnn.yaml"

@@ -29,7 +29,7 @@ from edgepress.pipeline.history.series import (
     series_of,
 )
 from edgepress.pipeline.judge import judge
-from edgepress.pipeline.recipe import Budgets
+from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.pipeline.report_text import MINUS
 from edgepress.pipeline.result import ArtefactRecord
 from run_records import MODEL, cpu, engine, latency, metric, run, step, tensorrt

@@ -13,7 +13,7 @@ from edgepress.model import Model
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.onnx_inputs import GivenShapes
 from edgepress.pipeline.onnx_network import OnnxRuntimeNetwork, why_no_pass
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

@@ -17,7 +17,7 @@ from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.onnx_inputs import GivenShapes, with_shapes
 from edgepress.pipeline.onnx_quantized import how_quantized
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from edgepress.targets import onnx_graph
 from onnx import TensorProto, helper, numpy_helper
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from edgepress.passes import PASSES
 from edgepress.passes.base import Pass
-from edgepress.pipeline.recipe import (
+from edgepress.pipeline.recipe.file import RecipeError, order_problem, read_recipe, recipe_text_of
+from edgepress.pipeline.recipe.reference import option_reference
+from edgepress.pipeline.recipe.sections import (
     Budgets,
     DataSection,
     ExportSection,
@@ -20,9 +22,7 @@ from edgepress.pipeline.recipe import (
     Recipe,
     TargetSection,
 )
-from edgepress.pipeline.recipe_file import RecipeError, order_problem, read_recipe, recipe_text_of
-from edgepress.pipeline.recipe_reference import option_reference
-from edgepress.pipeline.recipe_template import template
+from edgepress.pipeline.recipe.template import template
 
 MINIMAL = """\
 model: {source: edgepress.examples.digits.models:cnn}

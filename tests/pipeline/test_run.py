@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.pipeline.recipe_file import read_recipe
+from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report import load_run
 from edgepress.pipeline.run import compress, describe
 from safetensors.torch import save_file

@@ -13,7 +13,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.pipeline.ingest import ingest
 from edgepress.pipeline.inspect import inspect_model
-from edgepress.pipeline.recipe import ModelSection
+from edgepress.pipeline.recipe.sections import ModelSection
 from edgepress.pipeline.state_dicts import find_state_dicts
 from edgepress.progress import Silent
 from safetensors.torch import save_file

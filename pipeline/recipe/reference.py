@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .recipe import Recipe
-from .recipe_file import TARGET_OPTIONS
-from .recipe_problems import expected_words, schema_at
+from .file import TARGET_OPTIONS
+from .problems import expected_words, schema_at
+from .sections import Recipe
 
 
 def option_reference() -> str:
     """Every key of a recipe with its type, range, default and meaning: Markdown, one table a section."""
-    from ..passes import PASSES
+    from ...passes import PASSES
 
     schema = Recipe.model_json_schema()
     parts = ["# The recipe\n", schema["description"] + "\n", _table(schema, schema, ())]

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibration.named import why_not_named
-from ..passes.base import Pass
-from .recipe import Recipe, TargetSection
-from .recipe_paths import is_callable_name, locate
-from .recipe_problems import Location, RecipeError, describe, unknown
-from .recipe_validation import validated
-from .recipe_yaml import Document, parse, recipe_text_of
+from ...calibration.named import why_not_named
+from ...passes.base import Pass
+from .paths import is_callable_name, locate
+from .problems import Location, RecipeError, describe, unknown
+from .sections import Recipe, TargetSection
+from .validation import validated
+from .yaml_text import Document, parse, recipe_text_of
 
 __all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
 
@@ -74,7 +74,7 @@ def _texts(data: Any, location: Location) -> Iterator[tuple[Location, str]]:
 
 def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list[Pass]:
     """The passes that are right; a list is taken out of `data`, anything else left for pydantic to refuse."""
-    from ..passes import PASSES
+    from ...passes import PASSES
 
     passes: list[Pass] = []
     for location, name, options in _named_items(document, data, "passes", left_behind=[]):
@@ -115,7 +115,7 @@ def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
 
 def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSection]:
     """The targets that are right; a list is taken out of `data`, and one valid target stands in for it."""
-    from ..targets import TARGETS
+    from ...targets import TARGETS
 
     targets: list[TargetSection] = []
     stand_in = [{"runtime": "onnxruntime"}]
@@ -177,7 +177,7 @@ def _named_items(
 
 def _check_budget_names(document: Document) -> None:
     """Each per-device budget must name a target of the recipe."""
-    from ..targets import TARGETS
+    from ...targets import TARGETS
 
     budgets, items = document.data.get("budgets"), document.data.get("targets")
     if not isinstance(budgets, dict) or not isinstance(items, list):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompressError, ExitCode
+from ...errors import CompressError, ExitCode
 
 Location = tuple[str | int, ...]
 """Where a value is in the data: ("budgets", "latency", "openvino:CPU"), ("passes", 0)."""

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .recipe_problems import Location, explain, schema_at, unknown
-from .recipe_yaml import Document
+from .problems import Location, explain, schema_at, unknown
+from .yaml_text import Document
 
 M = TypeVar("M", bound=BaseModel)
 

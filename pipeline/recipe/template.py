@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from .recipe import Recipe
-from .recipe_file import TARGET_OPTIONS
-from .recipe_problems import schema_at
-from .recipe_reference import is_section, value_words
+from .file import TARGET_OPTIONS
+from .problems import schema_at
+from .reference import is_section, value_words
+from .sections import Recipe
 
 DIGITS_MODEL = "edgepress.examples.digits.models:cnn"
 DIGITS_WEIGHTS = "package:edgepress.examples.digits/cnn.safetensors"
@@ -83,7 +83,7 @@ def _option(schema: Mapping[str, Any], location: tuple[str, ...], chosen: Mappin
 
 def _passes() -> Iterator[str]:
     """Every pass with its options at their defaults; only `quantize` is active."""
-    from ..passes import PASSES
+    from ...passes import PASSES
 
     for name, pass_class in PASSES.items():
         schema = pass_class.model_json_schema()

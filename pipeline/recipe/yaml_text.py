@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .recipe_problems import Location, Place, Problem, RecipeError, describe, dotted
+from .problems import Location, Place, Problem, RecipeError, describe, dotted
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000  # with its aliases written out: what a YAML bomb multiplies

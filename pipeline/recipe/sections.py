@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from ..passes.base import Pass
-from .recipe_values import Bytes, ComputeCapability, MetricName, Milliseconds, ModelSource, RunName, quantity
+from ...passes.base import Pass
+from .values import Bytes, ComputeCapability, MetricName, Milliseconds, ModelSource, RunName, quantity
 
 
 def _split(value: dict[str, float]) -> dict[str, float]:

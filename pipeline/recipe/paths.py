@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from .recipe_problems import describe
-from .recipe_values import FUNCTION
+from .problems import describe
+from .values import FUNCTION
 
 PACKAGE = "package:"
 
