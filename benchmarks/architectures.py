@@ -125,7 +125,7 @@ def _network(name: str) -> tuple[Any, Any]:
     import torch
     from edgepress.calibration.data import Part
     from edgepress.calibration.samples import ArraySamples
-    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.ingest.model import ingest
     from edgepress.pipeline.recipe.sections import ModelSection
 
     model = ingest(ModelSection(source=ARCHITECTURES[name], args=ARGUMENTS.get(name, {})))

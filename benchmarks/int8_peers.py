@@ -124,7 +124,7 @@ def _read(recipe_path: Path) -> tuple[Any, Any, Any, Any]:
     from edgepress.calibration.scheme import intersect
     from edgepress.calibration.sources import load_data
     from edgepress.passes.base import PassContext
-    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.ingest.model import ingest
     from edgepress.pipeline.recipe.file import read_recipe
     from edgepress.progress import for_stream
     from edgepress.targets import TARGETS

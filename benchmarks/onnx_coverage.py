@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from edgepress.errors import CompressError
 from edgepress.passes.quantization.capture import capture, quiet
-from edgepress.pipeline.ingest import ingest
-from edgepress.pipeline.onnx_network import why_no_pass
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.onnx_files.network import why_no_pass
 from edgepress.pipeline.recipe.sections import ModelSection
 from reporting import environment, markdown_table, provenance, write
 from torch import nn

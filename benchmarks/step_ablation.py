@@ -126,7 +126,7 @@ def _architecture(name: str, quick: bool) -> tuple[Any, Any]:
     import torch
     from edgepress.calibration.data import Part
     from edgepress.calibration.samples import ArraySamples
-    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.ingest.model import ingest
     from edgepress.pipeline.recipe.sections import ModelSection
 
     side = SIDES.get(name, SIDE)
@@ -150,7 +150,7 @@ def _architecture(name: str, quick: bool) -> tuple[Any, Any]:
 def _example(name: str, quick: bool) -> tuple[Any, Any]:
     """An example network, and of its data as much as an architecture has; what is measured is of its test part."""
     from edgepress.calibration.sources import load_data
-    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.ingest.model import ingest
     from edgepress.pipeline.recipe.file import read_recipe
 
     example, kind = name.split("-")

@@ -10,7 +10,7 @@ import click
 from ..errors import CompressError
 
 if TYPE_CHECKING:
-    from ..pipeline.onnx_inputs import GivenShapes
+    from ..pipeline.onnx_files.inputs import GivenShapes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +25,7 @@ def input_shape_option(function: F) -> F:
 
 def given_shapes(texts: Sequence[str]) -> GivenShapes:
     """What the option says, by name and in order; CompressError for what is no shape, or for a name twice."""
-    from ..pipeline.onnx_inputs import GivenShapes
+    from ..pipeline.onnx_files.inputs import GivenShapes
 
     named: dict[str, tuple[int, ...]] = {}
     ordered = []

@@ -78,7 +78,7 @@ def lint(model: Path, labels: tuple[str, ...], shapes: tuple[str, ...], as_json:
     from ..pipeline.device_file import runtime_and_device
     from ..pipeline.l2z.as_onnx import as_onnx
     from ..pipeline.lint import lint_file
-    from ..pipeline.onnx_inputs import with_shapes
+    from ..pipeline.onnx_files.inputs import with_shapes
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)

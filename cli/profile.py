@@ -94,7 +94,7 @@ def profile(
     """
     from ..pipeline.device_file import changed, find_devices
     from ..pipeline.l2z.as_onnx import as_onnx
-    from ..pipeline.onnx_inputs import with_shapes
+    from ..pipeline.onnx_files.inputs import with_shapes
     from ..pipeline.profile import ProfilePlan
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream

@@ -17,7 +17,7 @@ from ..targets import TARGETS
 from ..targets.base import BuiltOnly, TargetOptions
 from ..targets.onnx_graph import load_onnx
 from ..text import one_line, short
-from .onnx_cut import Cuts, Values, values_of
+from .onnx_files.cut import Cuts, Values, values_of
 
 if TYPE_CHECKING:
     import onnx

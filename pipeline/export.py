@@ -19,7 +19,7 @@ from ..passes.quantization.placement import layer_name, layers_of
 from ..targets.onnx_graph import require_one_file
 from ..targets.portable import portable
 from .files import write_atomically
-from .onnx_inputs import pin
+from .onnx_files.inputs import pin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

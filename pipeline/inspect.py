@@ -12,7 +12,7 @@ from ..errors import CompressError
 from ..macs import total_macs, uncounted_notes
 from .files import require_file
 from .inspect_layers import LayerRow, layer_rows
-from .onnx_inputs import NOTHING, GivenShapes
+from .onnx_files.inputs import NOTHING, GivenShapes
 from .result import Record
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import Model
+    from .ingest.state_dicts import Checkpoint
     from .recipe.sections import ModelSection
-    from .state_dicts import Checkpoint
 
 
 class TensorRow(Record):
@@ -98,7 +98,7 @@ def inspect_model(
         return _inspect_section(section, example, trust_pickle, None, given)
     if suffix == ".l2z":
         return _inspect_l2z(path)
-    from .checkpoint import WEIGHT_SUFFIXES, read_checkpoint  # here, as it brings PyTorch
+    from .ingest.checkpoint import WEIGHT_SUFFIXES, read_checkpoint  # here, as it brings PyTorch
 
     if suffix in WEIGHT_SUFFIXES:
         return _inspect_weights(read_checkpoint(path, trust_pickle))
@@ -139,7 +139,7 @@ def _inspect_network(
     folder: Path | None,
     given: GivenShapes,
 ) -> Inspection:
-    from .ingest import ingest
+    from .ingest.model import ingest
 
     model = ingest(section, example, trust, folder=folder, given=given)
     facts = model.facts()
@@ -166,7 +166,7 @@ def _outputs(model: Model) -> tuple[Tensor, ...]:
 def pass_rows(model: Model) -> list[PassRow]:
     """Every pass, and why those that cannot work on `model` cannot."""
     from ..passes import PASSES
-    from .onnx_network import why_no_pass
+    from .onnx_files.network import why_no_pass
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
     reasons = {name: blocked or kind.refuses(model) for name, kind in PASSES.items()}
@@ -174,9 +174,9 @@ def pass_rows(model: Model) -> list[PassRow]:
 
 
 def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
-    from .checkpoint import is_finite
-    from .state_dicts import plain_tensors
-    from .weight_choice import to_show
+    from .ingest.checkpoint import is_finite
+    from .ingest.state_dicts import plain_tensors
+    from .ingest.weight_choice import to_show
 
     shown, kept = to_show(checkpoint)
     path = checkpoint.path
@@ -208,7 +208,7 @@ def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
     """Initializers and the tensors of Constant nodes, each with its parameters: weights, wherever they stand."""
     import onnx
 
-    from .onnx_file import weight_tensors
+    from .onnx_files.file import weight_tensors
 
     weights = dict(weight_tensors(graph))
     held = {t.name: t for t in graph.graph.initializer} | weights
@@ -254,10 +254,10 @@ def _inspect_onnx(
     path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path, given: GivenShapes
 ) -> Inspection:
     from ..targets.macs import operator_macs
-    from .ingest import ingest
-    from .onnx_file import graph_inputs, read_onnx, sample_shape
-    from .onnx_inputs import pin, sizes_of
-    from .onnx_precision import quantized_note
+    from .ingest.model import ingest
+    from .onnx_files.file import graph_inputs, read_onnx, sample_shape
+    from .onnx_files.inputs import pin, sizes_of
+    from .onnx_files.precision import quantized_note
 
     graph = read_onnx(path)
     sizes_of(graph, given)  # what a user states wrongly is an error, not a note

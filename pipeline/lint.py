@@ -9,7 +9,7 @@ from ..targets import TARGETS
 from ..targets.base import Lint
 from .file_limits import within_limits
 from .files import require_file
-from .onnx_file import read_onnx
+from .onnx_files.file import read_onnx
 
 
 def lint_file(path: Path, runtimes: Sequence[str]) -> dict[str, list[Lint]]:

@@ -20,8 +20,8 @@ from .device_file import DeviceSection
 from .gate.pairs import LaunchPlan, launch_pairs
 from .gate.record import LatencyResult
 from .gate.sequential import Limits, smallest_slowdown
-from .onnx_file import read_graph
-from .onnx_inputs import NOTHING, GivenShapes, with_shapes
+from .onnx_files.file import read_graph
+from .onnx_files.inputs import NOTHING, GivenShapes, with_shapes
 from .open_devices import folder_name, opened
 from .random_inputs import batch_of, random_feeds
 from .result import Record

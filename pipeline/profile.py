@@ -18,7 +18,7 @@ from ..targets.sustained import sustained
 from .device_file import DeviceSection
 from .environment import environment
 from .files import sha256_file
-from .onnx_file import read_graph
+from .onnx_files.file import read_graph
 from .open_devices import folder_name, opened
 from .profile_record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 from .random_inputs import Feeds, batch_of, random_feeds

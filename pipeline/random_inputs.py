@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CompressError
-from .onnx_file import graph_inputs, sample_shape
+from .onnx_files.file import graph_inputs, sample_shape
 
 if TYPE_CHECKING:
     import onnx

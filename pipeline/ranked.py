@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..targets.onnx_graph import OnnxGraph, load_onnx
-from .onnx_cut import reads
+from .onnx_files.cut import reads
 
 if TYPE_CHECKING:
     import onnx

@@ -34,14 +34,14 @@ from .eager_values import eager_values
 from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
-from .ingest import ingest
+from .ingest.model import ingest
 from .judge import judge
 from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
 from .metric_units import require_share
-from .onnx_cut import Values
-from .onnx_network import why_no_pass
-from .onnx_precision import low_precision_of
+from .onnx_files.cut import Values
+from .onnx_files.network import why_no_pass
+from .onnx_files.precision import low_precision_of
 from .packed import write_packed
 from .proof import (
     FLOAT_LIMIT,

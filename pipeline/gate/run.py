@@ -17,7 +17,7 @@ from ...targets.digests import outputs_digest
 from ...targets.fake import RUNTIME as FAKE
 from ..device_file import DeviceSection
 from ..environment import environment
-from ..onnx_inputs import NOTHING, GivenShapes
+from ..onnx_files.inputs import NOTHING, GivenShapes
 from ..open_devices import opened, require_reached
 from .accuracy import Judged, compare, judged_by
 from .golden import difference, finite, golden_of, read_golden

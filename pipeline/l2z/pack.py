@@ -17,9 +17,9 @@ from torch import Tensor
 from ...errors import CompressError, cause
 from ...model import CodedTensor, Model
 from ...progress import Progress, Silent
-from ..checkpoint import read_weights
 from ..files import require_file, write_atomically
-from ..onnx_file import read_onnx
+from ..ingest.checkpoint import read_weights
+from ..onnx_files.file import read_onnx
 from .codec import pack_tensors, unpack_tensors
 from .lossy import rounded_tensors
 from .planes import bytes_of, tensor_of

@@ -513,7 +513,7 @@ def _npz() -> bytes:
 
 
 def _read_weights(path: Path) -> None:
-    from edgepress.pipeline.checkpoint import load_into, read_checkpoint
+    from edgepress.pipeline.ingest.checkpoint import load_into, read_checkpoint
     from edgepress.pipeline.inspect import inspect_model
 
     try:

@@ -15,9 +15,9 @@ from edgepress.model import Model
 from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.placement import layer_name, layers_of, place
 from edgepress.pipeline.export import export
-from edgepress.pipeline.ingest import ingest
-from edgepress.pipeline.onnx_names import with_safe_names
-from edgepress.pipeline.onnx_network import why_no_pass
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.onnx_files.names import with_safe_names
+from edgepress.pipeline.onnx_files.network import why_no_pass
 from edgepress.pipeline.recipe.sections import ModelSection
 from onnx import TensorProto, helper, numpy_helper
 

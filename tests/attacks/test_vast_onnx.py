@@ -14,8 +14,8 @@ import torch
 from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
-from edgepress.pipeline.onnx_file import read_graph, read_onnx
-from edgepress.pipeline.onnx_network import converted
+from edgepress.pipeline.onnx_files.file import read_graph, read_onnx
+from edgepress.pipeline.onnx_files.network import converted
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

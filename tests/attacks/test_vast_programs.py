@@ -8,9 +8,9 @@ import pytest
 import torch
 from edgepress.errors import CompressError
 from edgepress.isolated import BYTES
-from edgepress.pipeline.exported_program import load_exported
 from edgepress.pipeline.files import sha256_file
-from edgepress.pipeline.ingest import ingest
+from edgepress.pipeline.ingest.exported_program import load_exported
+from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.inspect import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from edgepress.pipeline.baked import bake_in, detach_computed
+from edgepress.pipeline.ingest.baked import bake_in, detach_computed
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 

@@ -293,7 +293,7 @@ def test_accuracy_of_real_engines_on_a_recipes_data(tmp_path: Path) -> None:
 def exported_digits(path: Path, keep: float) -> Path:
     """The digits CNN; `keep` scales its last layer's weights."""
     from edgepress.pipeline.export import export
-    from edgepress.pipeline.ingest import ingest
+    from edgepress.pipeline.ingest.model import ingest
     from edgepress.pipeline.recipe.file import read_recipe
     from torch import ones
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from edgepress.errors import CompressError
 from edgepress.model import Model
-from edgepress.pipeline.ingest import ingest
-from edgepress.pipeline.onnx_inputs import GivenShapes
-from edgepress.pipeline.onnx_network import OnnxRuntimeNetwork, why_no_pass
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.onnx_files.inputs import GivenShapes
+from edgepress.pipeline.onnx_files.network import OnnxRuntimeNetwork, why_no_pass
 from edgepress.pipeline.recipe.sections import ModelSection
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor
-from edgepress.pipeline.checkpoint import read_weights
+from edgepress.pipeline.ingest.checkpoint import read_weights
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
 from edgepress.pipeline.l2z.contexts import cuts_of, grouped, groups_of, plan

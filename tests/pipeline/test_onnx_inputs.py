@@ -14,9 +14,9 @@ from edgepress.calibration.typed import in_type
 from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.pipeline.export import export
-from edgepress.pipeline.ingest import ingest
-from edgepress.pipeline.onnx_inputs import GivenShapes, with_shapes
-from edgepress.pipeline.onnx_quantized import how_quantized
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.onnx_files.inputs import GivenShapes, with_shapes
+from edgepress.pipeline.onnx_files.quantized import how_quantized
 from edgepress.pipeline.recipe.sections import ModelSection
 from edgepress.targets import onnx_graph
 from onnx import TensorProto, helper, numpy_helper

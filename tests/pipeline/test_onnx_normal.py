@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgepress.pipeline.ingest import ingest
-from edgepress.pipeline.onnx_file import read_onnx
-from edgepress.pipeline.onnx_network import as_network, why_no_pass
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.onnx_files.file import read_onnx
+from edgepress.pipeline.onnx_files.network import as_network, why_no_pass
 from edgepress.pipeline.recipe.sections import ModelSection
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn

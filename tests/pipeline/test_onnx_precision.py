@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgepress.pipeline.onnx_precision import limits_note, low_precision
+from edgepress.pipeline.onnx_files.precision import limits_note, low_precision
 from edgepress.pipeline.proof import Limit, prove
 from onnx import TensorProto, helper, numpy_helper
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from edgepress.errors import CompressError
 from edgepress.pipeline.device_file import DeviceSection, changed, find_devices, runtime_and_device
-from edgepress.pipeline.onnx_file import read_graph
+from edgepress.pipeline.onnx_files.file import read_graph
 from edgepress.pipeline.profile import ProfilePlan, profile
 from edgepress.pipeline.profile_record import Profile, Profiles
 from edgepress.pipeline.random_inputs import batch_of, random_feeds

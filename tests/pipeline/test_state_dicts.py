@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from edgepress.errors import CompressError
-from edgepress.pipeline.ingest import ingest
+from edgepress.pipeline.ingest.model import ingest
+from edgepress.pipeline.ingest.state_dicts import find_state_dicts
 from edgepress.pipeline.inspect import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
-from edgepress.pipeline.state_dicts import find_state_dicts
 from edgepress.progress import Silent
 from safetensors.torch import save_file
 from torch import Tensor, nn

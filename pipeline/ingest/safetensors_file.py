@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CompressError
+from ...errors import CompressError
 
 MAX_DIMENSIONS = 64  # what torch's operators take
 MAX_HEADER_BYTES = 100 * 10**6  # the format's own limit

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..calibration.named import call, did_you_mean, import_callable
-from ..errors import CompressError
+from ...calibration.named import call, did_you_mean, import_callable
+from ...errors import CompressError
 
 _VISION = "pip install edgepress[vision]"
 Shapes = list[tuple[int, ...]]

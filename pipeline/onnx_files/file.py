@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CompressError, UnsafeInputError, cause
-from .files import require_file
-from .onnx_functions import MAX_NODES, expanded_size
+from ...errors import CompressError, UnsafeInputError, cause
+from ..files import require_file
+from .functions import MAX_NODES, expanded_size
 
 if TYPE_CHECKING:
     import onnx

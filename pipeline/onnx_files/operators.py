@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .onnx_resize import resize
+from .resize import resize
 
 if TYPE_CHECKING:
     import onnx

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration.named import describe, is_callable_name
-from ..calibration.typed import as_networks_take_it, in_type
-from ..errors import CompressError
-from ..isolated import in_child
-from ..model import Model
-from ..progress import Progress, Silent
+from ...calibration.named import describe, is_callable_name
+from ...calibration.typed import as_networks_take_it, in_type
+from ...errors import CompressError
+from ...isolated import in_child
+from ...model import Model
+from ...progress import Progress, Silent
+from ..file_limits import within_limits
+from ..onnx_files.inputs import NOTHING, GivenShapes
 from .baked import bake_in, detach_computed
 from .checkpoint import load_into, read_checkpoint, refuse_unusable
 from .factories import build_network
-from .file_limits import within_limits
 from .network_example import accepts, declared_sample, of_one_sample, random_example, stated_shapes
-from .onnx_inputs import NOTHING, GivenShapes
 
 if TYPE_CHECKING:
-    from .recipe.sections import ModelSection
+    from ..recipe.sections import ModelSection
 
 INIT_SEED = 0  # a network without weights, and the numbers of an example input, are the same in every run
 
@@ -165,12 +165,12 @@ def _from_onnx(
     progress: Progress,
     given: GivenShapes,
 ) -> Model:
-    from .onnx_example import example_inputs
-    from .onnx_file import graph_inputs, read_onnx, sample_shape
-    from .onnx_inputs import open_axes, pin
-    from .onnx_network import as_network, why_no_pass
-    from .onnx_precision import limits_note
-    from .onnx_quantized import how_quantized
+    from ..onnx_files.example import example_inputs
+    from ..onnx_files.file import graph_inputs, read_onnx, sample_shape
+    from ..onnx_files.inputs import open_axes, pin
+    from ..onnx_files.network import as_network, why_no_pass
+    from ..onnx_files.precision import limits_note
+    from ..onnx_files.quantized import how_quantized
 
     path = base / section.source
     graph = read_onnx(path)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..calibration.named import did_you_mean
-from ..errors import CompressError
+from ...calibration.named import did_you_mean
+from ...errors import CompressError
 from .state_dicts import MAIN_KEYS, Checkpoint, is_averaged
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ..calibration.named import describe
-from ..errors import CompressError, cause
-from ..macs import OperatorMacs
-from ..model import FILE_NAMES
-from .file_limits import within_limits
-from .onnx_file import graph_inputs, read_onnx, sample_shape, weight_tensors
-from .onnx_inputs import pin
-from .onnx_names import with_safe_names
-from .onnx_normal import InexpressibleError, normal_form
-from .onnx_operators import register
-from .onnx_quantized import why_no_pass_on_quantized
+from ...calibration.named import describe
+from ...errors import CompressError, cause
+from ...macs import OperatorMacs
+from ...model import FILE_NAMES
+from ..file_limits import within_limits
+from .file import graph_inputs, read_onnx, sample_shape, weight_tensors
+from .inputs import pin
+from .names import with_safe_names
+from .normal import InexpressibleError, normal_form
+from .operators import register
+from .quantized import why_no_pass_on_quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -204,6 +204,6 @@ def _weights(model: onnx.ModelProto) -> list[Tensor]:
 
 
 def _macs(model: onnx.ModelProto) -> list[OperatorMacs]:
-    from ..targets.macs import operator_macs
+    from ...targets.macs import operator_macs
 
     return operator_macs(model)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CompressError, UnsafeInputError
+from ...errors import CompressError, UnsafeInputError
 from .torch_file import MAX_RATIO
 
 MAX_DEPTH = 4

@@ -8,9 +8,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..calibration.named import did_you_mean
-from ..errors import CompressError
-from .onnx_inputs import GivenShapes, Shape, dims
+from ...calibration.named import did_you_mean
+from ...errors import CompressError
+from ..onnx_files.inputs import GivenShapes, Shape, dims
 
 MAX_ELEMENTS = 2**30  # of one sample: 4 GB
 SEED = 0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..calibration.named import did_you_mean
-from ..errors import CompressError
-from ..targets.onnx_graph import require_one_file
-from .onnx_file import graph_inputs, read_graph, sample_shape
+from ...calibration.named import did_you_mean
+from ...errors import CompressError
+from ...targets.onnx_graph import require_one_file
+from .file import graph_inputs, read_graph, sample_shape
 
 if TYPE_CHECKING:
     import onnx

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .onnx_functions import MAX_NODES, expanded_size
-from .onnx_operators import OWN, OWN_KINDS
-from .onnx_static import Static, static_values
+from .functions import MAX_NODES, expanded_size
+from .operators import OWN, OWN_KINDS
+from .static import Static, static_values
 
 if TYPE_CHECKING:
     import onnx

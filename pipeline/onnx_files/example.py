@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..calibration.typed import in_type
-from ..errors import CompressError
-from .onnx_file import graph_inputs, input_types, sample_shape
-from .onnx_inputs import GivenShapes, Shape, dims, sizes_of
+from ...calibration.typed import in_type
+from ...errors import CompressError
+from .file import graph_inputs, input_types, sample_shape
+from .inputs import GivenShapes, Shape, dims, sizes_of
 
 if TYPE_CHECKING:
     import onnx

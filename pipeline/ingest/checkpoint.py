@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..calibration.named import did_you_mean
-from ..errors import CompressError
-from ..progress import Progress, Silent
-from .files import require_file
+from ...calibration.named import did_you_mean
+from ...errors import CompressError
+from ...progress import Progress, Silent
+from ..files import require_file
 from .safetensors_file import read_safetensors
 from .state_dicts import Checkpoint, find_state_dicts, plain_tensors
 from .torch_file import load_pickle
@@ -44,7 +44,7 @@ def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
     if suffix == ".safetensors":
         return Checkpoint(path, {"": read_safetensors(path)})
     if suffix == ".l2z":
-        from .l2z.codec import unpack_tensors
+        from ..l2z.codec import unpack_tensors
 
         tensors, graph = unpack_tensors(path.read_bytes(), f"weights: {path}")
         if graph is not None:

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import torch
 
-from ..errors import CompressError, UnsafeInputError
-from .files import sha256_file
+from ...errors import CompressError, UnsafeInputError
+from ..files import sha256_file
 from .pickle_scan import has_end, imported_names, is_zip, two_readings, why_refused
 
 MAX_UNPACKED_BYTES = 64 * 2**30

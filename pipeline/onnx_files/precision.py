@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..targets.onnx_graph import MOVING_OPS
-from .onnx_quantized import INTEGER_OPERATORS, how_quantized
+from ...targets.onnx_graph import MOVING_OPS
+from .quantized import INTEGER_OPERATORS, how_quantized
 
 if TYPE_CHECKING:
     import onnx

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..errors import CompressError, UnsafeInputError, cause
-from .files import require_file
+from ...errors import CompressError, UnsafeInputError, cause
+from ..files import require_file
 from .shape_expressions import is_shape_expression
 from .state_dicts import plain_tensor
 from .torch_file import UNREADABLE_ZIP, refuse_attacks, refuse_bombs, untrusted

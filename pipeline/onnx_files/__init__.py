@@ -1,0 +1,1 @@
+"""ONNX files that others wrote: checked, made harmless, brought into one normal form, and turned into networks."""
