@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model import Model
     from .passes import PASSES
-    from .pipeline.l2z.pack import load
+    from .pipeline.packing.l2z_file import load
     from .pipeline.recipe.sections import Recipe
     from .pipeline.run import compress
     from .targets import TARGETS

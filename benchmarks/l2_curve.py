@@ -126,7 +126,7 @@ def main(
 def _network(
     name: str, network: Network, asked: list[dict[str, float]], epochs: int | None, seeds: int
 ) -> list[dict[str, Any]]:
-    from edgepress.pipeline.l2z.pack import packed_bytes
+    from edgepress.pipeline.packing.l2z_file import packed_bytes
 
     model, data, context, _ = _read(network.recipe)
     float_value = context.metric.measure(model.run, data.judge, 16)
@@ -159,7 +159,7 @@ def _row(
     from edgepress.calibration.metric import mcnemar
     from edgepress.passes.l2 import L2
     from edgepress.pipeline.export import export
-    from edgepress.pipeline.l2z.pack import pack_file, unpack_file
+    from edgepress.pipeline.packing.l2z_file import pack_file, unpack_file
     from edgepress.targets import onnxruntime
     from edgepress.targets.base import TargetOptions
 

@@ -42,7 +42,7 @@ def main(recipe: Path, models: tuple[Path, ...], errors: tuple[float, ...]) -> N
 
 
 def _row(model: Path, error: float, data: Any, context: Any) -> dict[str, Any]:
-    from edgepress.pipeline.l2z.pack import pack_file, unpack_file
+    from edgepress.pipeline.packing.l2z_file import pack_file, unpack_file
     from edgepress.targets import onnxruntime
     from edgepress.targets.base import TargetOptions
 

@@ -76,9 +76,9 @@ def lint(model: Path, labels: tuple[str, ...], shapes: tuple[str, ...], as_json:
       compress lint model.onnx --json
     """
     from ..pipeline.device_file import runtime_and_device
-    from ..pipeline.l2z.as_onnx import as_onnx
     from ..pipeline.lint import lint_file
     from ..pipeline.onnx_files.inputs import with_shapes
+    from ..pipeline.packing.as_onnx import as_onnx
     from ..targets import TARGETS
 
     runtimes = dict.fromkeys(runtime_and_device(label)[0] for label in labels or TARGETS)

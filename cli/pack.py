@@ -50,7 +50,7 @@ def pack(
       compress pack model.onnx --error 0.3
     """
     from ..pipeline.files import write_atomically
-    from ..pipeline.l2z.pack import SUFFIX, pack_file, source_of
+    from ..pipeline.packing.l2z_file import SUFFIX, pack_file, source_of
     from ..progress import for_stream
 
     if lossless and error is not None:
@@ -82,7 +82,7 @@ def unpack(packed: Path, output: Path, as_json: bool) -> None:
       compress unpack model.l2z -o model.safetensors
       compress unpack small.l2z -o model.onnx
     """
-    from ..pipeline.l2z.pack import unpack_file
+    from ..pipeline.packing.l2z_file import unpack_file
 
     unpack_file(packed, output)
     size = output.stat().st_size

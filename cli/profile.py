@@ -93,8 +93,8 @@ def profile(
       compress profile model.l2z -d kiosk --mode throughput --sustained 120 -o profiles/model
     """
     from ..pipeline.device_file import changed, find_devices
-    from ..pipeline.l2z.as_onnx import as_onnx
     from ..pipeline.onnx_files.inputs import with_shapes
+    from ..pipeline.packing.as_onnx import as_onnx
     from ..pipeline.profile import ProfilePlan
     from ..pipeline.profile import profile as measure
     from ..progress import for_stream

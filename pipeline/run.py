@@ -36,13 +36,13 @@ from .export import export
 from .files import sha256_file, write_atomically
 from .ingest.model import ingest
 from .judge import judge
-from .l2z.pack import pack_file, packed_bytes
 from .lock import locked
 from .metric_units import require_share
 from .onnx_files.cut import Values
 from .onnx_files.network import why_no_pass
 from .onnx_files.precision import low_precision_of
-from .packed import write_packed
+from .packing.l2z_file import pack_file, packed_bytes
+from .packing.low_bit_file import write_packed
 from .proof import (
     FLOAT_LIMIT,
     LOW_PRECISION_LIMIT,

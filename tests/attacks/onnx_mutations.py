@@ -134,8 +134,8 @@ def read(path: Path) -> None:
     """All that a stranger's file is read by: each may refuse it."""
     from edgepress.errors import CompressError
     from edgepress.pipeline.inspect import inspect_model
-    from edgepress.pipeline.l2z.pack import pack_file
     from edgepress.pipeline.lint import lint_file
+    from edgepress.pipeline.packing.l2z_file import pack_file
 
     try:
         inspect_model(path.name, folder=path.parent)

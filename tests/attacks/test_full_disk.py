@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.pipeline.files import write_atomically
-from edgepress.pipeline.l2z.pack import pack_file
+from edgepress.pipeline.packing.l2z_file import pack_file
 from edgepress.pipeline.store import Entry, Store
 from edgepress.writing import writing
 from onnx import TensorProto, helper, numpy_helper

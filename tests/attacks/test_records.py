@@ -15,7 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from edgepress.cli import cli
-from edgepress.pipeline.l2z.pack import pack_file
+from edgepress.pipeline.packing.l2z_file import pack_file
 from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))

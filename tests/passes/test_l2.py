@@ -14,7 +14,7 @@ from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.passes.l2 import L2
 from edgepress.passes.quantize import Quantize
-from edgepress.pipeline.l2z.pack import unpack_file
+from edgepress.pipeline.packing.l2z_file import unpack_file
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report_text import byte_size
 from edgepress.pipeline.run import compress

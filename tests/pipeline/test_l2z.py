@@ -27,11 +27,11 @@ from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
 from edgepress.pipeline.l2z.contexts import cuts_of, grouped, groups_of, plan
 from edgepress.pipeline.l2z.kernels import CONTEXTS, TOTAL, contexts, unpredicted
 from edgepress.pipeline.l2z.ladder import rungs_for, value_of
-from edgepress.pipeline.l2z.pack import pack_file
 from edgepress.pipeline.l2z.planes import DTYPES, bytes_of
 from edgepress.pipeline.l2z.prediction import NONE, coefficients_for
 from edgepress.pipeline.l2z.rans import Reader, Writer
 from edgepress.pipeline.l2z.tables import Table, TableReader, table_of, write_table
+from edgepress.pipeline.packing.l2z_file import pack_file
 from edgepress.trellis import ODD, ODD_AND_ZERO, positions
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgepress.pipeline.packed import pack_bits, read_packed, unpack_bits, write_packed
+from edgepress.pipeline.packing.low_bit_file import pack_bits, read_packed, unpack_bits, write_packed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "passes"))
 

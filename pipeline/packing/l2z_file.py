@@ -19,10 +19,10 @@ from ...model import CodedTensor, Model
 from ...progress import Progress, Silent
 from ..files import require_file, write_atomically
 from ..ingest.checkpoint import read_weights
+from ..l2z.codec import pack_tensors, unpack_tensors
+from ..l2z.planes import bytes_of, tensor_of
 from ..onnx_files.file import read_onnx
-from .codec import pack_tensors, unpack_tensors
-from .lossy import rounded_tensors
-from .planes import bytes_of, tensor_of
+from .rounding import rounded_tensors
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,7 @@ def as_onnx(path: Path) -> Iterator[Path]:
     if path.suffix != ".l2z":
         yield path
         return
-    from .pack import unpack_file
+    from .l2z_file import unpack_file
 
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / f"{path.stem}.onnx"

@@ -1,0 +1,1 @@
+"""Model files into small files, and back: the arrow of the flow that `compress pack` is."""
