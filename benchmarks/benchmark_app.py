@@ -19,7 +19,7 @@ from statistics import median
 
 import click
 import onnx
-from edgepress.pipeline.random_inputs import batch_of, random_feeds
+from edgepress.pipeline.devices.feeds import batch_of, random_feeds
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.device import LocalDevice
 from edgepress.targets.latency import paired

@@ -23,10 +23,10 @@ from typing import Any
 import click
 import numpy as np
 import onnx
-from edgepress.pipeline.device_file import DeviceSection, find_devices
+from edgepress.pipeline.devices.feeds import batch_of, random_feeds
+from edgepress.pipeline.devices.file import DeviceSection, find_devices
 from edgepress.pipeline.gate.pairs import LaunchPlan
 from edgepress.pipeline.gate.run import GatePlan, gate
-from edgepress.pipeline.random_inputs import batch_of, random_feeds
 from edgepress.targets.device import Frozen, LocalDevice
 from edgepress.targets.launch import paired_log_ratio
 from onnx import helper, numpy_helper, shape_inference

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 import onnx
-from edgepress.pipeline.random_inputs import batch_of, random_feeds
+from edgepress.pipeline.devices.feeds import batch_of, random_feeds
 from edgepress.targets import TARGETS
 from edgepress.targets.base import Feeds, TargetOptions
 from edgepress.targets.device import Device, LocalDevice

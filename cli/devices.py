@@ -13,7 +13,7 @@ from .input_shape import given_shapes, input_shape_option
 from .output import common_options, console, print_json, quiet_stdout, say, say_lines, table
 
 if TYPE_CHECKING:
-    from ..pipeline.probe import Probe
+    from ..pipeline.devices.probe import Probe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ def example(as_json: bool) -> None:
     Example:
       compress devices example > devices.yaml
     """
-    from ..pipeline.device_file import EXAMPLE
+    from ..pipeline.devices.file import EXAMPLE
 
     if as_json:
         print_json({"devices.yaml": EXAMPLE})
@@ -70,7 +70,7 @@ def list_devices(devices_file: Path | None, as_json: bool) -> None:
     Example:
       compress devices list
     """
-    from ..pipeline.device_file import DEVICES_FILE, read_devices
+    from ..pipeline.devices.file import DEVICES_FILE, read_devices
 
     found = read_devices(devices_file or DEVICES_FILE)
     if as_json:
@@ -120,9 +120,9 @@ def probe(
       compress devices probe openvino:CPU
       compress devices probe kiosk line-camera --model model.onnx --pairs 20
     """
-    from ..pipeline.device_file import find_devices
-    from ..pipeline.probe import ProbePlan
-    from ..pipeline.probe import probe as ask
+    from ..pipeline.devices.file import find_devices
+    from ..pipeline.devices.probe import ProbePlan
+    from ..pipeline.devices.probe import probe as ask
     from ..progress import for_stream
 
     sections = find_devices(names, devices_file)

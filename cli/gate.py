@@ -113,7 +113,7 @@ def gate(
       compress gate --accept --candidate runs/mine --device openvino:CPU
     """
     from ..pipeline.commit import current_commit
-    from ..pipeline.device_file import find_devices
+    from ..pipeline.devices.file import find_devices
     from ..pipeline.gate.accept import accept as accept_candidate
     from ..pipeline.gate.pairs import LaunchPlan
     from ..pipeline.gate.reports import make_room, write_reports

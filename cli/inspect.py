@@ -39,8 +39,8 @@ def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_js
       compress inspect timm:resnet18 --json
       compress inspect mynets:build --input-shape 1x32x32
     """
-    from ..pipeline.inspect import inspect_model
-    from ..pipeline.inspect_tables import print_inspection
+    from ..pipeline.inspect.run import inspect_model
+    from ..pipeline.inspect.tables import print_inspection
 
     with quiet_stdout() if as_json else nullcontext():
         given = given_shapes(shapes)
@@ -75,7 +75,7 @@ def lint(model: Path, labels: tuple[str, ...], shapes: tuple[str, ...], as_json:
       compress lint model.onnx --target tensorrt
       compress lint model.onnx --json
     """
-    from ..pipeline.device_file import runtime_and_device
+    from ..pipeline.devices.file import runtime_and_device
     from ..pipeline.lint import lint_file
     from ..pipeline.onnx_files.inputs import with_shapes
     from ..pipeline.packing.as_onnx import as_onnx

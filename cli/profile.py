@@ -15,7 +15,7 @@ from .input_shape import given_shapes, input_shape_option
 from .output import common_options, console, print_json, quiet_stdout, say, table
 
 if TYPE_CHECKING:
-    from ..pipeline.profile_record import DeviceProfile, Profile, Profiles
+    from ..pipeline.profile.record import DeviceProfile, Profile, Profiles
     from ..pipeline.result import LatencyRecord, LayerRecord
     from ..targets.base import FloatPrecision, Mode
 
@@ -92,11 +92,11 @@ def profile(
       compress profile float.onnx int8.onnx -d openvino:CPU --float-precision f32
       compress profile model.l2z -d kiosk --mode throughput --sustained 120 -o profiles/model
     """
-    from ..pipeline.device_file import changed, find_devices
+    from ..pipeline.devices.file import changed, find_devices
     from ..pipeline.onnx_files.inputs import with_shapes
     from ..pipeline.packing.as_onnx import as_onnx
-    from ..pipeline.profile import ProfilePlan
-    from ..pipeline.profile import profile as measure
+    from ..pipeline.profile.run import ProfilePlan
+    from ..pipeline.profile.run import profile as measure
     from ..progress import for_stream
 
     settings = {"mode": mode, "float_precision": float_precision, "threads": threads, "copies": copies}

@@ -28,7 +28,6 @@ from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
 from ..writing import writing
 from .closing_proof import prove_closing
-from .devices import Candidate, Measured, forward_of, layer_times, limits_of, measure_target, proof_feeds
 from .divergence import Suspect, where
 from .eager_values import eager_values
 from .environment import code_digest, environment, versions
@@ -37,6 +36,7 @@ from .files import sha256_file, write_atomically
 from .ingest.model import ingest
 from .judge import judge
 from .lock import locked
+from .measure import Candidate, Measured, forward_of, layer_times, limits_of, measure_target, proof_feeds
 from .metric_units import require_share
 from .onnx_files.cut import Values
 from .onnx_files.network import why_no_pass

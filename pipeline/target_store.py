@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..targets.base import Artefact
-from .devices import Measured
 from .files import sha256_file
+from .measure import Measured
 from .result import TargetRecord
 from .run_files import path_inside
 from .store import Entry, Store

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..int8_share import share_text
 from ..judge import target_label
-from ..profile_record import Profile
+from ..profile.record import Profile
 from ..report import load_run
 from ..report_view import STATUS
 from ..result import EngineRecord, LatencyRecord, MetricRecord, RunRecord, SpeedupRecord, TargetRecord

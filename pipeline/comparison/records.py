@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ...errors import CompressError
-from ..profile_record import Profile
+from ..profile.record import Profile
 from ..record_file import NotARecordError, parsed, read_bytes, told
 
 RUN_FILE, PROFILE_FILE, PROFILES_FILE = "run.json", "profile.json", "profiles.json"

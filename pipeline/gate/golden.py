@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from ...errors import CompressError
 from ...targets.device import DeviceFacts
 from ...targets.digests import outputs_digest
+from ..devices.feeds import Feeds
+from ..devices.opened import folder_name
 from ..files import write_atomically
-from ..open_devices import folder_name
-from ..random_inputs import Feeds
 from ..record_file import NotARecordError, parsed, read_bytes, told
 from ..result import Count, Record, require_schema
 from .subjects import Subject

@@ -15,10 +15,10 @@ from ...progress import Progress, Silent
 from ...targets.device import Device
 from ...targets.digests import outputs_digest
 from ...targets.fake import RUNTIME as FAKE
-from ..device_file import DeviceSection
+from ..devices.file import DeviceSection
+from ..devices.opened import opened, require_reached
 from ..environment import environment
 from ..onnx_files.inputs import NOTHING, GivenShapes
-from ..open_devices import opened, require_reached
 from .accuracy import Judged, compare, judged_by
 from .golden import difference, finite, golden_of, read_golden
 from .pairs import LaunchPlan, gate_latency

@@ -13,12 +13,12 @@ import numpy as np
 
 from ...errors import CompressError
 from ...targets.device import Device, Frozen, LocalDevice
+from ..devices.feeds import Feeds, batch_of, random_feeds
+from ..devices.opened import folder_name
 from ..files import sha256_file
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
-from ..open_devices import folder_name
 from ..packing.as_onnx import as_onnx
-from ..random_inputs import Feeds, batch_of, random_feeds
 from ..report import load_run
 from ..result import RunRecord
 

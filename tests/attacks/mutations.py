@@ -514,7 +514,7 @@ def _npz() -> bytes:
 
 def _read_weights(path: Path) -> None:
     from edgepress.pipeline.ingest.checkpoint import load_into, read_checkpoint
-    from edgepress.pipeline.inspect import inspect_model
+    from edgepress.pipeline.inspect.run import inspect_model
 
     try:
         load_into(_network(), read_checkpoint(path))
@@ -523,7 +523,7 @@ def _read_weights(path: Path) -> None:
 
 
 def _read_exported(path: Path) -> None:
-    from edgepress.pipeline.inspect import inspect_model
+    from edgepress.pipeline.inspect.run import inspect_model
 
     inspect_model(path.name, folder=path.parent)
 

@@ -133,7 +133,7 @@ def _odd(field: Any, rng: random.Random) -> Any:
 def read(path: Path) -> None:
     """All that a stranger's file is read by: each may refuse it."""
     from edgepress.errors import CompressError
-    from edgepress.pipeline.inspect import inspect_model
+    from edgepress.pipeline.inspect.run import inspect_model
     from edgepress.pipeline.lint import lint_file
     from edgepress.pipeline.packing.l2z_file import pack_file
 

@@ -20,7 +20,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.pipeline.files import sha256_file
 from edgepress.pipeline.ingest.model import ingest
-from edgepress.pipeline.inspect import inspect_model
+from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save, save_file

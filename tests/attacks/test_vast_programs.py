@@ -11,7 +11,7 @@ from edgepress.isolated import BYTES
 from edgepress.pipeline.files import sha256_file
 from edgepress.pipeline.ingest.exported_program import load_exported
 from edgepress.pipeline.ingest.model import ingest
-from edgepress.pipeline.inspect import inspect_model
+from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
 from torch import Tensor, nn
 

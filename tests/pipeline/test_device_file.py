@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.pipeline.device_file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
-from edgepress.pipeline.open_devices import opened
+from edgepress.pipeline.devices.file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
+from edgepress.pipeline.devices.opened import opened
 from edgepress.pipeline.recipe.problems import RecipeError
 from edgepress.targets.device import LocalDevice
 from edgepress.targets.fake import FakeDevice

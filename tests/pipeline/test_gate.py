@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from edgepress.calibration.metric import Measurement
 from edgepress.cli import cli
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.pipeline.device_file import find_devices
+from edgepress.pipeline.devices.file import find_devices
 from edgepress.pipeline.gate.accuracy import paired
 from edgepress.pipeline.gate.golden import difference, golden_path
 from edgepress.pipeline.gate.pairs import LaunchPlan

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
-from edgepress.pipeline.device_file import DeviceSection, find_devices
+from edgepress.pipeline.devices.file import DeviceSection, find_devices
+from edgepress.pipeline.devices.probe import ProbePlan, probe
 from edgepress.pipeline.gate.sequential import Limits, smallest_slowdown
-from edgepress.pipeline.probe import ProbePlan, probe
 
 
 def noisy(**noise: float) -> dict[str, DeviceSection]:

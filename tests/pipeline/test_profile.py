@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from edgepress.errors import CompressError
-from edgepress.pipeline.device_file import DeviceSection, changed, find_devices, runtime_and_device
+from edgepress.pipeline.devices.feeds import batch_of, random_feeds
+from edgepress.pipeline.devices.file import DeviceSection, changed, find_devices, runtime_and_device
 from edgepress.pipeline.onnx_files.file import read_graph
-from edgepress.pipeline.profile import ProfilePlan, profile
-from edgepress.pipeline.profile_record import Profile, Profiles
-from edgepress.pipeline.random_inputs import batch_of, random_feeds
+from edgepress.pipeline.profile.record import Profile, Profiles
+from edgepress.pipeline.profile.run import ProfilePlan, profile
 from edgepress.targets import TARGETS
 from onnx import TensorProto, helper, numpy_helper
 

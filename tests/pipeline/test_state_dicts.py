@@ -13,7 +13,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.ingest.state_dicts import find_state_dicts
-from edgepress.pipeline.inspect import inspect_model
+from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
 from edgepress.progress import Silent
 from safetensors.torch import save_file

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import write_atomically
-from .random_inputs import NOTE
-from .result import Count, EngineRecord, Record, Seconds
+from ..devices.feeds import NOTE
+from ..files import write_atomically
+from ..result import Count, EngineRecord, Record, Seconds
 
 
 class ResourceRecord(Record):

@@ -10,15 +10,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from ..errors import CompressError
-from ..targets import TARGETS
-from ..targets.base import TargetOptions
-from ..targets.fake import RUNTIME as FAKE
-from .recipe.problems import RecipeError, describe, unknown
-from .recipe.sections import Section
-from .recipe.validation import validated
-from .recipe.values import ComputeCapability
-from .recipe.yaml_text import FileKind, parse
+from ...errors import CompressError
+from ...targets import TARGETS
+from ...targets.base import TargetOptions
+from ...targets.fake import RUNTIME as FAKE
+from ..recipe.problems import RecipeError, describe, unknown
+from ..recipe.sections import Section
+from ..recipe.validation import validated
+from ..recipe.values import ComputeCapability
+from ..recipe.yaml_text import FileKind, parse
 
 DEVICES_FILE = Path("devices.yaml")
 KIND = FileKind(

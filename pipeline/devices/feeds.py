@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CompressError
-from .onnx_files.file import graph_inputs, sample_shape
+from ...errors import CompressError
+from ..onnx_files.file import graph_inputs, sample_shape
 
 if TYPE_CHECKING:
     import onnx

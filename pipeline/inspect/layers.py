@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..macs import total_macs
-from .result import Record
+from ...macs import total_macs
+from ..result import Record
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..model import Model
+    from ...model import Model
 
 
 class LayerRow(Record):

@@ -7,21 +7,21 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..calibration.named import is_callable_name
-from ..errors import CompressError
-from ..macs import total_macs, uncounted_notes
-from .files import require_file
-from .inspect_layers import LayerRow, layer_rows
-from .onnx_files.inputs import NOTHING, GivenShapes
-from .result import Record
+from ...calibration.named import is_callable_name
+from ...errors import CompressError
+from ...macs import total_macs, uncounted_notes
+from ..files import require_file
+from ..onnx_files.inputs import NOTHING, GivenShapes
+from ..result import Record
+from .layers import LayerRow, layer_rows
 
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor
 
-    from ..model import Model
-    from .ingest.state_dicts import Checkpoint
-    from .recipe.sections import ModelSection
+    from ...model import Model
+    from ..ingest.state_dicts import Checkpoint
+    from ..recipe.sections import ModelSection
 
 
 class TensorRow(Record):
@@ -80,7 +80,7 @@ def inspect_model(
     example: inputs with a batch dimension, when the model does not state their shape; given: shapes, where a user
     states them. Errors as `ingest`.
     """
-    from .recipe.sections import ModelSection
+    from ..recipe.sections import ModelSection
 
     if isinstance(target, ModelSection):
         return _inspect_section(target, example, trust_pickle, folder, given)
@@ -90,7 +90,7 @@ def inspect_model(
     require_file(path, "model")
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
-        from .recipe.file import read_recipe
+        from ..recipe.file import read_recipe
 
         return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent, given)
     if suffix in (".onnx", ".pt2"):
@@ -98,7 +98,7 @@ def inspect_model(
         return _inspect_section(section, example, trust_pickle, None, given)
     if suffix == ".l2z":
         return _inspect_l2z(path)
-    from .ingest.checkpoint import WEIGHT_SUFFIXES, read_checkpoint  # here, as it brings PyTorch
+    from ..ingest.checkpoint import WEIGHT_SUFFIXES, read_checkpoint  # here, as it brings PyTorch
 
     if suffix in WEIGHT_SUFFIXES:
         return _inspect_weights(read_checkpoint(path, trust_pickle))
@@ -116,7 +116,7 @@ def _inspect_section(
     folder: Path | None,
     given: GivenShapes,
 ) -> Inspection:
-    from .file_limits import within_limits
+    from ..file_limits import within_limits
 
     base = folder or Path()
     path, suffix = base / section.source, Path(section.source).suffix.lower()
@@ -139,7 +139,7 @@ def _inspect_network(
     folder: Path | None,
     given: GivenShapes,
 ) -> Inspection:
-    from .ingest.model import ingest
+    from ..ingest.model import ingest
 
     model = ingest(section, example, trust, folder=folder, given=given)
     facts = model.facts()
@@ -165,8 +165,8 @@ def _outputs(model: Model) -> tuple[Tensor, ...]:
 
 def pass_rows(model: Model) -> list[PassRow]:
     """Every pass, and why those that cannot work on `model` cannot."""
-    from ..passes import PASSES
-    from .onnx_files.network import why_no_pass
+    from ...passes import PASSES
+    from ..onnx_files.network import why_no_pass
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
     reasons = {name: blocked or kind.refuses(model) for name, kind in PASSES.items()}
@@ -174,9 +174,9 @@ def pass_rows(model: Model) -> list[PassRow]:
 
 
 def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
-    from .ingest.checkpoint import is_finite
-    from .ingest.state_dicts import plain_tensors
-    from .ingest.weight_choice import to_show
+    from ..ingest.checkpoint import is_finite
+    from ..ingest.state_dicts import plain_tensors
+    from ..ingest.weight_choice import to_show
 
     shown, kept = to_show(checkpoint)
     path = checkpoint.path
@@ -195,7 +195,7 @@ def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
 
 def _why_not_captured(model: Model) -> str:
     """What every pass would say of a network that PyTorch cannot capture, "" when it can: it is tried."""
-    from ..passes.quantization.capture import capture
+    from ...passes.quantization.capture import capture
 
     try:
         capture(model)
@@ -208,7 +208,7 @@ def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
     """Initializers and the tensors of Constant nodes, each with its parameters: weights, wherever they stand."""
     import onnx
 
-    from .onnx_files.file import weight_tensors
+    from ..onnx_files.file import weight_tensors
 
     weights = dict(weight_tensors(graph))
     held = {t.name: t for t in graph.graph.initializer} | weights
@@ -224,7 +224,7 @@ def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
 
 
 def _inspect_l2z(path: Path) -> Inspection:
-    from .l2z.sizes import tensor_sizes
+    from ..l2z.sizes import tensor_sizes
 
     content = path.read_bytes()
     rows = [
@@ -253,11 +253,11 @@ def _inspect_l2z(path: Path) -> Inspection:
 def _inspect_onnx(
     path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path, given: GivenShapes
 ) -> Inspection:
-    from ..targets.macs import operator_macs
-    from .ingest.model import ingest
-    from .onnx_files.file import graph_inputs, read_onnx, sample_shape
-    from .onnx_files.inputs import pin, sizes_of
-    from .onnx_files.precision import quantized_note
+    from ...targets.macs import operator_macs
+    from ..ingest.model import ingest
+    from ..onnx_files.file import graph_inputs, read_onnx, sample_shape
+    from ..onnx_files.inputs import pin, sizes_of
+    from ..onnx_files.precision import quantized_note
 
     graph = read_onnx(path)
     sizes_of(graph, given)  # what a user states wrongly is an error, not a note

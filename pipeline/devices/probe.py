@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CompressError
-from ..progress import Progress, Silent
-from ..targets.device import Device, DeviceLostError
-from ..targets.launch import paired_log_ratio
-from .device_file import DeviceSection
-from .gate.pairs import LaunchPlan, launch_pairs
-from .gate.record import LatencyResult
-from .gate.sequential import Limits, smallest_slowdown
-from .onnx_files.file import read_graph
-from .onnx_files.inputs import NOTHING, GivenShapes, with_shapes
-from .open_devices import folder_name, opened
-from .random_inputs import batch_of, random_feeds
-from .result import Record
+from ...errors import CompressError
+from ...progress import Progress, Silent
+from ...targets.device import Device, DeviceLostError
+from ...targets.launch import paired_log_ratio
+from ..gate.pairs import LaunchPlan, launch_pairs
+from ..gate.record import LatencyResult
+from ..gate.sequential import Limits, smallest_slowdown
+from ..onnx_files.file import read_graph
+from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
+from ..result import Record
+from .feeds import batch_of, random_feeds
+from .file import DeviceSection
+from .opened import folder_name, opened
 
 REFERENCE = "a convolutional network of 0.6 GMACs"
 CHANNELS, SIZE, LAYERS = 64, 48, 7

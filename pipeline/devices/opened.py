@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..errors import DeviceUnavailableError
-from ..targets import TARGETS
-from ..targets.device import Device, LocalDevice
-from ..targets.fake import RUNTIME as FAKE
-from ..targets.fake import FakeDevice, Noise
-from .device_file import DeviceSection
+from ...errors import DeviceUnavailableError
+from ...targets import TARGETS
+from ...targets.device import Device, LocalDevice
+from ...targets.fake import RUNTIME as FAKE
+from ...targets.fake import FakeDevice, Noise
+from .file import DeviceSection
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _device(name: str, section: DeviceSection, batch: int, folder: Path) -> Devi
     if section.runtime == FAKE:
         return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
     if section.ssh is not None:
-        from ..targets.remote.device import RemoteDevice, SshHost
+        from ...targets.remote.device import RemoteDevice, SshHost
 
         return RemoteDevice(name, section.runtime, options, SshHost(**section.ssh.model_dump()))
     return LocalDevice(name, section.runtime, options, folder)

@@ -8,9 +8,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..macs import macs_text
-from ..text import one_line
-from .inspect import Inspection, TensorRow
+from ...macs import macs_text
+from ...text import one_line
+from .run import Inspection, TensorRow
 
 MAX_ROWS = 400  # a terminal; --json has all
 BAR = 20

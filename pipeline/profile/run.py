@@ -9,20 +9,20 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import CompressError, DeviceUnavailableError
-from ..progress import Progress, Silent
-from ..targets.device import BuiltOnlyError, Device, Frozen
-from ..targets.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
-from ..targets.launch import LaunchResult
-from ..targets.sustained import sustained
-from .device_file import DeviceSection
-from .environment import environment
-from .files import sha256_file
-from .onnx_files.file import read_graph
-from .open_devices import folder_name, opened
-from .profile_record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
-from .random_inputs import Feeds, batch_of, random_feeds
-from .result import EngineRecord, LatencyRecord, LayerRecord, plain_settings
+from ...errors import CompressError, DeviceUnavailableError
+from ...progress import Progress, Silent
+from ...targets.device import BuiltOnlyError, Device, Frozen
+from ...targets.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
+from ...targets.launch import LaunchResult
+from ...targets.sustained import sustained
+from ..devices.feeds import Feeds, batch_of, random_feeds
+from ..devices.file import DeviceSection
+from ..devices.opened import folder_name, opened
+from ..environment import environment
+from ..files import sha256_file
+from ..onnx_files.file import read_graph
+from ..result import EngineRecord, LatencyRecord, LayerRecord, plain_settings
+from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 
 N = TypeVar("N", int, float)
 

@@ -1,0 +1,1 @@
+"""`compress profile`: models, devices, and how long each takes on each."""
