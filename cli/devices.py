@@ -138,7 +138,7 @@ def probe(
 
 
 def _print(found: Probe) -> None:
-    from ..pipeline.report_text import ms
+    from ..pipeline.pages.words import ms
 
     say(f"{found.label}: {found.runtime} {found.version or ''}".rstrip())
     rows = [("machine", found.machine), *found.capabilities.items()]

@@ -16,7 +16,7 @@ from .output import common_options, console, print_json, quiet_stdout, say, tabl
 
 if TYPE_CHECKING:
     from ..pipeline.profile.record import DeviceProfile, Profile, Profiles
-    from ..pipeline.result import LatencyRecord, LayerRecord
+    from ..pipeline.run_record import LatencyRecord, LayerRecord
     from ..targets.base import FloatPrecision, Mode
 
 SLOWEST = 10
@@ -135,8 +135,8 @@ def _print_all(found: Profiles) -> None:
 
 def _print_ratios(found: Profiles) -> None:
     """Each model against the first, and the layers that make the difference."""
-    from ..pipeline.report_layers import match_layers
-    from ..pipeline.report_text import bare_ms, ratio, ratio_interval, signed
+    from ..pipeline.pages.words import bare_ms, ratio, ratio_interval, signed
+    from ..pipeline.report.layers import match_layers
     from ..text import short
 
     rows = [
@@ -177,7 +177,7 @@ def _print(found: Profile) -> None:
 
 def _print_device(device: DeviceProfile) -> None:
     from ..pipeline.int8_share import uncounted_text
-    from ..pipeline.report_text import byte_size, percent
+    from ..pipeline.pages.words import byte_size, percent
 
     say(
         f"{device.label}  {device.version or ''}  {device.status}"
@@ -202,7 +202,7 @@ def _print_device(device: DeviceProfile) -> None:
 
 def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
     """Throughput, memory, energy and sustained load, each with what this machine cannot tell."""
-    from ..pipeline.report_text import byte_size, ms
+    from ..pipeline.pages.words import byte_size, ms
 
     found, rows = device.resources, []
     if found is not None:
@@ -222,7 +222,7 @@ def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
 
 
 def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
-    from ..pipeline.report_text import bare_ms, between, ms
+    from ..pipeline.pages.words import bare_ms, between, ms
     from ..targets.latency import NEEDED
 
     low, high = latency.ci95
@@ -238,8 +238,8 @@ def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
 
 
 def _print_layers(layers: list[LayerRecord]) -> None:
-    from ..pipeline.report_layers import heaviness
-    from ..pipeline.report_text import bare_ms, count_size
+    from ..pipeline.pages.words import bare_ms, count_size
+    from ..pipeline.report.layers import heaviness
     from ..text import short
 
     slowest = sorted(layers, key=lambda layer: (-(layer.ms or 0.0), -heaviness(layer)))[:SLOWEST]

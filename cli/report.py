@@ -43,7 +43,7 @@ def report(folders: tuple[Path, ...], page: Path | None, as_json: bool) -> None:
 
 
 def _report(folder: Path, as_json: bool) -> None:
-    from ..pipeline.report import load_run, render_terminal, write_reports
+    from ..pipeline.report.write import load_run, render_terminal, write_reports
 
     if (folder / "profile.json").is_file() and not (folder / "run.json").is_file():
         raise CompressError(
@@ -92,7 +92,7 @@ def _print(comparison: Comparison) -> None:
 
 def _texts(cell: Cell) -> Iterator[str]:
     """Latency, or why there is none, the share in INT8 and the size."""
-    from ..pipeline.report_text import bare_ms, between, byte_size, ms
+    from ..pipeline.pages.words import bare_ms, between, byte_size, ms
 
     latency = cell.latency
     if latency is None:

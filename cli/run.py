@@ -14,7 +14,7 @@ from ..errors import CompressError, ExitCode
 from .output import VERDICT_CODES, common_options, console, print_json, quiet_stdout, say, say_lines
 
 if TYPE_CHECKING:
-    from ..pipeline.result import RunRecord
+    from ..pipeline.run_record import RunRecord
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -153,7 +153,7 @@ def _run(
 
 
 def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
-    from ..pipeline.report import render_terminal
+    from ..pipeline.report.write import render_terminal
 
     if as_json:
         print_json(record)

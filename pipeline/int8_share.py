@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ..macs import listed
 from ..text import short
-from .report_layers import heaviness
-from .report_text import NOT_MEASURED, UNKNOWN, count_size, ms, percent
-from .result import EngineRecord, LayerRecord
+from .pages.words import NOT_MEASURED, UNKNOWN, count_size, ms, percent
+from .report.layers import heaviness
+from .run_record import EngineRecord, LayerRecord
 
 INT8 = "int8"
 NAMED = 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..calibration.metric import ROUNDING
 from .int8_share import int8_share, not_in_int8, uncounted_text
-from .report_text import (
+from .pages.words import (
     NOT_MEASURED,
     TIMES,
     between,
@@ -20,7 +20,7 @@ from .report_text import (
     percent,
     ratio,
 )
-from .result import (
+from .run_record import (
     ArtefactRecord,
     BudgetRecord,
     MetricRecord,

@@ -36,7 +36,7 @@ from .proof import (
 )
 from .ranked import ranked_outputs
 from .recipe.sections import MeasureSection, TargetSection
-from .result import (
+from .run_record import (
     EngineRecord,
     LatencyRecord,
     LayerRecord,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import CompressError
-from .report_text import is_share
+from .pages.words import is_share
 
 if TYPE_CHECKING:
     from .recipe.sections import Recipe
-    from .result import MetricRecord
+    from .run_record import MetricRecord
 
 
 def require_share(recipe: Recipe, measured: MetricRecord) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..passes.quantization.sqnr import sqnr_db
 from ..text import short
-from .report_text import number, percent
+from .pages.words import number, percent
 
 LARGEST_MATCH = 2000  # rows of a sample that are matched; the time grows with the third power
 # One may differ though its share is too large, or few could never pass: of 20 it is 5 %. Eight bits move values by

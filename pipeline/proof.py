@@ -20,7 +20,7 @@ from .parity import (
     of_rows,
     problem_of,
 )
-from .result import ParityRecord
+from .run_record import ParityRecord
 
 SAMPLES = 64
 FLOAT_SQNR_DB = 60.0  # float32 against float32 in another order of sums; 70 to 130 dB were seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from torch import Tensor
 
-from .result import ParityRecord
+from .run_record import ParityRecord
 from .store import Entry, Store
 
 MAX_BYTES = 64 << 20

@@ -58,8 +58,8 @@ from .proof_store import store_proofs, stored_proofs
 from .ranked import ranked_outputs
 from .recipe.file import read_recipe, recipe_text_of
 from .recipe.sections import ModelSection, Recipe, TargetSection
-from .report import write_reports
-from .result import ArtefactRecord, ParityRecord, RunRecord
+from .report.write import write_reports
+from .run_record import ArtefactRecord, ParityRecord, RunRecord
 from .steps import Step, float_step, metric_batch, pass_step
 from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import CompressError, UnsafeInputError
 from .files import sha256_file
-from .result import ArtefactRecord, RunRecord
+from .run_record import ArtefactRecord, RunRecord
 
 
 def path_inside(folder: Path, relative: str, where: str) -> Path:

@@ -17,7 +17,7 @@ from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
 from .environment import code_digest
 from .files import sha256_file
-from .result import MetricRecord, StepRecord
+from .run_record import MetricRecord, StepRecord
 from .store import Entry, Store, key_of
 
 METRIC_BATCH = 16

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from ..targets.base import Artefact
 from .files import sha256_file
 from .measure import Measured
-from .result import TargetRecord
 from .run_files import path_inside
+from .run_record import TargetRecord
 from .store import Entry, Store
 
 

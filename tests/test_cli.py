@@ -19,7 +19,7 @@ from edgepress.cli import Commands, cli
 from edgepress.cli.output import debug_option, quiet_stdout
 from edgepress.errors import CompressError, DeviceUnavailableError, UnsafeInputError
 from edgepress.pipeline.recipe.file import read_recipe
-from edgepress.pipeline.result import RunRecord
+from edgepress.pipeline.run_record import RunRecord
 from onnx import TensorProto, helper, numpy_helper
 
 RECIPE = """\

@@ -143,7 +143,7 @@ class TestCheckout:
         config = configparser.ConfigParser()
         config.read(ROOT / "setup.cfg")
         patterns = config["options.package_data"]
-        for package, name in (("pipeline", "report_templates/report.html"), ("examples.digits", "cnn.yaml")):
+        for package, name in (("pipeline.pages", "templates/report.html"), ("examples.digits", "cnn.yaml")):
             assert (ROOT / package.replace(".", "/") / name).is_file()
             assert any(Path(name).match(p) for p in patterns[f"edgepress.{package}"].split()), name
 

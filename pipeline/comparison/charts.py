@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ...text import short
-from ..report_text import bare_ms
-from ..svg import add, markup, svg
+from ..pages.svg import add, markup, svg
+from ..pages.words import bare_ms
 from .pareto import Estimate, Point, Standing
 
 PLOT_TOP, PLOT_HEIGHT, AXIS_HEIGHT = 32, 300, 40

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ...text import short
-from ..report_charts import Strip, latency_strips
-from ..report_text import byte_size, metric_value
-from ..report_view import PRECISION_CSS
+from ..pages.words import byte_size, metric_value
+from ..report.charts import Strip, latency_strips
+from ..report.view import PRECISION_CSS
 from .charts import Mark, Scale, front_chart
 from .collect import Cell, Comparison, Row
 from .groups import Group

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ..report_pages import clean, page_environment
-from ..report_text import NOT_MEASURED
-from ..report_view import Tile
+from ..pages.words import NOT_MEASURED
+from ..report.page import clean, page_environment
+from ..report.view import Tile
 from .collect import Comparison
 from .fronts import benches
 from .groups import MACHINE, NOT_TOLD

@@ -21,7 +21,7 @@ from ..gate.record import LatencyResult
 from ..gate.sequential import Limits, smallest_slowdown
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
-from ..result import Record
+from ..run_record import Record
 from .feeds import batch_of, random_feeds
 from .file import DeviceSection
 from .opened import folder_name, opened

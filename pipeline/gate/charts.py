@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..svg import add, markup, svg
+from ..pages.svg import add, markup, svg
 from .record import LatencyResult
 
 HEIGHT = 220

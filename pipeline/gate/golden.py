@@ -17,7 +17,7 @@ from ..devices.feeds import Feeds
 from ..devices.opened import folder_name
 from ..files import write_atomically
 from ..record_file import NotARecordError, parsed, read_bytes, told
-from ..result import Count, Record, require_schema
+from ..run_record import Count, Record, require_schema
 from .subjects import Subject
 
 SCHEMA = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import write_atomically
-from ..result import Count, Record, Seconds
+from ..run_record import Count, Record, Seconds
 
 GATE_SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -10,8 +10,8 @@ from ...errors import CompressError
 from ...text import one_line, short
 from ...writing import writing
 from ..files import write_atomically
-from ..report import junit_document
-from ..report_pages import clean, clean_markdown, page_environment
+from ..report.page import clean, clean_markdown, page_environment
+from ..report.write import junit_document
 from .charts import pair_ratios
 from .record import GateRecord, Measure
 from .verdict import subject_of

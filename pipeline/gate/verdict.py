@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import expm1
 from statistics import median
 
-from ..report_text import byte_size, metric_value, ms, signed
+from ..pages.words import byte_size, metric_value, ms, signed
 from .accuracy import Paired
 from .record import LatencyResult, LookRow, Measure, Verdict
 from .sequential import Limits, holm

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ...text import short
-from ..svg import add, markup, svg
+from ..pages.svg import add, markup, svg
 from .series import (
     Series,
     change_text,

@@ -13,7 +13,7 @@ from ...errors import CompressError
 from ...targets.latency import log_interval
 from ..gate.record import GATE_SCHEMA, DeviceGate, GateRecord
 from ..record_file import NotARecordError, parsed, read_bytes, told
-from ..result import require_schema
+from ..run_record import require_schema
 from .points import Point
 
 

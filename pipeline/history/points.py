@@ -24,7 +24,7 @@ from ...errors import CompressError
 from ...writing import writing
 from ..judge import shipped, target_label
 from ..record_file import NotARecordError, parsed, told
-from ..result import Measured, Record, RunRecord, require_schema
+from ..run_record import Measured, Record, RunRecord, require_schema
 
 try:
     import fcntl

@@ -10,7 +10,7 @@ from statistics import median
 
 from ...targets.change_points import FEWEST, change_points
 from ...text import short
-from ..report_text import between, byte_size, is_share, metric_interval, metric_value, ms, signed
+from ..pages.words import between, byte_size, is_share, metric_interval, metric_value, ms, signed
 from .points import Measure, Point
 
 FILE = "file"  # how a user names the device of what was measured on the exported model itself

@@ -12,7 +12,7 @@ from ...errors import CompressError
 from ...macs import total_macs, uncounted_notes
 from ..files import require_file
 from ..onnx_files.inputs import NOTHING, GivenShapes
-from ..result import Record
+from ..run_record import Record
 from .layers import LayerRow, layer_rows
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..devices.feeds import NOTE
 from ..files import write_atomically
-from ..result import Count, EngineRecord, Record, Seconds
+from ..run_record import Count, EngineRecord, Record, Seconds
 
 
 class ResourceRecord(Record):

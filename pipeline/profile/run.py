@@ -21,7 +21,7 @@ from ..devices.opened import folder_name, opened
 from ..environment import environment
 from ..files import sha256_file
 from ..onnx_files.file import read_graph
-from ..result import EngineRecord, LatencyRecord, LayerRecord, plain_settings
+from ..run_record import EngineRecord, LatencyRecord, LayerRecord, plain_settings
 from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 
 N = TypeVar("N", int, float)

@@ -15,8 +15,8 @@ from edgepress.errors import CompressError
 from edgepress.passes.l2 import L2
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.packing.l2z_file import unpack_file
+from edgepress.pipeline.pages.words import byte_size
 from edgepress.pipeline.recipe.file import read_recipe
-from edgepress.pipeline.report_text import byte_size
 from edgepress.pipeline.run import compress
 from edgepress.progress import Silent, Status
 from pydantic import ValidationError

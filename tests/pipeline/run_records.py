@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgepress.pipeline.result import (
+from edgepress.pipeline.run_record import (
     ArtefactRecord,
     EngineRecord,
     LatencyRecord,

@@ -17,9 +17,9 @@ from edgepress.pipeline.comparison.collect import Comparison, load_comparison
 from edgepress.pipeline.comparison.fronts import Front, benches
 from edgepress.pipeline.comparison.page import comparison_document, comparison_page
 from edgepress.pipeline.comparison.pareto import Point, Standing, estimated, exact, standings
+from edgepress.pipeline.pages.words import metric_value
 from edgepress.pipeline.profile.record import DeviceProfile, Profile
-from edgepress.pipeline.report_text import metric_value
-from edgepress.pipeline.result import EngineRecord, RunRecord
+from edgepress.pipeline.run_record import EngineRecord, RunRecord
 from run_records import F32, cpu, engine, latency, metric, run, tensorrt
 
 MACHINE = {"cpu": "AMD EPYC", "logical cores": 2, "edgepress": "0.1.0", "openvino": "2026.4.0"}

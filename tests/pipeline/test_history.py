@@ -29,9 +29,9 @@ from edgepress.pipeline.history.series import (
     series_of,
 )
 from edgepress.pipeline.judge import judge
+from edgepress.pipeline.pages.words import MINUS
 from edgepress.pipeline.recipe.sections import Budgets
-from edgepress.pipeline.report_text import MINUS
-from edgepress.pipeline.result import ArtefactRecord
+from edgepress.pipeline.run_record import ArtefactRecord
 from run_records import MODEL, cpu, engine, latency, metric, run, step, tensorrt
 
 START = datetime(2026, 3, 14, 9, 18, 2, tzinfo=UTC)

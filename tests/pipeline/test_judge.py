@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from edgepress.pipeline.judge import judge, target_label
 from edgepress.pipeline.recipe.sections import Budgets
-from edgepress.pipeline.result import SpeedupRecord, TargetRecord
+from edgepress.pipeline.run_record import SpeedupRecord, TargetRecord
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, metric, parity, step, tensorrt
 
 

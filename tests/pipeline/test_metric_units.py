@@ -6,9 +6,9 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.pipeline.judge import judge
 from edgepress.pipeline.metric_units import require_share
+from edgepress.pipeline.pages.words import EN_DASH, MINUS, metric_change, metric_interval
 from edgepress.pipeline.recipe.sections import Budgets, Recipe
-from edgepress.pipeline.report_text import EN_DASH, MINUS, metric_change, metric_interval
-from edgepress.pipeline.result import MetricRecord
+from edgepress.pipeline.run_record import MetricRecord
 from run_records import step
 
 

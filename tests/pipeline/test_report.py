@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 from edgepress.errors import CompressError
-from edgepress.pipeline.report import load_run, render_terminal, write_reports
-from edgepress.pipeline.report_layers import match_layers
-from edgepress.pipeline.report_text import bare_ms, byte_size, metric_value
-from edgepress.pipeline.result import BudgetRecord, RunRecord
+from edgepress.pipeline.pages.words import bare_ms, byte_size, metric_value
+from edgepress.pipeline.report.layers import match_layers
+from edgepress.pipeline.report.write import load_run, render_terminal, write_reports
+from edgepress.pipeline.run_record import BudgetRecord, RunRecord
 from edgepress.text import short, tidy
 from rich.console import Console
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, layer, metric, parity, run, step, tensorrt

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ..text import short
-from .report_text import metric_interval, metric_value, ms
-from .svg import add, markup, svg
+from ...text import short
+from ..pages.svg import add, markup, svg
+from ..pages.words import metric_interval, metric_value, ms
 
 GRID = 1000  # horizontal positions that a dot can take: finer ones cannot be told apart
 DOTS = 2000  # most dots of one engine; evenly thinned beyond, the medians are of all samples

@@ -7,11 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..text import one_line, short
-from .int8_share import share_text
-from .report_text import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
-from .report_view import DeviceView, device_views, metric_text
-from .result import RunRecord
+from ...text import one_line, short
+from ..int8_share import share_text
+from ..pages.words import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
+from ..run_record import RunRecord
+from .view import DeviceView, device_views, metric_text
 
 REASON_LIMIT = 1200  # of a broken budget, which may name layers
 COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}

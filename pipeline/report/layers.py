@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .result import LayerRecord
+from ..run_record import LayerRecord
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 
 from pydantic import ValidationError
 
-from ..errors import CompressError
-from ..text import one_line, short
-from .files import write_atomically
-from .record_file import NotARecordError, parsed, read_bytes, told
-from .result import SCHEMA_VERSION, ParityRecord, RunRecord, require_schema
-from .run_files import require_own_files
+from ...errors import CompressError
+from ...text import one_line, short
+from ..files import write_atomically
+from ..record_file import NotARecordError, parsed, read_bytes, told
+from ..run_files import require_own_files
+from ..run_record import SCHEMA_VERSION, ParityRecord, RunRecord, require_schema
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def write_reports(record: RunRecord, folder: Path) -> list[Path]:
     """Write report.html, report.md and junit.xml into `folder`, each complete or not at all; their paths."""
-    from .report_pages import html_page, markdown_page
+    from .page import html_page, markdown_page
 
     reports = {
         "report.html": html_page(record),
@@ -66,7 +66,7 @@ def all_proofs(record: RunRecord) -> list[ParityRecord]:
 
 def proof_text(proof: ParityRecord) -> str:
     """What a proof found, and where: of its numbers those that there are."""
-    from .report_text import known, number, percent
+    from ..pages.words import known, number, percent
 
     parts = [f"SQNR {number(proof.sqnr_db, 1)} dB"] * known(proof.sqnr_db)
     parts += [f"same top-1 {percent(proof.top1_agreement)}"] * known(proof.top1_agreement)
@@ -81,7 +81,7 @@ def proof_text(proof: ParityRecord) -> str:
 
 def junit_xml(record: RunRecord) -> str:
     """One test case a budget, a proof and a device; a device that did not run is skipped, never passed."""
-    from .judge import target_label
+    from ..judge import target_label
 
     suite = ElementTree.Element("testsuite", name=short(record.name or "edgepress"))
     for budget in record.budgets:
@@ -125,7 +125,7 @@ def _outcome(case: ElementTree.Element, kind: str, message: str) -> None:
 
 def render_terminal(record: RunRecord) -> RenderableType:
     """The summary that the command line prints at the end of a run."""
-    from .report_terminal import summary
+    from .terminal import summary
 
     return summary(record)
 

@@ -8,11 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .int8_share import share_text, uncounted_text
-from .judge import speedup_over_f32, target_label
-from .report_charts import Strip, latency_strips
-from .report_layers import LayerRow, match_layers
-from .report_text import (
+from ..int8_share import share_text, uncounted_text
+from ..judge import speedup_over_f32, target_label
+from ..pages.words import (
     UNKNOWN,
     byte_size,
     known,
@@ -23,7 +21,9 @@ from .report_text import (
     ratio,
     ratio_interval,
 )
-from .result import EngineRecord, LayerRecord, MetricRecord, RunRecord, TargetRecord
+from ..run_record import EngineRecord, LayerRecord, MetricRecord, RunRecord, TargetRecord
+from .charts import Strip, latency_strips
+from .layers import LayerRow, match_layers
 
 LAYER_ROWS = 400  # of one device, and three times as many of a whole report
 LAYER_BARS = 20

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ..text import short
+from ...text import short
 
 TEXT_LIMIT = 400  # characters of a text in a picture
 

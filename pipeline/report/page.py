@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
-from .. import text as names
-from . import report_text as text
-from .report import all_proofs
-from .report_steps import CODE_BARS, code_sizes, coverage, sensitivity, step_views, training
-from .report_view import (
+from ... import text as names
+from ..pages import words as text
+from ..run_record import RunRecord
+from .steps import CODE_BARS, code_sizes, coverage, sensitivity, step_views, training
+from .view import (
     DeviceView,
     device_views,
     flat,
@@ -23,9 +23,9 @@ from .report_view import (
     tiles,
     timed_device,
 )
-from .result import RunRecord
+from .write import all_proofs
 
-TEMPLATES = Path(__file__).parent / "report_templates"
+TEMPLATES = Path(__file__).parent.parent / "pages" / "templates"
 
 
 def html_page(record: RunRecord) -> str:

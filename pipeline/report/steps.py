@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .report_charts import curve, interval
-from .report_text import known, metric_change
-from .report_view import DeviceView, timed_device
-from .result import LARGEST, RunRecord, StepRecord
+from ..pages.words import known, metric_change
+from ..run_record import LARGEST, RunRecord, StepRecord
+from .charts import curve, interval
+from .view import DeviceView, timed_device
 
 COVERAGE_ROWS = 400
 SENSITIVITY_BARS = 20
