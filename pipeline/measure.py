@@ -24,8 +24,8 @@ from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
-from .divergence import Suspect, where
-from .proof import (
+from .proof.divergence import Suspect, where
+from .proof.edges import (
     FLOAT_LIMIT,
     LOW_PRECISION_LIMIT,
     Outputs,
@@ -34,7 +34,7 @@ from .proof import (
     prove,
     worst_samples,
 )
-from .ranked import ranked_outputs
+from .proof.ranked import ranked_outputs
 from .recipe.sections import MeasureSection, TargetSection
 from .run_record import (
     EngineRecord,

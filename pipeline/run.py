@@ -27,9 +27,6 @@ from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
 from ..targets.machine import cpu_model
 from ..writing import writing
-from .closing_proof import prove_closing
-from .divergence import Suspect, where
-from .eager_values import eager_values
 from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
@@ -43,7 +40,10 @@ from .onnx_files.network import why_no_pass
 from .onnx_files.precision import low_precision_of
 from .packing.l2z_file import pack_file, packed_bytes
 from .packing.low_bit_file import write_packed
-from .proof import (
+from .proof.closing import prove_closing
+from .proof.divergence import Suspect, where
+from .proof.eager_values import eager_values
+from .proof.edges import (
     FLOAT_LIMIT,
     LOW_PRECISION_LIMIT,
     SAMPLES,
@@ -54,8 +54,8 @@ from .proof import (
     outputs_of,
     prove,
 )
-from .proof_store import store_proofs, stored_proofs
-from .ranked import ranked_outputs
+from .proof.ranked import ranked_outputs
+from .proof.store import store_proofs, stored_proofs
 from .recipe.file import read_recipe, recipe_text_of
 from .recipe.sections import ModelSection, Recipe, TargetSection
 from .report.write import write_reports

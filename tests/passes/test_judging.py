@@ -14,7 +14,7 @@ from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.judging import Noise, roles
 from edgepress.passes.quantization.observe import judged_nodes
 from edgepress.passes.quantize import Quantize
-from edgepress.pipeline.closing_proof import prove_closing
+from edgepress.pipeline.proof.closing import prove_closing
 from quantization_nets import Net, context_of, model_of, samples
 from torch import nn
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from edgepress.errors import CompressError
-from edgepress.pipeline.divergence import APART_DB, EQUAL_DB, Suspect, _Search, _where, db, where
 from edgepress.pipeline.onnx_files.cut import Cuts, values_of
+from edgepress.pipeline.proof.divergence import APART_DB, EQUAL_DB, Suspect, _Search, _where, db, where
 from edgepress.targets.base import TargetOptions
 from onnx import TensorProto, helper, numpy_helper
 

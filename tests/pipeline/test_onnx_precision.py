@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from edgepress.pipeline.onnx_files.precision import limits_note, low_precision
-from edgepress.pipeline.proof import Limit, prove
+from edgepress.pipeline.proof.edges import Limit, prove
 from onnx import TensorProto, helper, numpy_helper
 
 HALF = TensorProto.FLOAT16

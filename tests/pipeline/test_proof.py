@@ -9,8 +9,7 @@ import onnx
 import pytest
 import torch
 from edgepress.calibration.data import Part
-from edgepress.pipeline.parity import enough
-from edgepress.pipeline.proof import (
+from edgepress.pipeline.proof.edges import (
     FLOAT_LIMIT,
     LOW_PRECISION_LIMIT,
     Limit,
@@ -18,7 +17,8 @@ from edgepress.pipeline.proof import (
     prove,
     worst_samples,
 )
-from edgepress.pipeline.ranked import ranked_outputs
+from edgepress.pipeline.proof.parity import enough
+from edgepress.pipeline.proof.ranked import ranked_outputs
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 

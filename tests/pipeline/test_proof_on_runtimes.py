@@ -10,8 +10,8 @@ import pytest
 import torch
 from edgepress.calibration.data import Part
 from edgepress.model import Forward
-from edgepress.pipeline.proof import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, Outputs, outputs_of, prove
-from edgepress.pipeline.ranked import ranked_outputs
+from edgepress.pipeline.proof.edges import FLOAT_LIMIT, LOW_PRECISION_LIMIT, Limit, Outputs, outputs_of, prove
+from edgepress.pipeline.proof.ranked import ranked_outputs
 from edgepress.targets import TARGETS
 from edgepress.targets.base import BuiltOnly, TargetOptions
 from onnx import TensorProto, helper, numpy_helper

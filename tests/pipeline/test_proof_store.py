@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from edgepress.pipeline.proof_store import MAX_BYTES, store_proofs, stored_proofs
+from edgepress.pipeline.proof.store import MAX_BYTES, store_proofs, stored_proofs
 from edgepress.pipeline.store import Store
 from run_records import parity
 

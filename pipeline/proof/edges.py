@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..calibration.data import Part
-from ..model import Forward
+from ...calibration.data import Part
+from ...model import Forward
+from ..run_record import ParityRecord
 from .parity import (
     OutputParity,
     UnlikeBatchesError,
@@ -20,7 +21,6 @@ from .parity import (
     of_rows,
     problem_of,
 )
-from .run_record import ParityRecord
 
 SAMPLES = 64
 FLOAT_SQNR_DB = 60.0  # float32 against float32 in another order of sums; 70 to 130 dB were seen

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..passes.quantization.sqnr import sqnr_db
-from ..text import short
-from .pages.words import number, percent
+from ...passes.quantization.sqnr import sqnr_db
+from ...text import short
+from ..pages.words import number, percent
 
 LARGEST_MATCH = 2000  # rows of a sample that are matched; the time grows with the third power
 # One may differ though its share is too large, or few could never pass: of 20 it is 5 %. Eight bits move values by

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ..model import Model
-from ..passes.quantization.capture import capture
-from ..passes.quantization.deploy import deployable
-from .export import to_program
+from ...model import Model
+from ...passes.quantization.capture import capture
+from ...passes.quantization.deploy import deployable
+from ..export import to_program
 
 
 class _Recorder(fx.Interpreter):

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..targets.onnx_graph import OnnxGraph, load_onnx
-from .onnx_files.cut import reads
+from ...targets.onnx_graph import OnnxGraph, load_onnx
+from ..onnx_files.cut import reads
 
 if TYPE_CHECKING:
     import onnx

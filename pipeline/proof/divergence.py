@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CompressError
-from ..isolated import Limits, run
-from ..targets import TARGETS
-from ..targets.base import BuiltOnly, TargetOptions
-from ..targets.onnx_graph import load_onnx
-from ..text import one_line, short
-from .onnx_files.cut import Cuts, Values, values_of
+from ...errors import CompressError
+from ...isolated import Limits, run
+from ...targets import TARGETS
+from ...targets.base import BuiltOnly, TargetOptions
+from ...targets.onnx_graph import load_onnx
+from ...text import one_line, short
+from ..onnx_files.cut import Cuts, Values, values_of
 
 if TYPE_CHECKING:
     import onnx

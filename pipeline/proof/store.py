@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 from torch import Tensor
 
-from .run_record import ParityRecord
-from .store import Entry, Store
+from ..run_record import ParityRecord
+from ..store import Entry, Store
 
 MAX_BYTES = 64 << 20
 """Of outputs that are kept: those of a segmentation network are made anew sooner than read."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..run_record import ParityRecord
+from .edges import broken
 from .parity import UnlikeBatchesError, columns, of_floats, problem_of
-from .proof import broken
-from .run_record import ParityRecord
 
 # A value beside a rounding boundary falls on either side in another runtime, and a deep network carries that to every
 # output: two sets of rounding decisions were seen to differ by up to 2 dB. At 3 dB the noise has doubled.
