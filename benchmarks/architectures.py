@@ -139,8 +139,8 @@ def _quantize(model: Any, part: Any, scheme: Any) -> tuple[Any, dict[str, Any]]:
     """The quantized model, what was planned for each layer, and how far its outputs are from float."""
     from edgepress.calibration.data import DataParts
     from edgepress.calibration.metric import metric_named
+    from edgepress.calibration.sqnr import sqnr_db
     from edgepress.passes.base import PassContext
-    from edgepress.passes.quantization.sqnr import sqnr_db
     from edgepress.passes.quantize import Quantize
 
     context = PassContext(DataParts(part, part, part, None, "random"), metric_named("top1"), scheme, SEED)
@@ -165,7 +165,7 @@ def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: tuple[Any, 
     model: a runtime that computes the same graph is as near to it as torch is.
     """
     import torch
-    from edgepress.passes.quantization.sqnr import sqnr_db
+    from edgepress.calibration.sqnr import sqnr_db
     from edgepress.targets import TARGETS
     from edgepress.targets.attribution import precision_shares
     from edgepress.targets.base import TargetOptions

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from edgepress.errors import CompressError
-from edgepress.passes.quantization.capture import capture, quiet
+from edgepress.passes.graph.capture import capture, quiet
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.onnx_files.network import why_no_pass
 from edgepress.pipeline.recipe.sections import ModelSection

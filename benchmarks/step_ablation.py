@@ -101,7 +101,7 @@ def _kept(path: Path, name: str, code: str) -> dict[str, Any] | None:
 def _row(name: str, quick: bool) -> dict[str, Any]:
     """SQNR in dB for each way, as JSON values; or why there is none."""
     import torch
-    from edgepress.passes.quantization.capture import capture
+    from edgepress.passes.graph.capture import capture
     from edgepress.passes.quantize import Quantize
 
     torch.set_num_threads(1)

@@ -68,7 +68,7 @@ class Quantize(Pass):
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
-        from .quantization.capture import capture
+        from .graph.capture import capture
         from .quantization.closing import closing_note, measured
         from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
         from .quantization.float_layers import FloatLayers

@@ -12,9 +12,9 @@ from torch.export import Dim
 
 from ..errors import CompressError, cause
 from ..model import Model
-from ..passes.quantization.capture import capture, quiet
+from ..passes.graph.capture import capture, quiet
+from ..passes.graph.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.deploy import deployable, onnx_translations
-from ..passes.quantization.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.placement import layer_name, layers_of
 from ..targets.onnx_graph import require_one_file
 from ..targets.portable import portable

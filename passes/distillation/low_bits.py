@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx, nn
 
 from ..base import PassContext
+from ..graph.operators import get_tensor
 from ..quantization.bucket_quantizers import weight_bytes
 from ..quantization.buckets import (
     centred_points,
@@ -19,14 +20,13 @@ from ..quantization.buckets import (
     to_buckets,
     uniform_points,
 )
-from ..quantization.operators import get_tensor
 from ..quantization.placement import Placement, WeightSite
 from ..quantization.quantizers import WeightQuantizer, stored_bytes, weight_quantizers_of
 from ..quantization.rebuild import WeightSpec, least_steps
 from ..quantization.state import State
+from ..teaching.information import drawn_gradients
+from ..teaching.task import Task
 from ..training.draws import generator
-from .information import drawn_gradients
-from .task import Task
 
 if TYPE_CHECKING:
     from ..distill import Distill

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
+from ..graph.operators import get_tensor
 from ..quantization.bucket_quantizers import LearnedWeights, UniformWeights
-from ..quantization.operators import get_tensor
 from ..quantization.quantizers import (
     ActivationQuantizer,
     WeightQuantizer,
@@ -18,11 +18,11 @@ from ..quantization.quantizers import (
     weight_quantizers_of,
     weight_scale,
 )
+from ..teaching.losses import feature_loss, label_loss, mixed_teachers, regression_loss, soft_target_loss
+from ..teaching.taps import Tapped, move
+from ..teaching.task import Task
 from ..training.draws import Draws
 from ..training.job import Forward, Group
-from .losses import feature_loss, label_loss, mixed_teachers, regression_loss, soft_target_loss
-from .taps import Tapped, move
-from .task import Task
 
 Learns = Literal["weights", "points"]
 LEAST_RANGE = 0.05  # of the calibrated one

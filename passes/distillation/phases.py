@@ -15,27 +15,27 @@ from ...calibration.metric import padded
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
+from ..graph.capture import capture
+from ..graph.operators import set_tensor
 from ..quantization.bucket_quantizers import LearnedWeights
-from ..quantization.capture import capture
 from ..quantization.channel_fit import fit_channels
 from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
-from ..quantization.operators import set_tensor
 from ..quantization.placement import BOTH_ADDENDS, layers_to_keep, place
 from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.state import State
 from ..quantization.steps import Steps
+from ..teaching.features import pair
+from ..teaching.taps import Tapped, frozen
+from ..teaching.task import read_task, require_like
 from ..training.job import History, Job
 from ..training.loop import train
 from ..training.options import BUILT_IN, TrainingOptions
 from ..training.parallel import require_static_batch
-from .features import pair
 from .graph import grids_of, inserted, scales_of
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
 from .objective import Distillation, Learns, Teacher
 from .student import derive, rederive
-from .taps import Tapped, frozen
-from .task import read_task, require_like
 
 if TYPE_CHECKING:
     from ..distill import Distill

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from ...errors import CompressError
+from ..channels.runs import failure
+from ..channels.surgery import NAME_A_FACTORY, Cut, keep_blocks, keep_channels, plain_parameters
 from .student_depth import choose_blocks
-from .student_runs import failure
-from .student_surgery import NAME_A_FACTORY, Cut, keep_blocks, keep_channels, plain_parameters
 from .student_width import choose_channels
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CompressError
-from .student_runs import Call, calls_of
-from .student_surgery import NAME_A_FACTORY
+from ..channels.runs import Call, calls_of
+from ..channels.surgery import NAME_A_FACTORY
 
 Inputs = tuple[Tensor, ...]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ...errors import CompressError
-from .student_groups import ChannelGroups, parts_of
-from .student_heads import Attention, choose_heads, find_attentions
-from .student_runs import failure, first_line
-from .student_surgery import NAME_A_FACTORY, Cut, keep_channels
+from ..channels.groups import ChannelGroups, parts_of
+from ..channels.heads import Attention, choose_heads, find_attentions
+from ..channels.runs import failure, first_line
+from ..channels.surgery import NAME_A_FACTORY, Cut, keep_channels
 
 if TYPE_CHECKING:
     from ...model import Model

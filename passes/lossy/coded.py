@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...model import CodedTensor
-from ..quantization.operators import along, get_tensor
+from ..graph.operators import along, get_tensor
 from .names import TransformName
 from .transforms import EDGES, EVEN, LARGEST, Transform
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...calibration.data import Part
 from ...errors import CompressError
-from ..quantization.operators import CONVOLUTIONS, aten, groups_of, named_arguments, operand
+from ..graph.operators import CONVOLUTIONS, aten, groups_of, named_arguments, operand
 from .coded import Codes
 
 POSITIONS = 4096

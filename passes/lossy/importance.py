@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 from ...calibration.data import Part
 from ...errors import CompressError
 from ...progress import Progress, Silent
-from ..distillation.information import drawn_gradients
-from ..distillation.task import Task
-from ..quantization.folding import LEARNED
-from ..quantization.operators import MATMULS, get_tensor
+from ..graph.folding import LEARNED
+from ..graph.operators import MATMULS, get_tensor
 from ..quantization.placement import weight_axis, weight_operands
+from ..teaching.information import drawn_gradients
+from ..teaching.task import Task
 from ..training.draws import generator
 from .coded import WIDEST, Unit
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distillation.objective import Distillation
-from ..distillation.taps import Tapped
+from ..teaching.taps import Tapped
 from ..training.draws import Draws
 from ..training.job import Forward, Group
 from .coded import Codes

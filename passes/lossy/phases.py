@@ -15,12 +15,12 @@ from ...calibration.data import Part
 from ...errors import CompressError
 from ...model import CodedTensor, Model
 from ..base import PassContext, PassPlan
-from ..distillation.features import has_blocks, pair
 from ..distillation.objective import Distillation, Teacher
-from ..distillation.taps import Tapped, frozen
-from ..distillation.task import read_task
-from ..quantization.capture import capture
-from ..quantization.operators import set_tensor
+from ..graph.capture import capture
+from ..graph.operators import set_tensor
+from ..teaching.features import has_blocks, pair
+from ..teaching.taps import Tapped, frozen
+from ..teaching.task import read_task
 from ..training.job import Job
 from ..training.loop import train
 from ..training.parallel import require_static_batch

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...model import CodedTensor, Model
 from ..base import PassPlan
-from ..quantization.capture import capture
-from ..quantization.operators import set_tensor
+from ..graph.capture import capture
+from ..graph.operators import set_tensor
 from .coded import Codes
 from .counter import alike, entropy_bits
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from .operators import MATMULS, SOFTMAXES, named_arguments
+from ..graph.operators import MATMULS, SOFTMAXES, named_arguments
 from .placement import Placement, layer_name, source_of
 
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from torch import Tensor, fx
 
-from .observe import Batch, watch
-from .operators import (
+from ..graph.observe import Batch, watch
+from ..graph.operators import (
     CONVOLUTIONS,
     along,
     aten,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .operators import channels_first
+from ..graph.operators import channels_first
 
 Bucket = Literal["channel"] | int
 """What shares one α and β: an output channel, or so many consecutive weights."""

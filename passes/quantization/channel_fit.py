@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..graph.observe import Batch, watch
+from ..graph.operators import along, channel_axis, channels_first, get_tensor, operand, set_tensor
 from .bias_correction import correctable
-from .observe import Batch, watch
-from .operators import along, channel_axis, channels_first, get_tensor, operand, set_tensor
 from .placement import Placement
 from .quantizers import AnyWeightQuantizer, WeightQuantizer, weight_quantizers_of
 

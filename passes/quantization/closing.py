@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from ...calibration.data import Part
-from .observe import judged_nodes, judged_values
-from .sqnr import sqnr_db
+from ...calibration.sqnr import sqnr_db
+from ..graph.observe import judged_nodes, judged_values
 
 SAMPLES = 64  # what the proof of a run takes of the validation part, from its head as here
 BATCH = 16

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..graph.operators import along, get_tensor
 from .bucket_quantizers import BucketQuantizer, LearnedWeights, UniformWeights
-from .operators import along, get_tensor
 from .quantizers import ActivationQuantizer, AnyWeightQuantizer, WeightQuantizer, quantizers_of
 
 INT32 = 6  # in ONNX' numbering of types

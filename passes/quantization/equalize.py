@@ -23,9 +23,9 @@ from torch import Tensor, fx
 
 from ...calibration.scheme import QuantScheme
 from ...progress import Progress
+from ..graph.observe import Batch, require_finite, watch
+from ..graph.operators import along, channels_first, get_tensor, operand, optional_operand
 from .grids import grid_of
-from .observe import Batch, require_finite, watch
-from .operators import along, channels_first, get_tensor, operand, optional_operand
 from .output_effect import output_sqnr_db
 from .quantizers import ActivationQuantizer, WeightQuantizer, weight_scale
 from .rescale import (

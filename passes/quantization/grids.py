@@ -10,7 +10,7 @@ from torch import fx
 from ...calibration.ranges import Observer, choose_range
 from ...calibration.scheme import QuantScheme, RangeMethod
 from ...progress import Progress
-from .observe import Batch
+from ..graph.observe import Batch
 from .output_effect import Change, Replaced, output_sqnr_db
 from .quantizers import ActivationQuantizer, Grid
 

@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor, fx
 
 from ...calibration.data import DataParts, Part, Sample, Subset
-from .observe import Batch, Watcher, judged_nodes, judged_values
+from ...calibration.sqnr import UNMOVED_DB, decibels
+from ..graph.observe import Batch, Watcher, judged_nodes, judged_values
 from .quantizers import ActivationQuantizer, quantizers_of
-from .sqnr import UNMOVED_DB, decibels
 
 TRIALS = JUDGES = 32  # enough to rank two variants by SQNR, few enough to cost seconds
 MOST_JUDGES = 256  # one sample of a hundred that is clipped can make half of the noise

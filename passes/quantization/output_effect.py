@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, fx
 
+from ...calibration.sqnr import decibels
 from ...errors import CompressError
 from ...progress import Progress
-from .observe import Batch, Watcher, judged_nodes, judged_values
-from .sqnr import decibels
+from ..graph.observe import Batch, Watcher, judged_nodes, judged_values
 
 ESTIMATES = 32
 SMALLEST = 1e-60  # an output of zeros has a size, too

@@ -29,7 +29,7 @@ from torch import fx
 from ...errors import CompressError
 from ...macs import total_macs
 from ...torch_macs import fixed_size, node_macs
-from .operators import (
+from ..graph.operators import (
     ACTIVATIONS,
     ADDITIONS,
     AVERAGES,

@@ -15,8 +15,8 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor, fx, nn
 
+from ..graph.operators import WEIGHTED, along, get_tensor, operand, optional_operand
 from .bucket_quantizers import LearnedWeights, UniformWeights, weight_bytes
-from .operators import WEIGHTED, along, get_tensor, operand, optional_operand
 from .placement import Placement, WeightSite, source_of
 
 BIAS_LIMIT = 2.0**30  # half of int32: bias correction still moves it

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from ...model import Model
+from ..graph.capture import capture
+from ..graph.folding import ensure_biases
+from ..graph.operators import set_tensor
 from .bias_correction import correctable
 from .bucket_quantizers import LearnedWeights, UniformWeights
 from .buckets import Bucket
-from .capture import capture
-from .folding import ensure_biases
-from .operators import set_tensor
 from .placement import BOTH_ADDENDS, WeightSite, place
 from .quantizers import (
     WEIGHT_LIMIT,

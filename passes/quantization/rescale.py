@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from .folding import ensure_biases
-from .operators import (
+from ..graph.folding import ensure_biases
+from ..graph.operators import (
     ACTIVATIONS,
     CONVOLUTIONS,
     along,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from ...calibration.metric import ROUNDING
+from ...calibration.sqnr import worst_sqnr_db
 from ...progress import Progress
-from .observe import Batch, judged_nodes, judged_values
+from ..graph.observe import Batch, judged_nodes, judged_values
 from .placement import Placement
 from .quantizers import ActivationQuantizer, AnyWeightQuantizer, quantizers_of
-from .sqnr import worst_sqnr_db
 
 
 @dataclass(frozen=True)

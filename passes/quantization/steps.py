@@ -18,13 +18,13 @@ from ...calibration.scheme import RangeMethod
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
+from ..graph.folding import ensure_biases
+from ..graph.observe import observe
 from .attention import softmaxes, too_fine
 from .bias_correction import Center, correct_biases, correctable
 from .equalize import WORTHWHILE_DB, equalize
-from .folding import ensure_biases
 from .grids import METHODS, best_grids, grids_for
 from .judging import Judge, Noise, roles
-from .observe import observe
 from .placement import BOTH_ADDENDS, factors, place
 from .quantizers import Grid
 from .rescale import find_rescalable

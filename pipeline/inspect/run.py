@@ -195,7 +195,7 @@ def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
 
 def _why_not_captured(model: Model) -> str:
     """What every pass would say of a network that PyTorch cannot capture, "" when it can: it is tried."""
-    from ...passes.quantization.capture import capture
+    from ...passes.graph.capture import capture
 
     try:
         capture(model)

@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from ...errors import CompressError
 from ...model import Model
+from ...passes.graph.operators import along
 from ...passes.quantization.bucket_quantizers import LearnedWeights, UniformWeights
 from ...passes.quantization.buckets import Levels
-from ...passes.quantization.operators import along
 from ...passes.quantization.quantizers import WeightQuantizer, of_quantizer, weight_quantizers_of
 from ..files import write_atomically
 

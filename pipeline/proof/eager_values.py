@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ...model import Model
-from ...passes.quantization.capture import capture
+from ...passes.graph.capture import capture
 from ...passes.quantization.deploy import deployable
 from ..export import to_program
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...passes.quantization.sqnr import sqnr_db
+from ...calibration.sqnr import sqnr_db
 from ...text import short
 from ..pages.words import number, percent
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from edgepress.errors import CompressError
 from edgepress.model import Model
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.placement import layer_name, layers_of, place
 from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest.model import ingest

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from edgepress.calibration.scheme import QuantScheme
 from edgepress.model import Model
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.attention import softmaxes, too_fine
-from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.placement import factors, place
 from edgepress.passes.quantize import Quantize
 from quantization_nets import context_of, model_of, samples

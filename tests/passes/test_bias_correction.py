@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.folding import ensure_biases
+from edgepress.passes.graph.observe import watch
 from edgepress.passes.quantization.bias_correction import correct_biases, correctable, geometric_median
-from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.folding import ensure_biases
-from edgepress.passes.quantization.observe import watch
 from edgepress.passes.quantization.placement import Placement, place
 from edgepress.passes.quantization.quantizers import Grid, insert_quantizers, weight_scale
 from quantization_nets import Net, model_of

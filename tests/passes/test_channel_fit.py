@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.folding import ensure_biases
+from edgepress.passes.graph.observe import watch
+from edgepress.passes.graph.operators import get_tensor
 from edgepress.passes.quantization.bias_correction import correctable
-from edgepress.passes.quantization.capture import capture
 from edgepress.passes.quantization.channel_fit import _sampled, fit_channels, line
-from edgepress.passes.quantization.folding import ensure_biases
-from edgepress.passes.quantization.observe import watch
-from edgepress.passes.quantization.operators import get_tensor
 from edgepress.passes.quantization.placement import Placement, place
 from edgepress.passes.quantization.quantizers import (
     Grid,

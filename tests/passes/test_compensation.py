@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import quantization_nets as nets
 import torch
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.lossy.coded import Codes, Unit
 from edgepress.passes.lossy.compensation import compensable, compensate, second_moments
 from edgepress.passes.lossy.importance import codable
-from edgepress.passes.quantization.capture import capture
 from torch import nn
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [

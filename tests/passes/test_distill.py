@@ -22,7 +22,7 @@ from edgepress.examples.digits.models import cnn
 from edgepress.model import Model
 from edgepress.passes.base import NetworkSource, PassContext
 from edgepress.passes.distill import Distill
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.quantizers import weight_quantizers_of
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export

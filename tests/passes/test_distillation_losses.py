@@ -8,8 +8,9 @@ import pytest
 import torch
 from edgepress.errors import CompressError
 from edgepress.examples.digits.models import cnn, vit
-from edgepress.passes.distillation.features import pair
-from edgepress.passes.distillation.losses import (
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.teaching.features import pair
+from edgepress.passes.teaching.losses import (
     feature_loss,
     label_loss,
     mixed_teachers,
@@ -17,9 +18,8 @@ from edgepress.passes.distillation.losses import (
     same_map,
     soft_target_loss,
 )
-from edgepress.passes.distillation.taps import Tapped, frozen, move
-from edgepress.passes.distillation.task import read_task
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.teaching.taps import Tapped, frozen, move
+from edgepress.passes.teaching.task import read_task
 from quantization_nets import model_of
 from torch import Tensor, nn
 

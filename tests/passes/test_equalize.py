@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from edgepress.calibration.scheme import QuantScheme
 from edgepress.errors import CompressError
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.observe import watch
 from edgepress.passes.quantization.equalize import Equalized, equalize
-from edgepress.passes.quantization.observe import watch
 from edgepress.passes.quantization.rescale import find_rescalable, insert_rescaling
 from edgepress.progress import Silent
 from quantization_nets import Net, largest_difference, model_of, operators

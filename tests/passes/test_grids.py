@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from edgepress.calibration.scheme import QuantScheme
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.observe import observe
 from edgepress.passes.quantization.grids import best_grids, grid_of, grids_for
-from edgepress.passes.quantization.observe import observe
 from edgepress.passes.quantization.quantizers import Grid
 from edgepress.progress import Silent
 from quantization_nets import model_of

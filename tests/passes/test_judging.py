@@ -10,9 +10,9 @@ import torch
 from edgepress.calibration.data import DataParts, Part
 from edgepress.errors import CompressError
 from edgepress.model import Model
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.observe import judged_nodes
 from edgepress.passes.quantization.judging import Noise, roles
-from edgepress.passes.quantization.observe import judged_nodes
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.proof.closing import prove_closing
 from quantization_nets import Net, context_of, model_of, samples

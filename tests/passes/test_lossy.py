@@ -14,6 +14,7 @@ from edgepress.calibration.metric import Measurement, TopK
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor, Model
 from edgepress.passes.base import PassContext
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.l2 import L2
 from edgepress.passes.lossy.coded import Codes, Unit, about_zero
 from edgepress.passes.lossy.counter import alike, entropy_bits, rate
@@ -22,7 +23,6 @@ from edgepress.passes.lossy.phases import Phases
 from edgepress.passes.lossy.rounding import rounded
 from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, drop_of, next_ratio
 from edgepress.passes.lossy.transforms import Transform, largest_weight
-from edgepress.passes.quantization.capture import capture
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors
 from torch import Tensor, nn

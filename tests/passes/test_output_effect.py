@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from edgepress.calibration.sqnr import sqnr_db
 from edgepress.errors import CompressError
-from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.observe import watch
+from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.observe import watch
 from edgepress.passes.quantization.output_effect import Replaced, output_sqnr_db
-from edgepress.passes.quantization.sqnr import sqnr_db
 from edgepress.progress import Silent
 from quantization_nets import Net, model_of
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from edgepress.model import Model
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.placement import BOTH_ADDENDS, Placement, place
 from quantization_nets import Net, model_of
 from torch import Tensor, fx, nn

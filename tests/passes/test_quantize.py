@@ -11,11 +11,11 @@ import pydantic
 import pytest
 import torch
 from edgepress.calibration.data import Part
+from edgepress.calibration.sqnr import sqnr_db
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.base import PassPlan, PassResult
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
-from edgepress.passes.quantization.sqnr import sqnr_db
 from edgepress.passes.quantize import Quantize
 from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, samples
 from safetensors.torch import load_file, save_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.deploy import dequantize, quantize_dequantize
 from edgepress.passes.quantization.placement import place
 from edgepress.passes.quantization.quantizers import (

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from edgepress.passes.quantization.capture import capture
+from edgepress.calibration.sqnr import sqnr_db
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantization.placement import place
 from edgepress.passes.quantization.quantizers import Grid, insert_quantizers, weight_scale
 from edgepress.passes.quantization.sensitivity import fewest_float_layers, measure_sensitivity
-from edgepress.passes.quantization.sqnr import sqnr_db
 from edgepress.progress import Silent
 from quantization_nets import model_of
 from torch import nn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from edgepress.passes.quantization.capture import capture
-from edgepress.passes.quantization.sqnr import sqnr_db
+from edgepress.calibration.sqnr import sqnr_db
+from edgepress.passes.graph.capture import capture
 from edgepress.passes.quantize import Quantize
 from quantization_nets import Net, context_of, model_of, samples
 from torch import nn

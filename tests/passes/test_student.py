@@ -13,11 +13,11 @@ from edgepress.errors import CompressError
 from edgepress.examples.digits import models as digits
 from edgepress.examples.digits.models import ResidualBlock
 from edgepress.model import Model
+from edgepress.passes.channels.heads import choose_heads, find_attentions
+from edgepress.passes.channels.surgery import Cut, keep_channels
 from edgepress.passes.distillation.student import Student, derive, rederive
-from edgepress.passes.distillation.student_heads import choose_heads, find_attentions
-from edgepress.passes.distillation.student_surgery import Cut, keep_channels
 from edgepress.passes.distillation.student_width import keep_of
-from edgepress.passes.quantization.capture import capture
+from edgepress.passes.graph.capture import capture
 from quantization_nets import Net, largest_difference, model_of
 from test_capture import settled
 from torch import Tensor, nn

@@ -136,7 +136,7 @@ SHAPE_OF_X = [
 def test_shapes_computed_from_the_batch_stay_dynamic(tmp_path: Path, target: str) -> None:
     """What `x.view(x.size(0), -1)` and `token.expand(n, -1)` become; captured too, as the passes do."""
     from edgepress.model import Model
-    from edgepress.passes.quantization.capture import capture
+    from edgepress.passes.graph.capture import capture
 
     tail = {
         "Reshape": [helper.make_node("Concat", ["batch", "rest"], ["s"], axis=0),

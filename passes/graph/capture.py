@@ -20,9 +20,9 @@ from torch.export import Dim, ShapesCollection
 
 from ...errors import CompressError
 from ...model import Model, file_name
+from ..quantization.placement import layer_name, layers_of
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
 from .operators import aten, named_arguments, owner_of
-from .placement import layer_name, layers_of
 from .sharing import separate_kinds
 
 DROPOUTS = (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import CompressError
-from .student_surgery import NAME_A_FACTORY, Cut, kept_of
+from .surgery import NAME_A_FACTORY, Cut, kept_of
 
 
 def _torch_pruning() -> Any:

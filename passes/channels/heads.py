@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CompressError
-from .student_runs import Call, calls_of
-from .student_surgery import NAME_A_FACTORY, Cut
+from .runs import Call, calls_of
+from .surgery import NAME_A_FACTORY, Cut
 
 _HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
 _INNER_WIDTH = ("attn_dim", "inner_dim", "all_head_dim")  # attributes that some hold heads x head size in

@@ -1,0 +1,1 @@
+"""The canonical graph of a network, whoever works on it: captured, folded, run and looked at."""

@@ -1,0 +1,1 @@
+"""Teachers: what of them is compared, and how unlike them a network is."""
