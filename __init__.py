@@ -19,10 +19,10 @@ __all__ = ["PASSES", "TARGETS", "Model", "Recipe", "compress", "load"]
 _HOMES = {
     "Model": ".model",
     "PASSES": ".passes",
-    "Recipe": ".pipeline.recipe",
+    "Recipe": ".pipeline.recipe.sections",
     "TARGETS": ".targets",
     "compress": ".pipeline.run",
-    "load": ".pipeline.l2z.pack",
+    "load": ".pipeline.packing.l2z_file",
 }
 
 

@@ -167,8 +167,8 @@ def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: tuple[Any, 
     import torch
     from edgepress.calibration.sqnr import sqnr_db
     from edgepress.targets import TARGETS
-    from edgepress.targets.attribution import precision_shares
     from edgepress.targets.base import TargetOptions
+    from edgepress.targets.graphs.attribution import precision_shares
 
     found: dict[str, Any] = {"lint": {}}
     feeds = {"input": inputs.numpy()}

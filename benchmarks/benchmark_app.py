@@ -21,8 +21,8 @@ import click
 import onnx
 from edgepress.pipeline.devices.feeds import batch_of, random_feeds
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.device import LocalDevice
-from edgepress.targets.latency import paired
+from edgepress.targets.measuring.device import LocalDevice
+from edgepress.targets.measuring.latency import paired
 from reporting import environment, markdown_table, provenance, write
 
 PACKAGES = ("edgepress", "openvino", "numpy")

@@ -122,8 +122,8 @@ def _row(
     from edgepress.passes import PASSES
     from edgepress.pipeline.export import export
     from edgepress.targets import openvino
-    from edgepress.targets.attribution import precision_shares
     from edgepress.targets.base import TargetOptions
+    from edgepress.targets.graphs.attribution import precision_shares
 
     place = folder / name.replace(" ", "_").replace(",", "")
     place.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
-    from edgepress.targets.latency import Contender, measure_interleaved, of, speedup
+    from edgepress.targets.measuring.latency import Contender, measure_interleaved, of, speedup
 
     quantize = Quantize(ranges="minmax", equalization="off", bias_correction=False, sensitivity_samples=0)
     options = {"f32": TargetOptions(float_precision="f32", batch=1), "int8": TargetOptions(batch=1)}

@@ -27,8 +27,8 @@ from edgepress.pipeline.devices.feeds import batch_of, random_feeds
 from edgepress.pipeline.devices.file import DeviceSection, find_devices
 from edgepress.pipeline.gate.pairs import LaunchPlan
 from edgepress.pipeline.gate.run import GatePlan, gate
-from edgepress.targets.device import Frozen, LocalDevice
-from edgepress.targets.launch import paired_log_ratio
+from edgepress.targets.measuring.device import Frozen, LocalDevice
+from edgepress.targets.measuring.launch import paired_log_ratio
 from onnx import helper, numpy_helper, shape_inference
 from reporting import environment, markdown_table, provenance, write
 

@@ -4,7 +4,7 @@
     python benchmarks/gate_simulation.py                 # about a minute on two cores
     python benchmarks/gate_simulation.py --gates 20000
 
-Nothing is timed: the devices are seeded noise (targets/fake.py), so that the numbers are the same on every machine.
+Nothing is timed: the devices are seeded noise (targets/measuring/fake.py), the numbers the same on every machine.
 Exit code 1 when a limit is broken: 1 % false FAIL, 95 % of slowdowns of 5 % caught at a noise of 2.5 %.
 """
 
@@ -44,7 +44,7 @@ def simulate(name: str, slowdown: float, gates: int) -> tuple[Counter[str], floa
     from edgepress.pipeline.gate.pairs import LaunchPlan, gate_latency
     from edgepress.pipeline.gate.sequential import Limits
     from edgepress.pipeline.gate.verdict import latency_measure, settle
-    from edgepress.targets.fake import FakeDevice, Noise
+    from edgepress.targets.measuring.fake import FakeDevice, Noise
 
     verdicts: Counter[str] = Counter()
     pairs = []

@@ -88,7 +88,7 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
-    from edgepress.targets.latency import Contender, measure_interleaved
+    from edgepress.targets.measuring.latency import Contender, measure_interleaved
 
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
@@ -180,8 +180,8 @@ def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> di
     from dataclasses import asdict
 
     from edgepress.calibration.metric import mcnemar
-    from edgepress.targets.attribution import precision_shares
-    from edgepress.targets.latency import of, speedup, summarize
+    from edgepress.targets.graphs.attribution import precision_shares
+    from edgepress.targets.measuring.latency import of, speedup, summarize
 
     row["latency"] = {label: asdict(summarize(of(launches, label))) for label in ENGINES}
     row["accuracy"] = {

@@ -226,7 +226,7 @@ def _measure(
     from edgepress.pipeline.export import export
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
-    from edgepress.targets.latency import (
+    from edgepress.targets.measuring.latency import (
         Contender,
         measure_interleaved,
         measure_side_by_side,

@@ -21,9 +21,9 @@ import onnx
 from edgepress.pipeline.devices.feeds import batch_of, random_feeds
 from edgepress.targets import TARGETS
 from edgepress.targets.base import Feeds, TargetOptions
-from edgepress.targets.device import Device, LocalDevice
-from edgepress.targets.latency import paired
-from edgepress.targets.launch import LaunchResult
+from edgepress.targets.measuring.device import Device, LocalDevice
+from edgepress.targets.measuring.latency import paired
+from edgepress.targets.measuring.launch import LaunchResult
 from edgepress.targets.remote.device import RemoteDevice
 from reporting import environment, markdown_table, provenance, write
 

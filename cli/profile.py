@@ -223,7 +223,7 @@ def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
 
 def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
     from ..pipeline.pages.words import bare_ms, between, ms
-    from ..targets.latency import NEEDED
+    from ..targets.measuring.latency import NEEDED
 
     low, high = latency.ci95
     rows = [("latency p50", f"{ms(latency.p50)} (95 % interval {between(bare_ms(low), ms(high))})")]

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..targets.machine import cpu_model, machine_state
+from ..targets.measuring.machine import cpu_model, machine_state
 
 _PACKAGES = (
     "torch",

@@ -16,8 +16,8 @@ from ..passes.graph.capture import capture, quiet
 from ..passes.graph.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.deploy import deployable, onnx_translations
 from ..passes.quantization.placement import layer_name, layers_of
-from ..targets.onnx_graph import require_one_file
-from ..targets.portable import portable
+from ..targets.graphs.onnx_graph import require_one_file
+from ..targets.graphs.portable import portable
 from .files import write_atomically
 from .onnx_files.inputs import pin
 

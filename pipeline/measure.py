@@ -20,10 +20,10 @@ from ..isolated import Limits
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from ..targets import TARGETS
-from ..targets.attribution import precision_shares
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
+from ..targets.graphs.attribution import precision_shares
 from ..targets.isolated_engine import IsolatedEngine, build
-from ..targets.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
+from ..targets.measuring.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
 from .proof.divergence import Suspect, where
 from .proof.edges import (
     FLOAT_LIMIT,

@@ -25,7 +25,7 @@ from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
-from ..targets.machine import cpu_model
+from ..targets.measuring.machine import cpu_model
 from ..writing import writing
 from .environment import code_digest, environment, versions
 from .export import export

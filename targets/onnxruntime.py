@@ -15,13 +15,13 @@ import numpy as np
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing
-from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
-from .macs import CONTROL_FLOW
-from .onnx_formulas import is_free_type
-from .onnx_graph import OnnxGraph, load_onnx, require_one_file, stable_names
-from .portable import portable
-from .vnni import weight_limit
+from .graphs.attribution import Executed, attribute
+from .graphs.macs import CONTROL_FLOW
+from .graphs.onnx_formulas import is_free_type
+from .graphs.onnx_graph import OnnxGraph, load_onnx, require_one_file, stable_names
+from .graphs.portable import portable
+from .graphs.vnni import weight_limit
 
 name = "onnxruntime"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
@@ -76,7 +76,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     """
     import onnx
 
-    from .fusable import fusable, worth_it
+    from .graphs.fusable import fusable, worth_it
 
     if reason := unavailable(options.device):
         raise DeviceUnavailableError(f"onnxruntime:{options.device}: {reason}; see `compress doctor`")
@@ -109,7 +109,7 @@ def load(path: Path, options: TargetOptions) -> Engine:
 
 def lint(onnx_path: Path) -> list[Lint]:
     """What onnxruntime refuses, or runs in float by its own word on what `build` makes."""
-    from . import lint_rules
+    from .graphs import lint_rules
 
     graph = OnnxGraph(load_onnx(onnx_path))
     found = lint_rules.check(graph, lint_rules.ONNXRUNTIME)

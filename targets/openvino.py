@@ -12,14 +12,14 @@ import numpy as np
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing
-from .attribution import Executed, attribute
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
-from .fusable import shift_to_unsigned, trim_to_unsigned
-from .onnx_graph import OnnxGraph, load_onnx
+from .graphs.attribution import Executed, attribute
+from .graphs.fusable import shift_to_unsigned, trim_to_unsigned
+from .graphs.onnx_graph import OnnxGraph, load_onnx
+from .graphs.portable import portable
+from .graphs.vnni import weight_limit
 from .openvino_recurrent import RECURRENT_LAYERS, name_recurrent, one_direction_of
 from .openvino_shared import part_equal_weights
-from .portable import portable
-from .vnni import weight_limit
 
 name = "openvino"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True, centred_products=True)
@@ -136,7 +136,7 @@ def load(path: Path, options: TargetOptions) -> Engine:
 
 def lint(onnx_path: Path) -> list[Lint]:
     """What OpenVINO refuses, or runs in float by its own word when compiled for the CPU."""
-    from . import lint_rules
+    from .graphs import lint_rules
 
     graph = OnnxGraph(load_onnx(onnx_path))
     found = lint_rules.check(graph, lint_rules.OPENVINO)

@@ -9,7 +9,7 @@ from typing import Any
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
 from .base import Artefact, BuiltOnly, Engine, Lint, TargetOptions
-from .onnx_graph import OnnxGraph, load_onnx
+from .graphs.onnx_graph import OnnxGraph, load_onnx
 
 name = "tensorrt"
 scheme = QuantScheme(asymmetric=False)
@@ -147,8 +147,8 @@ def _checked(capability: str) -> str:
 
 def lint(onnx_path: Path) -> list[Lint]:
     """What TensorRT refuses, clips or runs in float; its own parser and builder have the last word."""
-    from . import lint_rules
     from . import tensorrt_build as builder
+    from .graphs import lint_rules
 
     graph = OnnxGraph(load_onnx(onnx_path))
     found = lint_rules.check(graph, lint_rules.TENSORRT)

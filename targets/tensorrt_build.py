@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import CAUSE_LIMIT, CompressError
 from ..text import short
 from .base import Lint
-from .onnx_graph import OnnxGraph, load_onnx
+from .graphs.onnx_graph import OnnxGraph, load_onnx
 
 LARGEST_BATCH = 32
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CompressError
-from .attribution import UNKNOWN, Executed, attribute
 from .base import Artefact, Feeds, Layer, TargetOptions, require_feeds
-from .onnx_graph import OnnxGraph, load_onnx
+from .graphs.attribution import UNKNOWN, Executed, attribute
+from .graphs.onnx_graph import OnnxGraph, load_onnx
 from .tensorrt_build import collecting_logger
 
 WARM_UP = 10

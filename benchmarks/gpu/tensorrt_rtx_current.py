@@ -38,9 +38,9 @@ def main(onnx: Path, device: str, pairs: int, iterations: int) -> None:
 def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
     from edgepress.errors import DeviceUnavailableError
     from edgepress.targets import onnxruntime, tensorrt
-    from edgepress.targets.attribution import precision_shares
     from edgepress.targets.base import BuiltOnly, TargetOptions
-    from edgepress.targets.latency import Contender, measure_interleaved, summarize
+    from edgepress.targets.graphs.attribution import precision_shares
+    from edgepress.targets.measuring.latency import Contender, measure_interleaved, summarize
 
     if reason := tensorrt.unavailable(device):
         raise DeviceUnavailableError(f"tensorrt:{device or 'cuda:0'}: {reason}; run this where there is one")
@@ -71,7 +71,7 @@ def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
 
 def _feeds(path: Path) -> dict[str, np.ndarray]:
     """Seeded normal numbers for every input, batch 1."""
-    from edgepress.targets.onnx_graph import load_onnx
+    from edgepress.targets.graphs.onnx_graph import load_onnx
 
     draw = np.random.default_rng(0)
     graph = load_onnx(path).graph

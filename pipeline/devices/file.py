@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from ...errors import CompressError
 from ...targets import TARGETS
 from ...targets.base import TargetOptions
-from ...targets.fake import RUNTIME as FAKE
+from ...targets.measuring.fake import RUNTIME as FAKE
 from ..recipe.problems import RecipeError, describe, unknown
 from ..recipe.sections import Section
 from ..recipe.validation import validated

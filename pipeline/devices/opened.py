@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ...errors import DeviceUnavailableError
 from ...targets import TARGETS
-from ...targets.device import Device, LocalDevice
-from ...targets.fake import RUNTIME as FAKE
-from ...targets.fake import FakeDevice, Noise
+from ...targets.measuring.device import Device, LocalDevice
+from ...targets.measuring.fake import RUNTIME as FAKE
+from ...targets.measuring.fake import FakeDevice, Noise
 from .file import DeviceSection
 
 

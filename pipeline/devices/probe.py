@@ -14,8 +14,8 @@ import numpy as np
 
 from ...errors import CompressError
 from ...progress import Progress, Silent
-from ...targets.device import Device, DeviceLostError
-from ...targets.launch import paired_log_ratio
+from ...targets.measuring.device import Device, DeviceLostError
+from ...targets.measuring.launch import paired_log_ratio
 from ..gate.pairs import LaunchPlan, launch_pairs
 from ..gate.record import LatencyResult
 from ..gate.sequential import Limits, smallest_slowdown

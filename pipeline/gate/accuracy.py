@@ -18,7 +18,7 @@ from ...errors import CompressError
 from ...model import Forward
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
-from ...targets.device import Device, Frozen
+from ...targets.measuring.device import Device, Frozen
 from ..recipe.file import read_recipe
 
 CERTAIN = 1.6449

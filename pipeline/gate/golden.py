@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from ...errors import CompressError
-from ...targets.device import DeviceFacts
-from ...targets.digests import outputs_digest
+from ...targets.measuring.device import DeviceFacts
+from ...targets.measuring.digests import outputs_digest
 from ..devices.feeds import Feeds
 from ..devices.opened import folder_name
 from ..files import write_atomically

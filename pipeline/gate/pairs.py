@@ -9,9 +9,9 @@ from statistics import median
 
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
-from ...targets.device import Device, DeviceLostError, Frozen
-from ...targets.launch import BLOCK, LaunchResult, paired_log_ratio
-from ...targets.machine import throttled
+from ...targets.measuring.device import Device, DeviceLostError, Frozen
+from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
+from ...targets.measuring.machine import throttled
 from .record import LatencyResult, LaunchRow, LookRow
 from .sequential import Limits, look
 

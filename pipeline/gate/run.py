@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...progress import Progress, Silent
-from ...targets.device import Device
-from ...targets.digests import outputs_digest
-from ...targets.fake import RUNTIME as FAKE
+from ...targets.measuring.device import Device
+from ...targets.measuring.digests import outputs_digest
+from ...targets.measuring.fake import RUNTIME as FAKE
 from ..devices.file import DeviceSection
 from ..devices.opened import opened, require_reached
 from ..environment import environment

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...errors import CompressError
-from ...targets.device import Device, Frozen, LocalDevice
+from ...targets.measuring.device import Device, Frozen, LocalDevice
 from ..devices.feeds import Feeds, batch_of, random_feeds
 from ..devices.opened import folder_name
 from ..files import sha256_file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from ...targets.change_points import FEWEST, change_points
+from ...targets.measuring.change_points import FEWEST, change_points
 from ...text import short
 from ..pages.words import between, byte_size, is_share, metric_interval, metric_value, ms, signed
 from .points import Measure, Point

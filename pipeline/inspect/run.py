@@ -253,7 +253,7 @@ def _inspect_l2z(path: Path) -> Inspection:
 def _inspect_onnx(
     path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path, given: GivenShapes
 ) -> Inspection:
-    from ...targets.macs import operator_macs
+    from ...targets.graphs.macs import operator_macs
     from ..ingest.model import ingest
     from ..onnx_files.file import graph_inputs, read_onnx, sample_shape
     from ..onnx_files.inputs import pin, sizes_of

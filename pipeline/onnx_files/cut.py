@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...targets.onnx_graph import OnnxGraph
+from ...targets.graphs.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     import onnx

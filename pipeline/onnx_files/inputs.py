@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...calibration.named import did_you_mean
 from ...errors import CompressError
-from ...targets.onnx_graph import require_one_file
+from ...targets.graphs.onnx_graph import require_one_file
 from .file import graph_inputs, read_graph, sample_shape
 
 if TYPE_CHECKING:

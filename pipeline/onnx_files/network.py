@@ -204,6 +204,6 @@ def _weights(model: onnx.ModelProto) -> list[Tensor]:
 
 
 def _macs(model: onnx.ModelProto) -> list[OperatorMacs]:
-    from ...targets.macs import operator_macs
+    from ...targets.graphs.macs import operator_macs
 
     return operator_macs(model)

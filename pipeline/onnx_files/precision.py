@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...targets.onnx_graph import MOVING_OPS
+from ...targets.graphs.onnx_graph import MOVING_OPS
 from .quantized import INTEGER_OPERATORS, how_quantized
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from ...errors import CompressError, DeviceUnavailableError
 from ...progress import Progress, Silent
-from ...targets.device import BuiltOnlyError, Device, Frozen
-from ...targets.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
-from ...targets.launch import LaunchResult
-from ...targets.sustained import sustained
+from ...targets.measuring.device import BuiltOnlyError, Device, Frozen
+from ...targets.measuring.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
+from ...targets.measuring.launch import LaunchResult
+from ...targets.measuring.sustained import sustained
 from ..devices.feeds import Feeds, batch_of, random_feeds
 from ..devices.file import DeviceSection
 from ..devices.opened import folder_name, opened

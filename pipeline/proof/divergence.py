@@ -15,7 +15,7 @@ from ...errors import CompressError
 from ...isolated import Limits, run
 from ...targets import TARGETS
 from ...targets.base import BuiltOnly, TargetOptions
-from ...targets.onnx_graph import load_onnx
+from ...targets.graphs.onnx_graph import load_onnx
 from ...text import one_line, short
 from ..onnx_files.cut import Cuts, Values, values_of
 

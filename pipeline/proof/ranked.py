@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...targets.onnx_graph import OnnxGraph, load_onnx
+from ...targets.graphs.onnx_graph import OnnxGraph, load_onnx
 from ..onnx_files.cut import reads
 
 if TYPE_CHECKING:

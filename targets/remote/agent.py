@@ -26,8 +26,8 @@ from ... import __version__
 from ...errors import CompressError, ExitCode
 from .. import TARGETS
 from ..base import Feeds
-from ..device import Frozen, LocalDevice
-from ..launch import read_feeds
+from ..measuring.device import Frozen, LocalDevice
+from ..measuring.launch import read_feeds
 from . import guard
 from .files import AgentFiles, engine_files
 from .lease import Lease

@@ -14,8 +14,8 @@ import numpy as np
 from ... import __version__
 from ...errors import CompressError
 from ..base import Feeds, TargetOptions
-from ..device import DeviceFacts, Frozen, require_frozen
-from ..launch import LaunchResult, result_of, save_feeds
+from ..measuring.device import DeviceFacts, Frozen, require_frozen
+from ..measuring.launch import LaunchResult, result_of, save_feeds
 from .files import engine_files
 from .link import AgentLink, There
 from .ssh import SshHost, ssh_command

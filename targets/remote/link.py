@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ... import __version__
 from ...errors import CompressError, DeviceUnavailableError, ExitCode, UnsafeInputError
 from ...text import one_line, tidy
-from ..device import DeviceLostError
+from ..measuring.device import DeviceLostError
 from .connection import Connection
 from .ssh import SshHost, explained
 from .wire import CHUNK, PROTOCOL, Body, WireError, digest

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from ...errors import CompressError
 from ..arrays import read_arrays
 from ..base import TargetOptions
-from ..device import DeviceFacts, Frozen
+from ..measuring.device import DeviceFacts, Frozen
 
 PROTOCOL = 1
 """Raised when two versions would misunderstand each other; the form of `hello` never changes."""

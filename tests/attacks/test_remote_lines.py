@@ -19,8 +19,8 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.targets.arrays import read_arrays
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.device import DeviceLostError
-from edgepress.targets.launch import result_of
+from edgepress.targets.measuring.device import DeviceLostError
+from edgepress.targets.measuring.launch import result_of
 from edgepress.targets.remote.agent import Agent
 from edgepress.targets.remote.device import RemoteDevice, SshHost, _built
 from edgepress.targets.remote.files import AgentFiles

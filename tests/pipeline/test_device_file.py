@@ -9,9 +9,9 @@ from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.devices.file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
 from edgepress.pipeline.devices.opened import opened
 from edgepress.pipeline.recipe.problems import RecipeError
-from edgepress.targets.device import LocalDevice
-from edgepress.targets.fake import FakeDevice
-from edgepress.targets.machine import MachineState
+from edgepress.targets.measuring.device import LocalDevice
+from edgepress.targets.measuring.fake import FakeDevice
+from edgepress.targets.measuring.machine import MachineState
 
 
 def written(folder: Path, text: str) -> Path:

@@ -18,7 +18,7 @@ from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.onnx_files.inputs import GivenShapes, with_shapes
 from edgepress.pipeline.onnx_files.quantized import how_quantized
 from edgepress.pipeline.recipe.sections import ModelSection
-from edgepress.targets import onnx_graph
+from edgepress.targets.graphs import onnx_graph
 from onnx import TensorProto, helper, numpy_helper
 
 WEIGHT = np.arange(72, dtype="f4").reshape(2, 4, 3, 3) / 72

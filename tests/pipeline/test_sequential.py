@@ -11,8 +11,8 @@ import pytest
 from edgepress.pipeline.gate.pairs import LaunchPlan, gate_latency
 from edgepress.pipeline.gate.sequential import Limits, holm, look, smallest_slowdown
 from edgepress.pipeline.gate.verdict import latency_measure, settle
-from edgepress.targets.fake import FakeDevice, Noise
-from edgepress.targets.latency import LaunchSamples, speedup, summarize
+from edgepress.targets.measuring.fake import FakeDevice, Noise
+from edgepress.targets.measuring.latency import LaunchSamples, speedup, summarize
 
 PAIR = 1 / sqrt(2)
 """A pair's sd over a launch's."""

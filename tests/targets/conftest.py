@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgepress.targets.vnni import weight_limit
+from edgepress.targets.graphs.vnni import weight_limit
 from onnx import TensorProto, helper, numpy_helper
 
 LIMIT = weight_limit()  # what this CPU adds without saturating

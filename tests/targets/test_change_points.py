@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgepress.targets.change_points import change_points
+from edgepress.targets.measuring.change_points import change_points
 from ruptures import Pelt
 
 SERIES = 300

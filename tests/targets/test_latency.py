@@ -12,8 +12,8 @@ from edgepress.errors import CompressError
 from edgepress.isolated import Limits
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.device import DeviceLostError
-from edgepress.targets.latency import (
+from edgepress.targets.measuring.device import DeviceLostError
+from edgepress.targets.measuring.latency import (
     Contender,
     LaunchSamples,
     launch_interleaved,
@@ -22,7 +22,7 @@ from edgepress.targets.latency import (
     speedup,
     summarize,
 )
-from edgepress.targets.launch import (
+from edgepress.targets.measuring.launch import (
     LaunchResult,
     LaunchSpec,
     launch,
@@ -31,7 +31,7 @@ from edgepress.targets.launch import (
     read_feeds,
     save_feeds,
 )
-from edgepress.targets.worker import steady
+from edgepress.targets.measuring.worker import steady
 
 
 def a_launch(samples_ms, label="a", index=0, warmed_up=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgepress.targets.machine import (
+from edgepress.targets.measuring.machine import (
     MachineState,
     energy_between,
     energy_joules,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import model_of
-from edgepress.targets.macs import node_macs, operator_macs
+from edgepress.targets.graphs.macs import node_macs, operator_macs
 from onnx import helper
 
 

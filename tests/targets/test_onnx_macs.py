@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from conftest import model_of
-from edgepress.targets.macs import node_macs, operator_macs
-from edgepress.targets.onnx_formulas import einsum_macs
+from edgepress.targets.graphs.macs import node_macs, operator_macs
+from edgepress.targets.graphs.onnx_formulas import einsum_macs
 from onnx import TensorProto, helper
 
 MS = "com.microsoft"

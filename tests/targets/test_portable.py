@@ -12,7 +12,7 @@ import torch
 from conftest import conv_float, conv_qdq, model_of
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.portable import portable
+from edgepress.targets.graphs.portable import portable
 from onnx import TensorProto, helper
 from torch import nn
 

@@ -26,8 +26,8 @@ from conftest import conv_float, conv_qdq
 from edgepress import __version__
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.device import DeviceLostError, Frozen, LocalDevice
-from edgepress.targets.launch import save_feeds
+from edgepress.targets.measuring.device import DeviceLostError, Frozen, LocalDevice
+from edgepress.targets.measuring.launch import save_feeds
 from edgepress.targets.remote.agent import Agent
 from edgepress.targets.remote.device import RemoteDevice, SshHost
 from edgepress.targets.remote.lease import Lease
@@ -218,7 +218,7 @@ def workers(group: int) -> bool:
     """Whether a worker runs in this process group."""
     listed = subprocess.run(["ps", "-e", "-o", "pgid=,args="], capture_output=True, text=True, check=True)
     rows = (line.split(maxsplit=1) for line in listed.stdout.splitlines())
-    return any(int(row[0]) == group and "edgepress.targets.worker" in row[-1] for row in rows)
+    return any(int(row[0]) == group and "edgepress.targets.measuring.worker" in row[-1] for row in rows)
 
 
 def kill_when_it_works(victim: int, agent: int) -> None:

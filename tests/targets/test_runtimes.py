@@ -12,11 +12,11 @@ import pytest
 from conftest import CONV_MACS, LIMIT, conv_float, conv_qdq, model_of
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets import TARGETS, tensorrt
-from edgepress.targets.attribution import Executed, attribute, precision_shares
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.doctor import doctor
-from edgepress.targets.fusable import fusable, trim_to_unsigned
-from edgepress.targets.onnx_graph import OnnxGraph
+from edgepress.targets.graphs.attribution import Executed, attribute, precision_shares
+from edgepress.targets.graphs.fusable import fusable, trim_to_unsigned
+from edgepress.targets.graphs.onnx_graph import OnnxGraph
 from edgepress.targets.tensorrt_engine import executed_layers
 from onnx import helper, numpy_helper
 

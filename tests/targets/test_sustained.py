@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgepress.targets.sustained import sustained
+from edgepress.targets.measuring.sustained import sustained
 
 
 def seconds_of(ms: float, seconds: int, draw: np.random.Generator, sd: float = 0.005) -> list[int]:

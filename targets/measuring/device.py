@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import CompressError, DeviceUnavailableError
-from . import TARGETS, isolated_engine
-from .attribution import precision_shares
-from .base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
+from ...errors import CompressError, DeviceUnavailableError
+from .. import TARGETS, isolated_engine
+from ..base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
+from ..graphs.attribution import precision_shares
+from ..isolated_engine import KeptEngine
 from .digests import files_digest
-from .isolated_engine import KeptEngine
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..macs import OperatorMacs, total_macs
+from ...macs import OperatorMacs, total_macs
 from .onnx_formulas import STANDARD, Shape, Sized, UnknownSizeError, formula_of, is_free
 from .onnx_graph import OnnxGraph, folded
 

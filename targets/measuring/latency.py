@@ -13,10 +13,10 @@ from statistics import mean, median, stdev
 
 import numpy as np
 
-from ..errors import CompressError
-from ..isolated import Limits
-from ..progress import Progress, Silent
-from .base import Feeds, TargetOptions
+from ...errors import CompressError
+from ...isolated import Limits
+from ...progress import Progress, Silent
+from ..base import Feeds, TargetOptions
 from .device import DeviceLostError
 from .launch import LaunchResult, LaunchSpec, launch, save_feeds
 
@@ -147,7 +147,7 @@ def measure_side_by_side(
     Where launches differ by a tenth or more (memory, clock, neighbours), what is measured within milliseconds of each
     other does not: ratios are many times tighter. As times they are worth less, for the engines share the caches.
     """
-    from . import TARGETS
+    from .. import TARGETS
 
     draw = random.Random(seed)
     medians: dict[str, list[float]] = {c.label: [] for c in contenders}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompressError
+from ...errors import CompressError
 
 if TYPE_CHECKING:
     import numpy as np

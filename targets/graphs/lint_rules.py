@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from .base import Layer, Lint
+from ..base import Layer, Lint
 from .onnx_graph import OnnxGraph
 
 Rule = Callable[[OnnxGraph], Iterator[Lint]]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..macs import total_macs
-from .base import Layer
+from ...macs import total_macs
+from ..base import Layer
 from .macs import node_macs
 from .onnx_graph import OnnxGraph
 

@@ -20,10 +20,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import CompressError
-from ..isolated import Limits, Watch, ending
-from .arrays import read_arrays
-from .base import Feeds, TargetOptions
+from ...errors import CompressError
+from ...isolated import Limits, Watch, ending
+from ..arrays import read_arrays
+from ..base import Feeds, TargetOptions
 from .machine import MachineState
 
 NOTHING_KNOWN = MachineState()
@@ -133,7 +133,7 @@ class _Worker:
     def __enter__(self) -> Self:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # closed by __exit__
         # -P: a module in the current folder must not stand in for a runtime of the same name
-        command = [sys.executable, "-P", "-m", "edgepress.targets.worker", *self._mode]
+        command = [sys.executable, "-P", "-m", "edgepress.targets.measuring.worker", *self._mode]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
         self._watch = Watch(self._process)

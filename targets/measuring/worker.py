@@ -1,4 +1,4 @@
-"""The process of one launch: `python -m edgepress.targets.worker`, spec on stdin, result on stdout, both JSON lines.
+"""The process of one launch: `python -m edgepress.targets.measuring.worker`, JSON lines on stdin and stdout.
 
 With `--paced` it says when it is ready, times as many inferences as each further line asks for, and tells the result
 when its stdin ends: so two launches take turns.
@@ -19,8 +19,8 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
-from ..errors import CompressError
-from .base import Engine, Feeds, Mode, TargetOptions
+from ...errors import CompressError
+from ..base import Engine, Feeds, Mode, TargetOptions
 from .digests import files_digest, outputs_digest
 from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
 from .machine import energy_between, energy_joules, gpu_of, machine_state, peak_bytes, resident_bytes
@@ -43,7 +43,7 @@ class Measurement:
 
     def __init__(self, spec: LaunchSpec) -> None:
         """Load, first inference, warm-up."""
-        from . import TARGETS
+        from .. import TARGETS
 
         if spec.target not in TARGETS:
             raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")

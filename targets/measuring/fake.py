@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CompressError
-from . import TARGETS
-from .base import Feeds, TargetOptions
+from ...errors import CompressError
+from .. import TARGETS
+from ..base import Feeds, TargetOptions
+from ..isolated_engine import KeptEngine
 from .device import DeviceFacts, DeviceLostError, Frozen
-from .isolated_engine import KeptEngine
 from .launch import LaunchResult
 from .machine import MachineState
 
@@ -79,8 +79,8 @@ class FakeDevice:
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
         """A copy of the ONNX file; its latency follows from its nodes and the MACs of those that can be counted."""
-        from .macs import node_macs
-        from .onnx_graph import load_onnx
+        from ..graphs.macs import node_macs
+        from ..graphs.onnx_graph import load_onnx
 
         model = load_onnx(onnx_path)
         folder.mkdir(parents=True, exist_ok=True)

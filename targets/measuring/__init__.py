@@ -1,0 +1,1 @@
+"""Measuring on a device: launches in turns, latencies with their uncertainty, and the state of the machine."""
