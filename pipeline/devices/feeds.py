@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import CompressError
-from ..onnx_files.file import graph_inputs, sample_shape
+from ..onnx_files.file import graph_inputs, sample_shape, type_name
 
 if TYPE_CHECKING:
     import onnx
@@ -69,11 +70,10 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
     import onnx
 
     kind = value.type.tensor_type.elem_type
-    if kind != onnx.TensorProto.UNDEFINED:
+    with suppress(KeyError):  # a type that numpy has none for, or a number that ONNX does not know
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
         if dtype.kind in "fiub":
             return dtype
-    name = onnx.TensorProto.DataType.Name(kind).lower()
     raise CompressError(
-        f"input {value.name!r}: is of type {name}; only floats, integers and booleans can be fed"
+        f"input {value.name!r}: is of type {type_name(kind)}; only floats, integers and booleans can be fed"
     )

@@ -206,9 +206,7 @@ def _why_not_captured(model: Model) -> str:
 
 def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
     """Initializers and the tensors of Constant nodes, each with its parameters: weights, wherever they stand."""
-    import onnx
-
-    from ..onnx_files.file import weight_tensors
+    from ..onnx_files.file import type_name, weight_tensors
 
     weights = dict(weight_tensors(graph))
     held = {t.name: t for t in graph.graph.initializer} | weights
@@ -216,7 +214,7 @@ def stored_tensors(graph: onnx.ModelProto) -> list[TensorRow]:
         TensorRow(
             name=name,
             shape=list(tensor.dims),
-            dtype=onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
+            dtype=type_name(tensor.data_type),
             params=prod(tensor.dims) if name in weights else 0,
         )
         for name, tensor in held.items()

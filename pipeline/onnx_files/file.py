@@ -123,19 +123,26 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [i for i in model.graph.input if i.name not in stored]
 
 
+def type_name(code: int) -> str:
+    """The name of an element type in small letters, as ONNX has it; "unknown (99)" for a number without one."""
+    import onnx
+
+    known = code in onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(code).lower() if known else f"unknown ({code})"
+
+
 def input_types(model: onnx.ModelProto) -> list[torch.dtype]:
     """The type that each input declares; CompressError for one that no sample can have, as strings."""
-    import onnx
     import torch
 
     types = []
     for value in graph_inputs(model):
-        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(kind, kind.lower())
+        kind = type_name(value.type.tensor_type.elem_type)
+        name = {"float": "float32", "double": "float64"}.get(kind, kind)
         dtype = getattr(torch, name, None) if name in _SAMPLE_TYPES else None
         if dtype is None:
             raise CompressError(
-                f"model.source: input {value.name!r} is of type {kind.lower()}; samples can be"
+                f"model.source: input {value.name!r} is of type {kind}; samples can be"
                 f" {', '.join(_SAMPLE_TYPES)}: export the model with one of these"
             )
         types.append(dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...targets.graphs.onnx_graph import MOVING_OPS
+from .file import type_name
 from .quantized import INTEGER_OPERATORS, how_quantized
 
 if TYPE_CHECKING:
@@ -144,6 +145,4 @@ def _kind(type_name: str, dequantized: bool) -> str:
 
 
 def _name_of(elem_type: int) -> str:
-    import onnx
-
-    return onnx.TensorProto.DataType.Name(elem_type) if elem_type else ""
+    return type_name(elem_type).upper() if elem_type else ""

@@ -269,12 +269,12 @@ def _measured_shapes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dic
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     feeds = {}
-    for value in model.graph.input:
-        if value.name not in held:
-            kind = value.type.tensor_type
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            feeds[value.name] = np.zeros([d.dim_value for d in kind.shape.dim], dtype)
     try:
+        for value in model.graph.input:
+            if value.name not in held:
+                kind = value.type.tensor_type
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+                feeds[value.name] = np.zeros([d.dim_value for d in kind.shape.dim], dtype)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -646,6 +646,14 @@ def wrong_size(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].raw_data = b"\0" * 5
 
 
+def unknown_input_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = -2
+
+
+def unknown_weight_type(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_type = 99
+
+
 NOT_ONNX = "is not an ONNX file"
 INF = np.full((2, 3), np.inf, np.float32)
 ONNX = [
@@ -661,6 +669,7 @@ ONNX = [
     ("noinput", onnx_file(inputs=False), USAGE, "the graph has no input besides its weights"),
     ("cyclic", onnx_file(change=cyclic), USAGE, "is not valid ONNX"),
     ("size", onnx_file(change=wrong_size), USAGE, "size.onnx"),
+    ("weighttype", onnx_file(change=unknown_weight_type), USAGE, "tensor 'w' cannot be read: 99"),
     ("shapes", onnx_file(weight=np.ones((5, 3), np.float32)), USAGE, "onnxruntime cannot run"),
     ("nan", onnx_file(weight=np.full((2, 3), np.nan, np.float32)), USAGE, "tensor 'w' holds NaN"),
     ("inf", onnx_file(weight=INF), USAGE, "tensor 'w' holds infinite values"),
@@ -688,6 +697,13 @@ ONNX = [
     ("short", short, USAGE, "which is too short: 8 bytes"),
     ("negative", external("negative.onnx", "-4"), USAGE, "which is too short"),
 ]
+
+
+def test_an_input_of_a_type_that_onnx_does_not_know(tmp_path: Path) -> None:
+    onnx_file(change=unknown_input_type)(tmp_path / "m.onnx")
+    message = "input 'x' is of type unknown (-2); samples can be float32"
+    refused(tmp_path, ModelSection(source="m.onnx"), USAGE, message)
+    assert any(message in note for note in inspect_model("m.onnx", folder=tmp_path).notes)
 
 
 @pytest.mark.parametrize(("name", "make", "code", "message"), ONNX, ids=names(ONNX))
