@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .model import Model
     from .passes import PASSES
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from .pipeline.run import compress
     from .targets import TARGETS
 
-__version__ = "0.1.0"
 __all__ = ["PASSES", "TARGETS", "Model", "Recipe", "compress", "load"]
 
 _HOMES = {

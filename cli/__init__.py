@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from .. import __version__
 from ..errors import CompressError, ExitCode, cause
 from ..text import tidy
+from ..version import __version__
 from ..writing import ALMOST, NO_SPACE, free, is_full
 from .devices import devices
 from .gate import gate

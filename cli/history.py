@@ -106,7 +106,7 @@ def add(run_folder: Path, path: Path, commit: str | None, as_json: bool) -> None
     from ..pipeline.commit import current_commit
     from ..pipeline.history.gates import load_gate, points_of_gate
     from ..pipeline.history.points import append, points_of_run, untimed
-    from ..pipeline.report.write import load_run
+    from ..pipeline.report.read import load_run
 
     if (run_folder / "gate.json").is_file():
         gate = load_gate(run_folder)

@@ -43,7 +43,9 @@ def report(folders: tuple[Path, ...], page: Path | None, as_json: bool) -> None:
 
 
 def _report(folder: Path, as_json: bool) -> None:
-    from ..pipeline.report.write import load_run, render_terminal, write_reports
+    from ..pipeline.report.read import load_run
+    from ..pipeline.report.terminal import summary
+    from ..pipeline.report.write import write_reports
 
     if (folder / "profile.json").is_file() and not (folder / "run.json").is_file():
         raise CompressError(
@@ -55,7 +57,7 @@ def _report(folder: Path, as_json: bool) -> None:
         written = [str(path) for path in paths]
         print_json({"verdict": record.verdict, "reason": record.reason, "reports": written})
         return
-    console().print(render_terminal(record))
+    console().print(summary(record))
     for path in paths:
         say(f"wrote {path}")
 

@@ -153,12 +153,12 @@ def _run(
 
 
 def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
-    from ..pipeline.report.write import render_terminal
+    from ..pipeline.report.terminal import summary
 
     if as_json:
         print_json(record)
         return
-    console().print(render_terminal(record))
+    console().print(summary(record))
     say(f"report:  {(folder / 'report.html').resolve()}")
     say(f"record:  {(folder / 'run.json').resolve()}")
 

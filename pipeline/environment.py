@@ -68,6 +68,6 @@ def code_digest(function: object = None) -> str:
 
 
 def _own_version() -> str:
-    from .. import __version__
+    from ..version import __version__
 
     return __version__

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from ..int8_share import share_text
 from ..judge import target_label
 from ..profile.record import Profile
+from ..report.read import load_run
 from ..report.view import STATUS
-from ..report.write import load_run
 from ..run_record import EngineRecord, LatencyRecord, MetricRecord, RunRecord, SpeedupRecord, TargetRecord
 from .groups import MACHINE, NOT_TOLD, Facts, Group, batch_of, declared, differences, grouped
 from .records import PROFILE_FILE, load_profile, record_names, records_in

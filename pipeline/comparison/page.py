@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..pages.jinja import clean, page_environment
 from ..pages.words import NOT_MEASURED
-from ..report.page import clean, page_environment
 from ..report.view import Tile
 from .collect import Comparison
 from .fronts import benches

@@ -7,11 +7,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...errors import CompressError
-from ...text import one_line, short
+from ...text import one_line
 from ...writing import writing
 from ..files import write_atomically
-from ..report.page import clean, clean_markdown, page_environment
-from ..report.write import junit_document
+from ..pages.jinja import clean, clean_markdown, page_environment
+from ..pages.junit import add_case, add_outcome, junit_document
 from .charts import pair_ratios
 from .record import GateRecord, Measure
 from .verdict import subject_of
@@ -46,16 +46,10 @@ def junit_xml(record: GateRecord) -> str:
     """One test case a measure; one without a decision is an error, as it neither passed nor failed."""
     suite = ElementTree.Element("testsuite", name="edgepress gate")
     for measure in record.measures:
-        case = ElementTree.SubElement(
-            suite,
-            "testcase",
-            classname=f"edgepress.gate.{measure.name}",
-            name=short(subject_of(measure), 200),
-        )
+        case = add_case(suite, f"gate.{measure.name}", subject_of(measure))
         kind = {"FAIL": "failure", "INCONCLUSIVE": "error"}.get(measure.verdict)
         if kind is not None:
-            message = one_line(f"{measure.verdict}: {measure.reason}")
-            ElementTree.SubElement(case, kind, message=message)
+            add_outcome(case, kind, f"{measure.verdict}: {measure.reason}")
     return junit_document(suite, record.seconds)
 
 

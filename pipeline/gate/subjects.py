@@ -19,7 +19,7 @@ from ..files import sha256_file
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
 from ..packing.as_onnx import as_onnx
-from ..report.write import load_run
+from ..report.read import load_run
 from ..run_record import RunRecord
 
 if TYPE_CHECKING:

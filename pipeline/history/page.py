@@ -8,7 +8,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from ..report.page import clean, page_environment
+from ..pages.jinja import clean, page_environment
 from .charts import SHOWN, history_chart
 from .series import (
     Series,

@@ -22,8 +22,8 @@ from pathlib import Path
 from queue import Full, Queue
 from typing import Any
 
-from ... import __version__
 from ...errors import CompressError, ExitCode
+from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds
 from ..measuring.device import Frozen, LocalDevice

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
 from ...errors import CompressError
+from ...version import __version__
 from ..base import Feeds, TargetOptions
 from ..measuring.device import DeviceFacts, Frozen, require_frozen
 from ..measuring.launch import LaunchResult, result_of, save_feeds

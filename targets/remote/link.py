@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ... import __version__
 from ...errors import CompressError, DeviceUnavailableError, ExitCode, UnsafeInputError
 from ...text import one_line, tidy
+from ...version import __version__
 from ..measuring.device import DeviceLostError
 from .connection import Connection
 from .ssh import SshHost, explained

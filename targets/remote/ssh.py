@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import __version__
 from ...errors import CompressError
+from ...version import __version__
 
 AGENT = "edgepress.targets.remote.agent"
 

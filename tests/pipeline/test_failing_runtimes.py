@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from edgepress.pipeline.report.write import load_run
+from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress
 from edgepress.targets import TARGETS
 from small_run import write_recipe

@@ -13,7 +13,9 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.pipeline.pages.words import bare_ms, byte_size, metric_value
 from edgepress.pipeline.report.layers import match_layers
-from edgepress.pipeline.report.write import load_run, render_terminal, write_reports
+from edgepress.pipeline.report.read import load_run
+from edgepress.pipeline.report.terminal import summary
+from edgepress.pipeline.report.write import write_reports
 from edgepress.pipeline.run_record import BudgetRecord, RunRecord
 from edgepress.text import short, tidy
 from rich.console import Console
@@ -150,7 +152,7 @@ def test_characters_that_reorder_or_control_are_shown_as_codes(tmp_path):
     assert not set("\u202e\u2066\x1b\x00") & set(page)
     assert "conv&lt;U+202E&gt;gnp.exe" in page
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(render_terminal(hostile_run(name)))
+    console.print(summary(hostile_run(name)))
     assert "\x1b" not in console.export_text()
     ElementTree.parse(tmp_path / "junit.xml")
 
@@ -200,7 +202,7 @@ def test_a_cached_latency_is_shown_with_its_date_everywhere(tmp_path):
     assert re.search(r"cached</span> compressed: measured 2026-01-02T03:04:05Z", page)
     assert "1.20 ms (cached, 2026-01-02T03:04:05Z)" in (tmp_path / "report.md").read_text(encoding="utf-8")
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(render_terminal(record))
+    console.print(summary(record))
     assert "1.20 ms (cached, 2026-01-02T03:04:05Z)" in console.export_text()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.recipe.file import read_recipe
-from edgepress.pipeline.report.write import load_run
+from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress, describe
 from safetensors.torch import save_file
 from small_run import NETWORK, write_recipe

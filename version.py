@@ -1,0 +1,3 @@
+"""The version of edgepress, in a place that every part may know."""
+
+__version__ = "0.1.0"
