@@ -131,12 +131,12 @@ def _run(
     folder = (
         folder or Path("runs") / read_recipe(recipe).name
     )  # a wrong recipe is told before torch is loaded
-    from ..passes.training import parallel
+    from ..passes.training import parallel, serving
     from ..pipeline.run import compress
 
     with parallel.joined() as first:
         if not first:
-            parallel.serve()
+            serving.serve()
             return ExitCode.PASS
         with quiet_stdout() if as_json else nullcontext():
             record = compress(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+DEFAULT_SENSITIVITY_SAMPLES = 16
+
+
 class Quantize(Pass):
     """Post-training INT8: weights per channel, activations on the grid that all targets accept."""
 
@@ -51,7 +54,10 @@ class Quantize(Pass):
         " float to meet it.",
     )
     sensitivity_samples: int = Field(
-        16, ge=0, le=1024, description="Samples for the sensitivity of each layer; 0 leaves the table out."
+        DEFAULT_SENSITIVITY_SAMPLES,
+        ge=0,
+        le=1024,
+        description="Samples for the sensitivity of each layer; 0 leaves the table out.",
     )
 
     @property
@@ -73,7 +79,7 @@ class Quantize(Pass):
         from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
         from .quantization.float_layers import FloatLayers
         from .quantization.placement import BOTH_ADDENDS, layers_to_keep, place
-        from .quantization.steps import Steps
+        from .quantization.steps import StepOptions, Steps
 
         graph = capture(model)
         graph.meta[BOTH_ADDENDS] = context.scheme.both_addends
@@ -81,11 +87,15 @@ class Quantize(Pass):
         placement = place(graph, kept)
         if not any(c.quantized for c in placement.coverage):
             return PassPlan({}, {}, modified=False, notes=(nothing_to_do(placement),))
-        steps = Steps(self, model, context, graph)
+        asked = StepOptions(
+            self.name, self.ranges, self.equalization, self.bias_correction, self.softmax_sqnr_db
+        )
+        steps = Steps(asked, model, context, graph)
         state, notes = steps.best(kept)
         layers = FloatLayers(steps)
         details: dict[str, Any] = {}
-        ranked = layers.rank(state)
+        wanted = self.sensitivity_samples > 0 or self.max_drop is not None
+        ranked = layers.rank(state, self.sensitivity_samples or DEFAULT_SENSITIVITY_SAMPLES) if wanted else []
         if ranked:
             details["sensitivity"] = [asdict(r) for r in ranked]
         if self.max_drop is not None:

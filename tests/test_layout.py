@@ -80,6 +80,34 @@ def test_imports_go_one_way(path: Path) -> None:
     assert wrong == []
 
 
+def imports_of_ours() -> dict[str, set[str]]:
+    """The modules of ours that each module imports, anywhere in it."""
+    names = {dotted_name(path): path for path in modules()}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = {full if full in names else full.rpartition(".")[0] for _, full in imported(path)}
+        graph[name] = (found & set(names)) - {name}
+    return graph
+
+
+def in_circles(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that reach themselves by their imports, or lie between two that do."""
+    left = dict(graph)
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    while unread := [name for name in left if not any(name in others for others in left.values())]:
+        for name in unread:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """Those inside functions and for types alone count: what needs each other is one thing, or misplaced."""
+    assert in_circles(imports_of_ours()) == []
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+
+
 def test_the_import_check_sees_what_it_should() -> None:
     assert [part_of(name) for name in ("cli", "cli.run", "model.Model", "targets")] == [
         "cli",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 
@@ -27,15 +26,13 @@ from ..quantization.state import State
 from ..teaching.information import drawn_gradients
 from ..teaching.task import Task
 from ..training.draws import generator
-
-if TYPE_CHECKING:
-    from ..distill import Distill
+from .options import DistillOptions
 
 SENSITIVITY_SAMPLES = 128
 
 
 def choose_specs(
-    options: Distill, state: State, context: PassContext, task: Task, batch: int
+    options: DistillOptions, state: State, context: PassContext, task: Task, batch: int
 ) -> dict[str, WeightSpec]:
     """How each placed weight is stored, by tensor name; those of plain INT8 are left out."""
     assert options.weight_bits != "float"
@@ -57,7 +54,7 @@ def choose_specs(
 def sensitivities(
     state: State,
     sites: list[WeightSite],
-    options: Distill,
+    options: DistillOptions,
     context: PassContext,
     task: Task,
     batch: int,

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +24,7 @@ from ..quantization.placement import BOTH_ADDENDS, layers_to_keep, place
 from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.state import State
-from ..quantization.steps import Steps
+from ..quantization.steps import StepOptions, Steps
 from ..teaching.features import pair
 from ..teaching.taps import Tapped, frozen
 from ..teaching.task import read_task, require_like
@@ -35,10 +35,8 @@ from ..training.parallel import require_static_batch
 from .graph import grids_of, inserted, scales_of
 from .low_bits import as_executed, choose_specs, least_scales, sizes_note, start_points
 from .objective import Distillation, Learns, Teacher
+from .options import DistillOptions
 from .student import derive, rederive
-
-if TYPE_CHECKING:
-    from ..distill import Distill
 
 TASK_SAMPLES = 64
 FIT_SAMPLES, LEAST_FIT_SAMPLES = 128, 16
@@ -47,7 +45,9 @@ RANGE_LR = {"weights": 10.0, "points": 0.1}
 rates differ as much: by 0.1 % at their defaults."""
 
 
-def student_of(options: Distill, model: Model, description: Mapping[str, Any], context: PassContext) -> Model:
+def student_of(
+    options: DistillOptions, model: Model, description: Mapping[str, Any], context: PassContext
+) -> Model:
     """The student as `description` says: the model itself, one derived from it, or one by its factory."""
     if options.student.source:
         if context.load_network is None:
@@ -61,7 +61,7 @@ def student_of(options: Distill, model: Model, description: Mapping[str, Any], c
 class Phases:
     """One run of the pass over one model."""
 
-    def __init__(self, options: Distill, model: Model, context: PassContext) -> None:
+    def __init__(self, options: DistillOptions, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
         self.limit = context.scheme.weight_limit
         self.least: dict[str, Tensor] = {}
@@ -132,8 +132,6 @@ class Phases:
     # -- quantization, and training with it
 
     def _quantized(self, student: Model, description: dict[str, Any]) -> PassPlan:
-        from ..quantize import Quantize
-
         options = self.options
         graph = capture(student)
         graph.meta[BOTH_ADDENDS] = self.context.scheme.both_addends
@@ -147,7 +145,7 @@ class Phases:
             return PassPlan({}, {}, modified=False, notes=(note,))
         # Rescaled channels inside a student cannot be compared with the teacher's.
         rescaling = options.equalization if options.student.same or options.features == "off" else "off"
-        chosen = Quantize(ranges=options.ranges, equalization=rescaling, bias_correction=False)
+        chosen = StepOptions(options.name, options.ranges, rescaling, bias_correction=False)
         state, notes = Steps(chosen, student, self.context, graph).best(kept)
         self.notes += notes
         if options.activations == "float":
@@ -225,7 +223,7 @@ class Phases:
         theirs: list[str] = []
         if options.features != "off":
             asked = None if options.features == "auto" else options.features
-            ours, theirs = pair(network, teacher, example, asked)
+            ours, theirs = pair(network, teacher, example, asked, options.name)
             self.notes.append(
                 "features matched: " + ", ".join(f"{s} to {t}" for s, t in zip(ours, theirs, strict=True))
             )

@@ -92,36 +92,37 @@ def observe(
     names: Sequence[str],
     batches: Callable[[], Iterable[Batch]],
     progress: Progress,
+    what: str,
 ) -> dict[str, Observer]:
     """One observer for each named node's tensor: extremes in a first pass over the data, then histograms.
 
-    Raises CompressError when a tensor holds NaN or infinity.
+    what: the pass, for the CompressError that is raised when a tensor holds NaN or infinity.
     """
     observers = {name: Observer() for name in names}
-    for look, what in ((Observer.see_extremes, "extremes"), (Observer.see_values, "histograms")):
+    for look, seen in ((Observer.see_extremes, "extremes"), (Observer.see_values, "histograms")):
 
         def see(node: fx.Node, value: Any, look: Callable[[Observer, Tensor], None] = look) -> Any:
             if node.name in observers:
                 try:
                     look(observers[node.name], value)
                 except ValueError as error:
-                    raise CompressError(_not_finite(node, str(error))) from error
+                    raise CompressError(_not_finite(what, node, str(error))) from error
             return value
 
-        for batch in progress.track(batches(), f"calibrating: {what}"):
+        for batch in progress.track(batches(), f"calibrating: {seen}"):
             watch(module, batch, see)
     return observers
 
 
-def require_finite(node: fx.Node, *tensors: Tensor) -> None:
-    """Raise CompressError when what was seen of a node's tensor holds NaN or infinity."""
+def require_finite(what: str, node: fx.Node, *tensors: Tensor) -> None:
+    """Raise CompressError, said by the pass `what`, when what was seen of a node's tensor holds NaN or infinity."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise CompressError(_not_finite(node, "holds NaN or infinite values"))
+        raise CompressError(_not_finite(what, node, "holds NaN or infinite values"))
 
 
-def _not_finite(node: fx.Node, what: str) -> str:
+def _not_finite(what: str, node: fx.Node, found: str) -> str:
     place = f" in {owner_of(node)}" if owner_of(node) else ""
     return (
-        f"quantize: tensor '{node.name}'{place} {what} on the calibration data, which no INT8 grid can hold;"
+        f"{what}: tensor '{node.name}'{place} {found} on the calibration data, which no INT8 grid can hold;"
         " check the preprocessing of the data, or keep the layers that read it in float (keep_float)"
     )

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -27,12 +27,9 @@ from ..training.parallel import require_static_batch
 from .compensation import compensable, second_moments
 from .importance import codable, expected_divergence, information
 from .objective import Budget, Learns, UnderRate
-from .search import smallest
+from .options import L2Options
 from .start import Coding, File, Start, bits_of
 from .stored import bits_taken, flat, rebuilt, symbols_of, wide_in
-
-if TYPE_CHECKING:
-    from ..l2 import L2
 
 TASK_SAMPLES = 64
 MOST_STRENGTH = 3.0
@@ -57,7 +54,7 @@ class Compressed:
 class Phases:
     """One run of the pass over one model."""
 
-    def __init__(self, options: L2, model: Model, context: PassContext) -> None:
+    def __init__(self, options: L2Options, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         self.notes: list[str] = []
@@ -88,12 +85,8 @@ class Phases:
             raise CompressError(f"l2: the {part.name} part of the data has {len(part)} samples; give it more")
         return part
 
-    def plan(self) -> PassPlan:
-        """All phases, one after another."""
-        if self.options.max_drop is not None:
-            found = smallest(self, self.options.max_drop)
-        else:
-            found = self.compressed(self.options.bytes or self.float_bytes / self.options.ratio)
+    def planned(self, found: Compressed) -> PassPlan:
+        """What is stored of the pass, when `found` is the network that it returns."""
         stored, size = found.stored, found.size
         first = (
             f"{size:,} bytes packed, {self.float_bytes / size:.1f}x smaller than the float weights"
@@ -192,7 +185,7 @@ class Phases:
             )
             self.notes += [note] if note not in self.notes else []
             return [], []
-        return pair(network, self.teacher, example, None)
+        return pair(network, self.teacher, example, None, "l2")
 
     # -- after training
 

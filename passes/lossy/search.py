@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...calibration.metric import ROUNDING, Measurement, padded
 from ...errors import CompressError
 from ...model import Model
+from .phases import Compressed, Phases
 from .start import OutOfReachError
-
-if TYPE_CHECKING:
-    from .phases import Compressed, Phases
 
 FIRST_RATIO, LEAST_RATIO, LAST_RATIO = 10.0, 2.5, 160.0
 """The first one that is tried, and about where the search ends."""

@@ -60,16 +60,18 @@ def equalize(
     scheme: QuantScheme,
     generator: torch.Generator,
     progress: Progress,
+    what: str,
 ) -> Equalized:
     """Rescale `module` in place where the layers `int8_nodes`, which will run in INT8, gain by it.
 
     all_batches show the channels' extremes; on `trials`, batches of one sample or few, candidates are compared.
+    what: the pass, for messages.
     """
     int8 = frozenset(int8_nodes)
     tensors = [t for t in find_rescalable(module) if any(c.name in int8 for c in t.consumers)]
     if not tensors:
         return Equalized()
-    extremes = _extremes(module, tensors, all_batches, progress)
+    extremes = _extremes(module, tensors, all_batches, progress, what)
     candidates = {t: _candidates(module, t, *extremes[t.node.name]) for t in tensors}
     chosen: list[tuple[Rescalable, Rescaling]] = []
     for group in _groups(candidates):
@@ -78,7 +80,7 @@ def equalize(
             for tensor in group
             for number, rescaling in enumerate(candidates[tensor])
         }
-        sqnr = output_sqnr_db(module, trials(), tried, generator, progress)
+        sqnr = output_sqnr_db(module, trials(), tried, generator, progress, what)
         chosen += _choose({tensor: candidates[tensor] for tensor in group}, sqnr)
     for tensor, rescaling in chosen:
         apply_rescaling(module, tensor, rescaling)
@@ -108,6 +110,7 @@ def _extremes(
     tensors: list[Rescalable],
     batches: Callable[[], Iterable[Batch]],
     progress: Progress,
+    what: str,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The least and the largest value of each channel of each tensor, shape (channels,) each."""
     axis = {t.node.name: t.channel_axis for t in tensors}
@@ -116,7 +119,7 @@ def _extremes(
     def see(node: fx.Node, value: Any) -> Any:
         if node.name in axis:
             low, high = channels_first(value, axis[node.name]).aminmax(dim=1)
-            require_finite(node, low, high)
+            require_finite(what, node, low, high)
             before = found.get(node.name, (low, high))
             found[node.name] = (torch.minimum(before[0], low), torch.maximum(before[1], high))
         return value

@@ -21,15 +21,12 @@ class FloatLayers:
     """What `Quantize.plan` asks of a finished state about single layers, by the steps that made it."""
 
     def __init__(self, steps: Steps) -> None:
-        self.steps, self.options, self.context = steps, steps.options, steps.context
+        self.steps, self.context = steps, steps.context
         self.model, self.static_batch = steps.model, steps.static_batch
 
-    def rank(self, state: State) -> list[LayerSensitivity]:
-        """The layers by their sensitivity, unless neither the report nor max_drop wants it."""
-        samples = self.options.sensitivity_samples
-        if samples == 0 and self.options.max_drop is None:
-            return []
-        batch = self.steps.first_batch(self.context.data.calibration, samples or 16)
+    def rank(self, state: State, samples: int) -> list[LayerSensitivity]:
+        """The layers by their sensitivity on so many samples, the most sensitive first."""
+        batch = self.steps.first_batch(self.context.data.calibration, samples)
         return measure_sensitivity(state.quantized, state.placement, batch, self.context.progress)
 
     def with_float(self, state: State, more: Iterable[str]) -> State:

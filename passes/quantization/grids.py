@@ -52,17 +52,18 @@ def best_grids(
     batches: Callable[[], Iterable[Batch]],
     generator: torch.Generator,
     progress: Progress,
+    what: str,
 ) -> tuple[dict[str, Grid], dict[str, float]]:
     """Of the candidates' grids, for each tensor the one whose rounding moves the network's outputs least.
 
     candidates: grids by node name, the same names in each. Returns the grids, and the outputs' SQNR in dB when
-    that tensor alone is rounded, to first order.
+    that tensor alone is rounded, to first order. what: the pass, for messages.
     """
     distinct = {(name, grid): None for grids in candidates for name, grid in grids.items()}
     changes: dict[tuple[str, Grid], Change] = {
         (name, grid): Replaced(name, ActivationQuantizer(grid)) for name, grid in distinct
     }
-    sqnr = output_sqnr_db(module, batches(), changes, generator, progress)
+    sqnr = output_sqnr_db(module, batches(), changes, generator, progress, what)
     best: dict[str, Grid] = {}
     for name, grid in distinct:
         if name not in best or sqnr[name, grid] > sqnr[name, best[name]]:

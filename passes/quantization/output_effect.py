@@ -60,6 +60,7 @@ def output_sqnr_db(
     changes: Mapping[Key, Change],
     generator: torch.Generator,
     progress: Progress,
+    what: str,
     estimates: int = ESTIMATES,
 ) -> dict[Key, float]:
     """SQNR in dB of the network's outputs under each change alone, to first order; 200 when nothing moves.
@@ -68,7 +69,7 @@ def output_sqnr_db(
     size: with 32 of them the mean scatters by 1 dB, less between changes of one tensor, which see the same r.
     Batches of one sample give most for the time; of fewer batches than `estimates`, each draws several r.
     Memory: one batch's activations, with their gradients.
-    Raises CompressError when an operator has no gradient.
+    what: the pass, for the CompressError that is raised when an operator has no gradient.
     """
     every = list(batches)
     draws = max(1, math.ceil(estimates / max(1, len(every))))
@@ -80,7 +81,7 @@ def output_sqnr_db(
         sizes = _output_sizes(module, every)
         for batch in progress.track(every, "effect of rounding on the outputs", len(every)):
             run = _Run(module, batch, names, sizes)
-            gradients = [run.gradients(generator) for _ in range(draws)]
+            gradients = [run.gradients(generator, what) for _ in range(draws)]
             with torch.no_grad():
                 for key, change in changes.items():
                     difference = change.difference(run.values)
@@ -120,7 +121,7 @@ class _Run:
             self.outputs = [outputs[name] / size for name, size in zip(judged, sizes, strict=True)]
         self.values = {name: value.detach() for name, value in self.kept.items()}
 
-    def gradients(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def gradients(self, generator: torch.Generator, what: str) -> dict[str, Tensor]:
         """For a new r, the gradient of <r, outputs> in each kept tensor that the outputs depend on."""
         with torch.enable_grad():
             total = torch.stack([(y * _signs(y, generator)).sum() for y in self.outputs]).sum()
@@ -131,7 +132,7 @@ class _Run:
         except RuntimeError as error:  # torch names the operator
             first_line = str(error).strip().splitlines()[0]
             raise CompressError(
-                f"quantize: an operator of the network has no gradient, by which rounding is judged: {first_line};"
+                f"{what}: an operator of the network has no gradient, by which rounding is judged: {first_line};"
                 " register one, or set ranges: mse, equalization: off and softmax_sqnr_db: 0"
             ) from error
         # Where a root is taken of 0 its slope is infinite: what a dead channel does there is not told.

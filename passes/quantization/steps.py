@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor, fx
 
 from ...calibration.data import Part
-from ...calibration.scheme import RangeMethod
+from ...calibration.scheme import RangeChoice
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
@@ -30,16 +30,23 @@ from .quantizers import Grid
 from .rescale import find_rescalable
 from .state import State, assembled
 
-if TYPE_CHECKING:
-    from ..quantize import Quantize
-
 CALIBRATION_BATCH = 16
 JUDGED_IN = 8  # batches: more tell more of the scatter of a difference, and take more time
 CORRECTION_SAMPLES = 64
-Ranges = Literal["auto"] | RangeMethod
-EXTREMES: Ranges = "minmax"
+EXTREMES: RangeChoice = "minmax"
 WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
 LEAST_COST_DB = 1.0  # of rounding both addends, which saves time: what the outputs may lose by it
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a pass asks of the steps. what: its name, for messages; the others as `Quantize` has them."""
+
+    what: str
+    ranges: RangeChoice = "auto"
+    equalization: Literal["auto", "on", "off"] = "auto"
+    bias_correction: bool = True
+    softmax_sqnr_db: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Choices:
     rescaled: tuple[str, ...]
     kept: Mapping[str, str]
     both_addends: bool
-    ranges: Ranges
+    ranges: RangeChoice
     bias: Center | None
 
 
@@ -62,7 +69,7 @@ class Calibrated:
     """A graph with biases; the grids by way of choosing them; and softmaxes too fine for theirs, with the reason."""
 
     graph: fx.GraphModule
-    grids: Mapping[Ranges, Mapping[str, Grid]]
+    grids: Mapping[RangeChoice, Mapping[str, Grid]]
     fine: Mapping[str, str]
 
 
@@ -81,16 +88,18 @@ class Fitted:
 
 
 class Steps:
-    """The steps of `Quantize.plan`, over one captured graph."""
+    """The steps of a pass that quantizes, over one captured graph."""
 
-    def __init__(self, options: Quantize, model: Model, context: PassContext, graph: fx.GraphModule) -> None:
+    def __init__(
+        self, options: StepOptions, model: Model, context: PassContext, graph: fx.GraphModule
+    ) -> None:
         self.options, self.model, self.context, self.graph = options, model, context, graph
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         calibration, needed = context.data.calibration, self.static_batch or 1
         if len(calibration) < needed:
             raise CompressError(
-                f"quantize: the calibration part has {len(calibration)} samples, and the network takes {needed} at"
-                " once; give it more samples (data.calibration) or set export.dynamic_batch: true"
+                f"{options.what}: the calibration part has {len(calibration)} samples, and the network takes {needed}"
+                " at once; give it more samples (data.calibration) or set export.dynamic_batch: true"
             )
         self.roles = roles(context.data, needed, model.facts().macs)
         judge = Judge(graph, self.batches(self.roles.judges, max(1, len(self.roles.judges) // JUDGED_IN))())
@@ -144,6 +153,7 @@ class Steps:
             self.context.scheme,
             self.context.generator(),
             self.context.progress,
+            self.options.what,
         )
         if not found.tensors:
             return without, []
@@ -198,11 +208,13 @@ class Steps:
         graph = copy.deepcopy(choices.graph)
         ensure_biases(graph, correctable(graph, place(graph)))
         placement = place(graph, choices.kept)
-        observers = observe(graph, placement.activations, self.batches(part), self.context.progress)
+        observers = observe(
+            graph, placement.activations, self.batches(part), self.context.progress, self.options.what
+        )
         scheme, method = self.context.scheme, self.options.ranges
         methods = METHODS if method == "auto" else (method,)
         centred = factors(graph) if scheme.centred_products else frozenset()
-        grids: dict[Ranges, Mapping[str, Grid]] = {
+        grids: dict[RangeChoice, Mapping[str, Grid]] = {
             m: grids_for(observers, m, scheme, centred) for m in methods
         }
         judged = set(observers)
@@ -218,6 +230,7 @@ class Steps:
                 self._trials(),
                 self.context.generator(),
                 self.context.progress,
+                self.options.what,
             )
         grids["auto"] = {**grids[methods[0]], **best}
         return Calibrated(graph, grids, too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db))
@@ -231,10 +244,10 @@ class Steps:
             state = self._assembled(choices, calibrated)
             noise = self._noise(state)
             return Fitted(state, choices, noise, noise)
-        others: tuple[Ranges, ...] = ("auto", *(m for m in METHODS if m != EXTREMES))
+        others: tuple[RangeChoice, ...] = ("auto", *(m for m in METHODS if m != EXTREMES))
         best = self._assembled(replace(choices, ranges=EXTREMES), calibrated), EXTREMES
         plain = self.judge.noise(best[0].quantized)
-        noises: dict[Ranges, Noise] = {EXTREMES: plain}
+        noises: dict[RangeChoice, Noise] = {EXTREMES: plain}
         for way in others:
             if way != "auto" and calibrated.grids[way] == calibrated.grids["auto"]:
                 continue

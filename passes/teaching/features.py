@@ -16,18 +16,19 @@ DEPTHS = (1 / 3, 2 / 3, 1.0)  # of a run of blocks whose shapes are all alike, a
 
 
 def pair(
-    student: nn.Module, teacher: nn.Module, example: Batch, asked: Mapping[str, str] | None
+    student: nn.Module, teacher: nn.Module, example: Batch, asked: Mapping[str, str] | None, what: str
 ) -> tuple[list[str], list[str]]:
     """Module paths whose outputs are compared: of the student, and of the teacher.
 
     asked: student's path to teacher's path; None pairs blocks of repeated structure: of each size of map the last
     block of both, and where all maps are of one size, blocks at the same relative depth.
-    Raises CompressError for a path that is not there, for outputs that cannot be compared, and when nothing pairs.
+    what: the pass, for messages. Raises CompressError for a path that is not there, for outputs that cannot be
+    compared, and when nothing pairs.
     """
     pairs = list(asked.items()) if asked is not None else _automatic(student, teacher, example)
     if not pairs:
         raise CompressError(
-            "distill.features: auto found no blocks whose outputs can be compared; name pairs of modules"
+            f"{what}.features: auto found no blocks whose outputs can be compared; name pairs of modules"
             " (student's: teacher's), or leave features out"
         )
     for module, who, paths in (
@@ -37,13 +38,13 @@ def pair(
         known = _paths(module)
         for path in paths:
             if path not in known:
-                raise CompressError(f"distill.features: the {who} has no module '{path}'{_hint(path, known)}")
+                raise CompressError(f"{what}.features: the {who} has no module '{path}'{_hint(path, known)}")
     ours = _outputs(student, [s for s, _ in pairs], example)
     theirs = _outputs(teacher, [t for _, t in pairs], example)
     for (path, other), one, two in zip(pairs, ours, theirs, strict=True):
         if not same_map(one, two):
             raise CompressError(
-                f"distill.features: '{path}' gives {tuple(one.shape)} and '{other}' {tuple(two.shape)}: shapes must"
+                f"{what}.features: '{path}' gives {tuple(one.shape)} and '{other}' {tuple(two.shape)}: shapes must"
                 " be equal, or differ in the channels alone"
             )
     return [s for s, _ in pairs], [t for _, t in pairs]

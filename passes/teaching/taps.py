@@ -36,7 +36,7 @@ class Tapped(nn.Module):
             for hook in hooks:
                 hook.remove()
         if missing := [path for path in self.paths if path not in features]:
-            raise CompressError(f"distill.features: the network never calls its module '{missing[0]}'")
+            raise CompressError(f"features: the network never calls its module '{missing[0]}'")
         return _tuple(outputs), tuple(features[path] for path in self.paths)
 
     def _hook(self, path: str, features: dict[str, Tensor]) -> Any:

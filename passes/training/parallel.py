@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -51,7 +50,7 @@ def require_static_batch(what: str, options: TrainingOptions, static_batch: int 
 def joined() -> Iterator[bool]:
     """Join the other processes that a launcher started, if any, for as long as the block runs.
 
-    Yields whether this is the first process, which runs the recipe; at the end it releases those that `serve`.
+    Yields whether this is the first process, which runs the recipe; at the end it releases those that serve.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield True
@@ -85,26 +84,9 @@ def share(value: Any) -> Any:
 
 
 def announce(job: Any, folder: Path | None) -> None:
-    """Tell the processes that `serve` of a training; `folder`, where its functions lie, before they unpickle it."""
+    """Tell the processes that serve of a training; `folder`, where its functions lie, before they unpickle it."""
     share(str((folder or Path()).resolve()))
     share(job)
-
-
-def serve() -> None:
-    """Take part in each training that the first process starts, until it leaves, for whichever reason."""
-    from .loop import take_part
-
-    while (folder := _heard()) is not None:
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        take_part(share(None))
-
-
-def _heard() -> Any:
-    try:
-        return share(None)
-    except RuntimeError:  # the first process ended with an error, which it has told
-        return None
 
 
 def _device() -> torch.device:

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import CompressError, UnsafeInputError, cause
 from ..files import require_file
 from .functions import MAX_NODES, expanded_size
+from .texts import require_text
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise CompressError(
             f"model.source: {path} is not an ONNX file, or it is cut short ({error})"
         ) from error
+    require_text(model, path)
     if not model.graph.node or not model.opset_import:
         raise CompressError(f"model.source: {path} is not an ONNX file: it holds no graph")
     check_external_data(model, path)
@@ -70,6 +72,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors, and those of the file system, share no base class
         raise CompressError(f"{path}: cannot be read as an ONNX model ({error}); export it again") from error
+    require_text(model, path)
     if not model.graph.node:
         raise CompressError(f"{path}: holds no ONNX graph (no nodes); give the path of an exported model")
     check_external_data(model, path)

@@ -646,6 +646,11 @@ def wrong_size(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].raw_data = b"\0" * 5
 
 
+def not_text(path: Path) -> None:
+    onnx_file()(path)
+    path.write_bytes(path.read_bytes().replace(b"layer", b"lay\xd4r"))
+
+
 def unknown_input_type(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = -2
 
@@ -669,6 +674,7 @@ ONNX = [
     ("noinput", onnx_file(inputs=False), USAGE, "the graph has no input besides its weights"),
     ("cyclic", onnx_file(change=cyclic), USAGE, "is not valid ONNX"),
     ("size", onnx_file(change=wrong_size), USAGE, "size.onnx"),
+    ("text", not_text, USAGE, "a text in it (onnx.NodeProto.name: b'lay\\xd4r') is not UTF-8"),
     ("weighttype", onnx_file(change=unknown_weight_type), USAGE, "tensor 'w' cannot be read: 99"),
     ("shapes", onnx_file(weight=np.ones((5, 3), np.float32)), USAGE, "onnxruntime cannot run"),
     ("nan", onnx_file(weight=np.full((2, 3), np.nan, np.float32)), USAGE, "tensor 'w' holds NaN"),

@@ -148,13 +148,13 @@ def test_a_captured_graph_has_the_features_of_its_network(network: object) -> No
 class TestPairs:
     def test_the_last_block_of_each_size_of_map(self) -> None:
         model = model_of(cnn(), 1, 32, 32)
-        found = pair(model.module, model.module, model.example_inputs, None)
+        found = pair(model.module, model.module, model.example_inputs, None, "distill")
         assert found == (["blocks.0", "blocks.2", "blocks.3"],) * 2
 
     def test_a_transformers_blocks_by_relative_depth(self) -> None:
         teacher, student = model_of(vit(), 1, 32, 32), vit()
         student.blocks = student.blocks[:2]
-        found = pair(student, teacher.module, teacher.example_inputs, None)
+        found = pair(student, teacher.module, teacher.example_inputs, None, "distill")
         assert found == (["blocks.0", "blocks.1"], ["blocks.1", "blocks.3"])
 
     @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ class TestPairs:
     def test_what_cannot_be_paired_is_told(self, asked: dict[str, str], message: str) -> None:
         model = model_of(cnn(), 1, 32, 32)
         with pytest.raises(CompressError, match=message):
-            pair(model.module, model.module, model.example_inputs, asked)
+            pair(model.module, model.module, model.example_inputs, asked, "distill")
 
     def test_a_network_without_blocks_has_nothing_to_pair(self) -> None:
         model = model_of(nn.Sequential(nn.Linear(4, 3)), 4)
         with pytest.raises(CompressError, match="auto found no blocks"):
-            pair(model.module, model.module, model.example_inputs, None)
+            pair(model.module, model.module, model.example_inputs, None, "distill")
 
 
 class MakesItsOwn(nn.Module):

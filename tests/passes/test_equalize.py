@@ -50,7 +50,7 @@ def equalized_for(int8_nodes: list[str], graph: fx.GraphModule, *batches: Tensor
         return [(x,) for x in batches]
 
     generator = torch.Generator().manual_seed(0)
-    return equalize(graph, int8_nodes, stream, stream, QuantScheme(), generator, Silent())
+    return equalize(graph, int8_nodes, stream, stream, QuantScheme(), generator, Silent(), "quantize")
 
 
 NOTHING = Equalized()

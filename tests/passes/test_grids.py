@@ -37,12 +37,12 @@ def chosen_for(weight: Tensor) -> tuple[str, float]:
     net.weight.data.copy_(weight)
     graph = capture(model_of(net, 8))
     name = next(n.name for n in graph.graph.nodes if n.op == "placeholder")
-    observers = observe(graph, [name], lambda: [(ROWS,)], Silent())
+    observers = observe(graph, [name], lambda: [(ROWS,)], Silent(), "quantize")
     grids = {method: grids_for(observers, method, QuantScheme()) for method in ("mse", "minmax")}
     assert grids["mse"][name].scale < 0.9 * grids["minmax"][name].scale
     trials = [(row[None],) for row in ROWS[:64]]
     generator = torch.Generator().manual_seed(0)
-    best, sqnr = best_grids(graph, list(grids.values()), lambda: trials, generator, Silent())
+    best, sqnr = best_grids(graph, list(grids.values()), lambda: trials, generator, Silent(), "quantize")
     return next(method for method, found in grids.items() if found == best), sqnr[name]
 
 

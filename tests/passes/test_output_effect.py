@@ -20,7 +20,7 @@ def estimated(
     graph: torch.fx.GraphModule, changes: dict[str, Replaced], *batches: Tensor
 ) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
-    return output_sqnr_db(graph, [(x,) for x in batches], changes, generator, Silent())
+    return output_sqnr_db(graph, [(x,) for x in batches], changes, generator, Silent(), "quantize")
 
 
 def node_named(graph: torch.fx.GraphModule, part: str) -> str:
@@ -99,7 +99,9 @@ def test_one_large_batch_tells_as_much_as_many_small_ones() -> None:
     x = torch.randn(32, 8)
     change = {"rounded": Replaced(node_named(graph, "relu"), lambda v: torch.round(v / 0.2) * 0.2)}
     found = [
-        output_sqnr_db(graph, [(x,)], change, torch.Generator().manual_seed(seed), Silent())["rounded"]
+        output_sqnr_db(graph, [(x,)], change, torch.Generator().manual_seed(seed), Silent(), "quantize")[
+            "rounded"
+        ]
         for seed in range(8)
     ]
     assert max(found) - min(found) < 6.0  # 32 estimates each; one alone would scatter by 30 dB

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from edgepress.passes.distill import Distill
-from edgepress.passes.training import parallel
+from edgepress.passes.training import parallel, serving
 from edgepress.progress import Silent
 from quantization_nets import context_of, model_of, samples
 from safetensors.torch import save_file
@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with parallel.joined() as first:
         if not first:
-            parallel.serve()
+            serving.serve()
             return
         context = context_of(samples(32, 1, 8, 8), scratch=folder / "scratch", progress=Killed(step))
         plan = Distill.model_validate_json(json.dumps(options)).plan(model_of(network(), 1, 8, 8), context)
