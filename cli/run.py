@@ -22,7 +22,7 @@ RECIPE_NAME = "recipe.yaml"
 _resume = click.option(
     "--resume/--fresh",
     default=True,
-    help="Reuse the steps that an earlier run in this folder finished (default), or start over.",
+    help="Reuse the steps that an earlier run finished in this folder, or in --store (default), or start over.",
 )
 
 
@@ -60,11 +60,19 @@ def init(
         say(f"wrote {path}; next: {then}")
 
 
+_store = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of finished work that several runs share, also at the same time; default: the run's own.",
+)
+
+
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Read model and data, show what a run would do, and stop.")
 @_resume
 @click.option("--remeasure", is_flag=True, help="Time again also where a latency was measured before.")
+@_store
 @click.option(
     "-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder of the run; default runs/NAME."
 )
@@ -79,6 +87,7 @@ def run(
     dry_run: bool,
     resume: bool,
     remeasure: bool,
+    store: Path | None,
     folder: Path | None,
     trust_pickle: str | None,
     as_json: bool,
@@ -96,10 +105,11 @@ def run(
       compress run recipe.yaml
       compress run recipe.yaml --dry-run
       compress run recipe.yaml -o runs/nightly --json > run.json
+      compress run other.yaml --store /data/edgepress-store
     """
     if dry_run:
         return _describe(recipe, trust_pickle, as_json)
-    return _run(recipe, folder, not resume, remeasure, trust_pickle, as_json)
+    return _run(recipe, folder, not resume, remeasure, store, trust_pickle, as_json)
 
 
 @click.command()
@@ -119,11 +129,17 @@ def demo(resume: bool, folder: Path | None, as_json: bool) -> int:
     from importlib.resources import files
 
     recipe = Path(str(files("edgepress.examples.digits") / "cnn.yaml"))
-    return _run(recipe, folder, not resume, False, None, as_json)
+    return _run(recipe, folder, not resume, False, None, None, as_json)
 
 
 def _run(
-    recipe: Path, folder: Path | None, fresh: bool, remeasure: bool, trust: str | None, as_json: bool
+    recipe: Path,
+    folder: Path | None,
+    fresh: bool,
+    remeasure: bool,
+    store: Path | None,
+    trust: str | None,
+    as_json: bool,
 ) -> int:
     from ..pipeline.recipe.file import read_recipe
     from ..progress import for_stream
@@ -144,6 +160,7 @@ def _run(
                 folder,
                 fresh=fresh,
                 remeasure=remeasure,
+                store=store,
                 trust_pickle=trust,
                 progress=for_stream(),
                 command=shlex.join(["compress", *sys.argv[1:]]),

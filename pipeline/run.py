@@ -73,6 +73,7 @@ def compress(
     *,
     fresh: bool = False,
     remeasure: bool = False,
+    store: Path | None = None,
     trust_pickle: str | None = None,
     progress: Progress = Silent(),
     command: str = "",
@@ -80,8 +81,9 @@ def compress(
     """Run a recipe and leave run.json, the reports and the artefacts in `folder` (default `runs/NAME`).
 
     Work that an earlier run of the same folder finished is reused, unless `fresh`; latencies are then shown with
-    their date, unless `remeasure`. Raises CompressError for what a user can fix; a broken promise is no error but
-    the verdict FAIL.
+    their date, unless `remeasure`. Finished work is kept in `store`, which any number of runs may share, also at the
+    same time (default: in the run's own folder). Raises CompressError for what a user can fix; a broken promise is
+    no error but the verdict FAIL.
     """
     text = "" if isinstance(recipe, Recipe) else recipe_text_of(Path(recipe))
     base = Path() if isinstance(recipe, Recipe) else Path(recipe).resolve().parent
@@ -90,14 +92,15 @@ def compress(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        run = _Run(read, base, out, fresh, remeasure, trust_pickle, progress)
+        kept = Store(store or out / STEPS, shared=store is not None, fresh=fresh)
+        run = _Run(read, base, out, kept, remeasure, trust_pickle, progress)
         return run.to_verdict(text or read.model_dump_json(indent=1), command)
 
 
 def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = None) -> dict[str, Any]:
     """What a run would do, without doing it: the facts that `compress run --dry-run` shows."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(recipe, base, Path(folder), False, False, trust_pickle, Silent())
+        run = _Run(recipe, base, Path(folder), Store(Path(folder) / STEPS), False, trust_pickle, Silent())
         run.require_devices()
         data, model = run.read()
         run.refuse_impossible(model)
@@ -128,7 +131,7 @@ class _Run:
     recipe: Recipe
     base: Path
     folder: Path
-    fresh: bool
+    store: Store
     remeasure: bool
     trust_pickle: str | None
     progress: Progress
@@ -136,10 +139,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.started = time.monotonic()
         self.scheme = intersect(TARGETS[t.runtime].scheme for t in self.recipe.targets)
-        self.store = Store(self.folder / STEPS)
         self.proofs: list[ParityRecord] = []
-        if self.fresh:
-            self.store.clear()
 
     def to_verdict(self, recipe_text: str, command: str) -> RunRecord:
         """The whole flow."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,44 +53,56 @@ def pass_step(
     """
     if refusal := chosen.refuses(before.model):
         raise CompressError(f"pass {chosen.name}: {refusal}")
-    options = chosen.model_dump(mode="json")
     files = [sha256_file(path) for network in chosen.networks() for path in network.files()]
     code = [code_digest(import_callable(name, chosen.name, context.folder)) for name in chosen.functions()]
     depends = {
         "after": before.key,
         "pass": chosen.name,
-        "options": options,
+        "options": chosen.model_dump(mode="json"),
         "files": files,
         "functions": code,
     }
     key = key_of({**shared, **depends})
-    stored = store.get(key)
-    if stored is not None:
-        plan = PassPlan(
-            stored.values["structure"],
-            stored.tensors,
-            modified=stored.values["record"]["modified"],
-            notes=tuple(stored.values["record"]["notes"]),
-            details=stored.values["record"]["details"],
-        )
-        result = chosen.result(before.model, plan, context)
-        record = StepRecord.model_validate({**stored.values["record"], "cached": True})
-        context.progress.say(f"{chosen.name}: reused, finished in an earlier run")
-        return Step(result.model, record, key)
+    if (stored := store.get(key)) is not None:
+        return _reused(before, chosen, context, key, stored)
+    with store.claimed(key, chosen.name, context.progress) as scratch:
+        if (stored := store.get(key)) is not None:  # by another run, in the meantime
+            return _reused(before, chosen, context, key, stored)
+        return _applied(before, chosen, replace(context, scratch=scratch), store, key)
+
+
+def _reused(before: Step, chosen: Pass, context: PassContext, key: str, stored: Entry) -> Step:
+    row = stored.values["record"]
+    plan = PassPlan(
+        stored.values["structure"],
+        stored.tensors,
+        modified=row["modified"],
+        notes=tuple(row["notes"]),
+        details=row["details"],
+    )
+    result = chosen.result(before.model, plan, context)
+    context.progress.say(f"{chosen.name}: reused, finished in an earlier run")
+    return Step(result.model, StepRecord.model_validate({**row, "cached": True}), key)
+
+
+def _applied(before: Step, chosen: Pass, context: PassContext, store: Store, key: str) -> Step:
     started = time.monotonic()
     context.progress.say(f"{chosen.name}: working")
-    scratch = store.folder / f".scratch-{key}"  # beside the entries, and not one of them
-    result = chosen.apply(before.model, replace(context, scratch=scratch))
+    result = chosen.apply(before.model, context)
     verify(chosen.name, before.model, result.model, result.modified)
     metric = measure(result.model, context) if result.modified else before.record.metric
-    facts = result.model.facts()
     record = _record(
-        chosen.name, options, result.modified, started, facts, metric, list(result.notes), result.plan.details
+        chosen.name,
+        chosen.model_dump(mode="json"),
+        result.modified,
+        started,
+        result.model.facts(),
+        metric,
+        list(result.notes),
+        result.plan.details,
     )
     values = {"structure": result.plan.structure, "record": record.model_dump(mode="json")}
     store.put(key, Entry(values, result.plan.tensors))
-    for finished in store.folder.glob(".scratch-*"):  # also what a killed run with other options left
-        shutil.rmtree(finished, ignore_errors=True)
     return Step(result.model, record, key)
 
 

@@ -1,4 +1,9 @@
-"""Store: finished work under the SHA-256 of everything it depends on. Failures are never stored."""
+"""Store: finished work under the SHA-256 of everything it depends on. Failures are never stored.
+
+Any number of processes may use one store. An entry appears complete, by one rename, or not at all; of two that make the
+same one, the second finds it made. What is unfinished lies in folders of its own that their makers hold locked, so
+that nobody takes away another's, and what a killed process left is told apart.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,27 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..progress import Progress
 from ..writing import writing
 from .files import sha256_file
+from .lock import held
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MANIFEST = "manifest.json"
 _FILES = ("tensors.safetensors", "values.json")
+_UNFINISHED, _SCRATCH = ".unfinished-", ".scratch-"
+_IDLE_S = 7 * 24 * 3600.0  # after which what a killed process left in a shared store is taken away
+_WAIT_S = 0.2
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -36,17 +49,28 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """Entries in a folder, each a sub-folder that appears complete, by one rename, or not at all."""
+    """Entries in a folder, each a sub-folder.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    shared: whether other runs use the folder, too. fresh: forget what was stored before: an own store is emptied, and
+    of a shared one only what this object has stored is read.
+    """
 
-    def clear(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def __init__(self, folder: Path, shared: bool = False, fresh: bool = False) -> None:
+        self.folder, self.shared, self.fresh = folder, shared, fresh
+        self._own: set[str] = set()
+        if fresh and not shared:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None when there is none or its files are not the ones that were stored."""
+        if self.fresh and key not in self._own:
+            return None
+        found = self._read(key)
+        if found is None and (self.folder / key).exists():
+            found = self._read(key)  # another process may have replaced it in the meantime
+        return found
+
+    def _read(self, key: str) -> Entry | None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -61,26 +85,25 @@ class Store:
             return None
 
     def put(self, key: str, entry: Entry) -> None:
-        """Store `entry`; what an earlier, killed process left half-written is removed.
+        """Store `entry`, in place of an earlier one of that key.
 
         CompressError that names the store when its disk is full or read-only; nothing half-written stays then.
         """
         with writing(self.folder):
             self._put(key, entry)
+        self._own.add(key)
 
     def _put(self, key: str, entry: Entry) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".unfinished-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=".unfinished-"))
-        try:
-            self._write(unfinished, entry)
-            final = self.folder / key
-            shutil.rmtree(final, ignore_errors=True)
-            unfinished.replace(final)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
+        unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED))
+        with held(unfinished / LOCK):
+            try:
+                self._write(unfinished, entry)
+                (unfinished / LOCK).unlink()
+                _replace(unfinished, self.folder / key)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
 
     @staticmethod
     def _write(unfinished: Path, entry: Entry) -> None:
@@ -94,3 +117,63 @@ class Store:
         (unfinished / "values.json").write_text(json.dumps(entry.values, indent=1, default=str))
         digests = {name: sha256_file(unfinished / name) for name in _FILES}
         (unfinished / _MANIFEST).write_text(json.dumps(digests, indent=1))
+
+    @contextmanager
+    def claimed(self, key: str, what: str, progress: Progress) -> Iterator[Path]:
+        """Hold the work on an entry, once nobody else does; yields a folder for what is unfinished of it.
+
+        What a killed process left in the folder is there to go on from. It is taken away when the entry is stored, with
+        what others left that ended long ago; in a store of one's own, with all that is left. what: for the message
+        while another process works on it.
+        """
+        scratch = self.folder / f"{_SCRATCH}{key}"
+        with self._lock_on(scratch, what, progress):
+            yield scratch
+            finished = (self.folder / key / _MANIFEST).exists()
+            if finished:
+                shutil.rmtree(scratch, ignore_errors=True)
+        if finished:
+            self._sweep()
+
+    def _lock_on(self, scratch: Path, what: str, progress: Progress) -> ExitStack:
+        """The lock of a folder, made where it is missing; waits for who has it."""
+        waited = False
+        while True:
+            lock = ExitStack()
+            with writing(scratch):
+                scratch.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # who had it took it away
+                if lock.enter_context(held(scratch / LOCK)):
+                    return lock
+            lock.close()
+            if not waited:
+                progress.say(f"{what}: another run is working on it; waiting for what it finds")
+            waited = True
+            time.sleep(_WAIT_S)
+
+    def _sweep(self) -> None:
+        """Take away what processes left that no longer run."""
+        for pattern in (f"{_SCRATCH}*", f"{_UNFINISHED}*"):
+            for leftover in self.folder.glob(pattern):
+                with suppress(OSError):
+                    idle = time.time() - leftover.stat().st_mtime
+                    if self.shared and idle < _IDLE_S:
+                        continue
+                    with held(leftover / LOCK) as free:
+                        if free:
+                            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace(unfinished: Path, final: Path) -> None:
+    """Rename a folder to the place of another, which goes; of processes that do so at once, one wins."""
+    while True:
+        try:
+            unfinished.rename(final)
+            return
+        except OSError:
+            if not final.exists():
+                raise
+        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=_UNFINISHED)) / "old"
+        with suppress(FileNotFoundError):  # another process was quicker
+            final.rename(aside)
+        shutil.rmtree(aside.parent, ignore_errors=True)

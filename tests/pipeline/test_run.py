@@ -245,6 +245,20 @@ def test_two_runs_in_one_folder_do_not_mix(recipe: Path, tmp_path: Path) -> None
         compress(recipe, folder)
 
 
+def test_two_runs_at_once_share_what_one_of_them_computed(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    recipe.write_text(recipe.read_text().replace('"openvino:CPU", onnxruntime', "onnxruntime"))
+    recipe.write_text(recipe.read_text().replace(', int8_share: { "openvino:CPU": 0.95 }', ""))
+    processes = [
+        subprocess.Popen(command(recipe, tmp_path / name, "--store", str(store))) for name in ("one", "other")
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    one, other = (load_run(tmp_path / name) for name in ("one", "other"))
+    assert sorted([one.steps[1].cached, other.steps[1].cached]) == [False, True]
+    assert {a.kind: a.sha256 for a in one.artefacts} == {a.kind: a.sha256 for a in other.artefacts}
+    assert not (tmp_path / "one" / "steps").exists() and not list(store.glob(".*"))
+
+
 def test_an_onnx_model_with_weights_beside_it_runs(tmp_path: Path) -> None:
     import onnx
 
