@@ -17,6 +17,7 @@ from ...macs import OperatorMacs
 from ...model import FILE_NAMES
 from ..file_limits import within_limits
 from .file import graph_inputs, read_onnx, sample_shape, weight_tensors
+from .functions import expanded_size
 from .inputs import pin
 from .names import with_safe_names
 from .normal import InexpressibleError, normal_form
@@ -130,8 +131,8 @@ def _has_dynamic_batch(model: onnx.ModelProto) -> bool:
 
 def converted(model: onnx.ModelProto, example: tuple[Tensor, ...]) -> nn.Module | str:
     """The torch module, or why there is none."""
-    if len(model.graph.node) > MAX_CONVERTED:
-        return f"it has {len(model.graph.node):,} nodes, and a conversion takes at most {MAX_CONVERTED:,}"
+    if (nodes := expanded_size(model)) > MAX_CONVERTED:
+        return f"it has {nodes:,} nodes, and a conversion takes at most {MAX_CONVERTED:,}"
     try:
         from onnx2torch import convert
     except ImportError:

@@ -128,6 +128,14 @@ def test_many_nodes_are_read_but_not_converted(tmp_path: Path) -> None:
     assert converted(model, (torch.ones(1, 2),)) == why
 
 
+def test_nodes_are_counted_with_functions_in_place(tmp_path: Path) -> None:
+    nested_functions(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.graph.node[0].op_type = "F15"
+    why = "it has 32,768 nodes, and a conversion takes at most 20,000"
+    assert converted(model, (torch.ones(1, 2),)) == why
+
+
 def test_lint_says_of_an_invalid_file_what_inspect_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from edgepress.pipeline.lint import lint_file
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress
 from edgepress.targets import TARGETS
@@ -71,3 +72,15 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
     assert failed.reason in record.reason
     assert [step.pass_name for step in record.steps] == ["float"]
     assert (place / "run" / "report.html").is_file()
+
+
+def test_a_runtime_that_dies_while_linting_is_a_finding_of_its_own(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(place / "recipe.yaml", place / "run")
+    monkeypatch.setenv("FAULT", "lint:signal")
+    found = lint_file(place / "run" / "model.onnx", ["faulty", "onnxruntime"])
+    assert found["onnxruntime"] == []
+    [finding] = found["faulty"]
+    assert finding.severity == "refused"
+    assert re.search(KINDS["signal"] + " while faulty linting", finding.problem), finding.problem

@@ -1,6 +1,6 @@
 """A runtime that fails as real ones do: onnxruntime, which dies, hangs or fills the memory where FAULT says.
 
-FAULT is `stage:kind`: stage build, load or inference; kind signal, hang or memory.
+FAULT is `stage:kind`: stage build, load, inference or lint; kind signal, hang or memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.targets import onnxruntime
-from edgepress.targets.base import Engine, Feeds, TargetOptions
-from edgepress.targets.onnxruntime import can_build, devices, facts, lint, scheme, unavailable, version
+from edgepress.targets.base import Engine, Feeds, Lint, TargetOptions
+from edgepress.targets.onnxruntime import can_build, devices, facts, scheme, unavailable, version
 
 __all__ = ["can_build", "devices", "facts", "lint", "scheme", "unavailable", "version"]
 
@@ -28,6 +28,11 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
 def load(path: Path, options: TargetOptions) -> Engine:
     fault("load")
     return Faulty(onnxruntime.load(path, options))
+
+
+def lint(path: Path) -> list[Lint]:
+    fault("lint")
+    return onnxruntime.lint(path)
 
 
 class Faulty:
