@@ -126,7 +126,7 @@ def main(
 def _network(
     name: str, network: Network, asked: list[dict[str, float]], epochs: int | None, seeds: int
 ) -> list[dict[str, Any]]:
-    from edgepress.pipeline.packing.l2z_file import packed_bytes
+    from edgepress.pipeline.packing.weighing import Weighing
 
     model, data, context, _ = _read(network.recipe)
     float_value = context.metric.measure(model.run, data.judge, 16)
@@ -137,7 +137,7 @@ def _network(
             each,
             model,
             data,
-            replace(context, packed_bytes=packed_bytes, seed=seed),
+            replace(context, packed_bytes=Weighing(), seed=seed),
             float_value,
             epochs,
         )

@@ -38,8 +38,9 @@ from .metric_units import require_share
 from .onnx_files.cut import Values
 from .onnx_files.network import why_no_pass
 from .onnx_files.precision import low_precision_of
-from .packing.l2z_file import pack_file, packed_bytes
+from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
+from .packing.weighing import Weighing
 from .proof.closing import prove_closing
 from .proof.divergence import Suspect, where
 from .proof.eager_values import eager_values
@@ -229,7 +230,7 @@ class _Run:
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
             load_network=lambda source: self._load_network(source, data),
-            packed_bytes=lambda model: packed_bytes(model, **self._export_options()),
+            packed_bytes=Weighing(**self._export_options()),
             folder=self.base,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError, cause
-from ...model import CodedTensor, Model
+from ...model import CodedTensor
 from ...progress import Progress, Silent
 from ..files import require_file, write_atomically
 from ..ingest.checkpoint import read_weights
@@ -77,15 +76,6 @@ def pack_file(
     if graph_back != graph or not _same(tensors, back):
         raise CompressError("pack: the file does not decode to what was packed; please report")
     return content
-
-
-def packed_bytes(model: Model, **export_options: int) -> int:
-    """What a model takes as an .l2z file with its graph, exported as `export` is told."""
-    from ..export import export  # which loads Brevitas: unpacking does without
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = export(model, Path(folder) / "model.onnx", **export_options)
-        return len(pack_file(path, coded=model.coded))
 
 
 def unpack_file(path: Path, output: Path) -> None:
