@@ -23,9 +23,9 @@ model:
   weights: package:edgepress.examples.digits/cnn.safetensors
 data:
   source: edgepress.examples.digits.data:digits
-  calibration_samples: 64
+  calibration_samples: 16
 passes:
-  - quantize: {}
+  - quantize: {ranges: minmax, equalization: "off", bias_correction: false, sensitivity_samples: 0}
 targets: [openvino:CPU]
 measure: {pairs: 2, iterations: 11, warmup_s: 0.1}
 """

@@ -51,7 +51,7 @@ def recipe(folder: Path, options: str, limit: str = "1 MB") -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("l2")
-    path = recipe(folder, "{ ratio: 12, training: { epochs: 6, lr: 1e-2 } }", "35 kB")
+    path = recipe(folder, "{ ratio: 12, importance_samples: 64, training: { epochs: 4, lr: 1e-2 } }", "35 kB")
     return folder, compress(path, folder / "run", progress=Silent())
 
 
@@ -118,14 +118,17 @@ def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
 
 
 def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "{ bytes: 60kB, transform_epochs: 0, training: { epochs: 0 } }", "60 kB")
+    path = recipe(tmp_path, "{ bytes: 60kB, transform_epochs: 0, importance_samples: 64, training: { epochs: 0 } }", "60 kB")
     record = compress(path, tmp_path / "run", progress=Silent())
     size = (tmp_path / "run" / "model.l2z").stat().st_size
     assert 57_000 <= size <= 60_000
     assert record.verdict == "PASS", record.reason
 
 
-SEARCH = "{ max_drop: 1, transform_epochs: 0, training: { epochs: 1, lr: 1e-2 } }"
+SEARCH = (
+    "{ max_drop: 1, transform_epochs: 0, samples: calibration, importance_samples: 32,"
+    " training: { epochs: 1, batch: 64, lr: 1e-2 } }"
+)
 TRIED = re.compile(r"^(\S+)x loses (\S+) ± \S+ points of the validation part \(n = \d+\)( and is not kept)?$")
 
 
@@ -185,7 +188,7 @@ def test_an_interrupted_search_goes_on_with_each_sizes_own_training(
 
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "{ bytes: 2kB, training: { epochs: 0 } }")
+    path = recipe(tmp_path, "{ bytes: 2kB, importance_samples: 32, transform_epochs: 0, training: { epochs: 0 } }")
     with pytest.raises(
         CompressError, match=r"l2: 2,000 bytes cannot be reached: the coarsest codes make a file"
     ):
