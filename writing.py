@@ -17,6 +17,7 @@ FULL_WORDS = (
     "disk quota exceeded",
     "file too large",
     "os error 27",
+    "iostream error",  # OpenVINO, of any file that it cannot write to its end
 )
 """What libraries that have no error numbers say of it, in small letters."""
 NO_SPACE = "No space left on device; free some, or name a folder on another disk"
@@ -24,19 +25,41 @@ ALMOST = 1 << 20
 """Bytes free below which a library's own words for a write that failed mean a full disk."""
 
 
+class NotWrittenError(CompressError):
+    """A place that could not be written to: full, read-only, or gone."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise CompressError that names `path` for whatever keeps a library or this program from writing it."""
+    """Raise NotWrittenError that names `path` for whatever keeps a library or this program from writing it."""
     try:
         yield
     except CompressError:
         raise
     except OSError as error:
-        raise CompressError(_of_system(path, error)) from error
+        raise NotWrittenError(_of_system(path, error)) from error
     except Exception as error:  # SafetensorError, and what OpenVINO and protobuf raise
         if not is_full(error) and free(path) > ALMOST:
             raise
-        raise CompressError(f"{path}: {NO_SPACE}") from error
+        raise NotWrittenError(f"{path}: {NO_SPACE}") from error
+
+
+@contextmanager
+def writing_whole(*paths: Path) -> Iterator[None]:
+    """As `writing` of the first of some files that a library writes; none of them stays when that fails.
+
+    A library may say nothing of a full disk: where the first file is missing or empty, it was not written.
+    """
+    try:
+        with writing(paths[0]):
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+            yield
+            if not paths[0].is_file() or not paths[0].stat().st_size:
+                raise OSError(errno.ENOSPC, "No space left on device")
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def is_full(error: BaseException) -> bool:

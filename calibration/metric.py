@@ -119,7 +119,10 @@ class NamedMetric:
     def measure(
         self, forward: Forward, part: Part, batch_size: int = 32, progress: Progress = Silent()
     ) -> Measurement:
-        """The mean score with Student's t 95 % interval of the mean."""
+        """The mean score with Student's t 95 % interval of the mean; NaN, unknown, where all scores are equal.
+
+        Equal scores tell nothing of how others would scatter, and an interval without width would claim that none do.
+        """
         from scipy.stats import t
 
         batches = _run(self.name, forward, part, batch_size, progress)
@@ -130,7 +133,7 @@ class NamedMetric:
                 f"metric {self.name}: one sample has no interval; {part.name} needs at least 2"
             )
         value = float(scores.mean())
-        half = float(t.ppf(0.975, n - 1)) * float(scores.std(ddof=1)) / n**0.5
+        half = float(t.ppf(0.975, n - 1)) * float(scores.std(ddof=1)) / n**0.5 or float("nan")
         return Measurement(self.name, value, n, (value - half, value + half), part.name, scores)
 
     def _score(self, outputs: tuple[Tensor, ...], labels: Tensor) -> Scores:

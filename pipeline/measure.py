@@ -24,6 +24,7 @@ from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.graphs.attribution import precision_shares
 from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.measuring.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
+from ..writing import NotWrittenError
 from .proof.divergence import Suspect, where
 from .proof.edges import (
     FLOAT_LIMIT,
@@ -125,6 +126,8 @@ def measure_target(
         return _run(section, target, built, candidate, context, plan, folder)
     except DeviceUnavailableError as error:
         return Measured(_record(section, target, "unavailable", str(error)), ())
+    except NotWrittenError:  # a full disk is no failed device
+        raise
     except CompressError as error:
         return Measured(_record(section, target, "failed", str(error)), ())
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
-from ..writing import writing
+from ..writing import writing_whole
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .graphs.attribution import Executed, attribute
 from .graphs.macs import CONTROL_FLOW
@@ -89,8 +89,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
         node.name = node.name or own  # its profiler numbers what has none
     require_one_file(model, onnx_path)
     path = folder / "model.onnx"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_whole(path):
         onnx.save(model, str(path))
     try:
         engine = OnnxruntimeEngine(path, options)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
-from ..writing import writing
+from ..writing import writing_whole
 from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
 from .graphs.attribution import Executed, attribute
 from .graphs.fusable import shift_to_unsigned, trim_to_unsigned
@@ -114,8 +114,7 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     name_recurrent(model, onnx_model)
     part_equal_weights(model)
     _number_unnamed(model, {name for node in onnx_model.graph.node for name in (node.name, *node.output)})
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_whole(path, path.with_suffix(".bin")):
         openvino.save_model(model, str(path), compress_to_fp16=False)
     return OpenvinoEngine(path, options, onnx_path)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError
+from ..writing import writing_whole
 from .base import Artefact, BuiltOnly, Engine, Lint, TargetOptions
 from .graphs.onnx_graph import OnnxGraph, load_onnx
 
@@ -107,16 +108,19 @@ def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | Bui
     if options.device and options.device not in here:
         raise DeviceUnavailableError(f"tensorrt:{options.device}: {unavailable(options.device)}")
     named = tuple(_checked(c) for c in options.compute_capabilities)
-    folder.mkdir(parents=True, exist_ok=True)
     parsed = builder.Parsed(trt, onnx_path, options.batch)
     if here and not named:
         path = folder / "model.engine"
-        path.write_bytes(parsed.serialized("CURRENT" if hasattr(trt, "ComputeCapability") else None))
+        engine = parsed.serialized("CURRENT" if hasattr(trt, "ComputeCapability") else None)
+        with writing_whole(path):
+            path.write_bytes(engine)
         return engines.TensorrtEngine(trt, path, options, parsed.settings, onnx_path)
     artefacts = []
     for capability in named or DEFAULT_CAPABILITIES:
         path = folder / f"model.{capability.lower()}.engine"
-        path.write_bytes(parsed.serialized(capability))
+        engine = parsed.serialized(capability)
+        with writing_whole(path):
+            path.write_bytes(engine)
         artefacts.append(Artefact(path, f"tensorrt-engine-{capability.lower()}"))
     reason = "built ahead of time for named GPUs" if here else NO_GPU
     settings = {**parsed.settings, "compute_capabilities": list(named or DEFAULT_CAPABILITIES)}

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported, here and in every process that tests start
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before PyTorch is imported, here and in every process that tests start

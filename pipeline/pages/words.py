@@ -58,7 +58,9 @@ def metric_value(value: float | None, decimals: int = 2) -> str:
 
 
 def metric_interval(value: float, ci95: tuple[float, float]) -> str:
-    """The bounds of a metric written as its value is: "83.65–88.91 %", "31.02–31.4"."""
+    """The bounds of a metric written as its value is: "83.65–88.91 %", "31.02–31.4"; "no interval" for unknown ones."""
+    if not all(map(known, ci95)):
+        return "no interval"
     if is_share(value):
         return between(f"{100 * ci95[0]:.2f}", percent(ci95[1]))
     return between(*(f"{bound:.4g}" for bound in ci95))

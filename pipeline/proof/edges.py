@@ -78,7 +78,7 @@ def prove(
     after: Outputs,
     limit: Limit | None,
     names: Sequence[str] = (),
-    ranked: Sequence[int] = (),
+    ranked: Sequence[Sequence[int]] = (),
     *,
     classes: bool = True,
 ) -> ParityRecord:
@@ -86,8 +86,8 @@ def prove(
 
     SQNR and max_error (absolute) are those of the worst output, over its finite values; integers are judged by how
     many are equal. names: of the outputs; ranked: those whose rows stand in the order of a ranking, and are matched
-    where they differ. classes: whether a (batch, n) first output scores n classes; of embeddings and regressions the
-    largest element says nothing, and agreement is neither asked nor told.
+    where they differ, those of one ranking together. classes: whether a (batch, n) first output scores n classes; of
+    embeddings and regressions the largest element says nothing, and agreement is neither asked nor told.
     """
     n = sum(int(outputs[0].shape[0]) if outputs[0].dim() else 1 for outputs in before)
     if len(before[0]) != len(after[0]):
@@ -100,19 +100,21 @@ def prove(
     # Ranked outputs are matched first: their rows may differ in number.
     least = limit or Limit(LOW_PRECISION_SQNR_DB)
     found = {i: _compared(called[i], wanted[i], got[i], least) for i in range(len(wanted))}
-    if any(isinstance(found[i], str) or not found[i].ok for i in ranked):  # type: ignore[union-attr]
+    for group in ranked:
+        if all(isinstance(found[i], OutputParity) and found[i].ok for i in group):  # type: ignore[union-attr]
+            continue
         rows = of_rows(
-            " and ".join(called[i] for i in ranked), [wanted[i] for i in ranked], [got[i] for i in ranked],
+            " and ".join(called[i] for i in group), [wanted[i] for i in group], [got[i] for i in group],
             least.sqnr_db, AGREEMENT,
         )  # fmt: skip
-        found |= dict.fromkeys(ranked, rows) if rows is not None else {}
+        found |= dict.fromkeys(group, rows) if rows is not None else {}
     problems = [text for text in found.values() if isinstance(text, str)]
     outputs = [output for output in found.values() if isinstance(output, OutputParity)]
     if problems or (nothing := _nothing_in(wanted)):
         return broken(edge, problems[0] if problems else nothing, n)
     agreement = None
     scores = wanted[0].dim() == 2 and wanted[0].shape[1] > 1 and wanted[0].is_floating_point()
-    if classes and scores and 0 not in ranked:
+    if classes and scores and not any(0 in group for group in ranked):
         agreement = float((wanted[0].argmax(1) == got[0].argmax(1)).double().mean())
     ok = limit is None or (all(output.ok for output in outputs) and _agrees(agreement, limit, n))
     return _record(edge, outputs, agreement, n, limit, ok)

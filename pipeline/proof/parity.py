@@ -113,13 +113,21 @@ def of_integers(name: str, wanted: Tensor, got: Tensor, least: float) -> OutputP
 def of_rows(
     name: str, wanted: Sequence[Tensor], got: Sequence[Tensor], least_db: float, least: float
 ) -> OutputParity | None:
-    """Outputs whose rows come out of a ranking, as (samples, rows, ...): each row has its equal, in whatever order.
+    """Outputs whose rows come out of one ranking, as (samples, rows, ...): each row has its equal, in whatever order.
+
+    Where the second sizes differ, as of scores (n, rows) and boxes (n, 4, rows), the size that all have is the rows'.
 
     Two rows agree when their integers are equal and each float differs by no more than noise at `least_db` of its
     output. Rows that left a ranking for others of the same score within that noise count as agreeing, but half of
     them must be matched. None where the outputs have no such form.
     """
-    if not _alike(wanted, got) or not wanted[0].shape[1] or any(t.isnan().any() for t in wanted):
+    if [t.shape for t in wanted] != [t.shape for t in got] or any(t.dim() < 2 for t in wanted):
+        return None
+    axes = _row_axes(wanted)
+    if axes is None:
+        return None
+    wanted, got = ([t.movedim(axis, 1) for t, axis in zip(side, axes, strict=True)] for side in (wanted, got))
+    if not _alike(wanted) or not wanted[0].shape[1] or any(t.isnan().any() for t in wanted):
         return None
     shares, matched = [], []
     tolerances = [_tolerance(tensor, least_db) for tensor in wanted]
@@ -134,14 +142,17 @@ def of_rows(
     return OutputParity(name, ok, agreement=agreement)
 
 
-def _alike(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
-    shapes = {tuple(t.shape[:2]) for t in wanted}
-    return (
-        all(t.dim() >= 2 for t in wanted)
-        and len(shapes) == 1
-        and [t.shape for t in wanted] == [t.shape for t in got]
-        and max(shapes)[1] <= LARGEST_MATCH
-    )
+def _row_axes(tensors: Sequence[Tensor]) -> list[int] | None:
+    """The axis of each tensor that counts the rows; None where no one size is common to all."""
+    if len({t.shape[1] for t in tensors}) == 1:
+        return [1] * len(tensors)
+    common = set.intersection(*(set(t.shape[1:]) for t in tensors))
+    return [list(t.shape[1:]).index(min(common)) + 1 for t in tensors] if len(common) == 1 else None
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    shapes = {tuple(t.shape[:2]) for t in tensors}
+    return len(shapes) == 1 and max(shapes)[1] <= LARGEST_MATCH
 
 
 def _tolerance(tensor: Tensor, least_db: float) -> float:

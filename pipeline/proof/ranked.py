@@ -27,8 +27,12 @@ _ALL_INPUTS = _ARITHMETIC | {
 }  # fmt: skip
 
 
-def ranked_outputs(onnx_path: Path) -> list[int]:
-    """Indices of the outputs whose rows stand in the order of a ranking.
+Rankings = dict[str, frozenset[str]]
+"""By a tensor's name, the rankings whose order its rows stand in, each by its first output."""
+
+
+def ranked_outputs(onnx_path: Path) -> list[list[int]]:
+    """Indices of the outputs whose rows stand in the order of a ranking; those of one ranking together.
 
     A ranking is followed through what keeps its rows apart. Where values are added, multiplied or joined, all of them
     must be of a ranking or constant: logits that a top-k gate weighs are none. Floats of two axes are ranked only as
@@ -36,8 +40,8 @@ def ranked_outputs(onnx_path: Path) -> list[int]:
     """
     model = load_onnx(onnx_path)
     graph = OnnxGraph(model)
-    ranked: set[str] = set()
-    values: set[str] = set()
+    ranked: Rankings = {}
+    values: Rankings = {}
     constants = set(graph.constants)
     for node in graph.nodes:  # in topological order
         if node.op_type in {"Shape", "Size"} or (
@@ -45,29 +49,32 @@ def ranked_outputs(onnx_path: Path) -> list[int]:
         ):
             constants.update(node.output)  # sizes are the same for all samples
         if node.op_type in _RANKING:
-            ranked.update(node.output)
-            values.update(node.output)
-        if _follows(node, ranked, constants):
-            ranked.update(node.output)
-        if node.op_type in _ONE_INPUT | _ARITHMETIC and _follows(node, values, constants):
-            values.update(node.output)
+            own = frozenset({node.output[0]})
+            ranked.update(dict.fromkeys(node.output, own))
+            values.update(dict.fromkeys(node.output, own))
+        if found := _followed(node, ranked, constants):
+            ranked.update(dict.fromkeys(node.output, found))
+        if node.op_type in _ONE_INPUT | _ARITHMETIC and (found := _followed(node, values, constants)):
+            values.update(dict.fromkeys(node.output, found))
     kinds = _kinds(model)
-    return [
-        index
-        for index, output in enumerate(model.graph.output)
-        if output.name in values or (output.name in ranked and not _may_be_scores(kinds.get(output.name)))
-    ]
+    groups: dict[frozenset[str], list[int]] = {}
+    for index, output in enumerate(model.graph.output):
+        if output.name in values or (output.name in ranked and not _may_be_scores(kinds.get(output.name))):
+            groups.setdefault(ranked[output.name], []).append(index)
+    return list(groups.values())
 
 
-def _follows(node: onnx.NodeProto, ranked: set[str], constants: set[str]) -> bool:
-    """Whether rows that a node gives stand in the order of those in `ranked` that it reads."""
+def _followed(node: onnx.NodeProto, rankings: Rankings, constants: set[str]) -> frozenset[str]:
+    """The rankings in whose order the rows stand that a node gives, of those that it reads; none where they do not."""
     if node.op_type in _GATHERING:
-        return bool(ranked & set(node.input[:2]))
-    if node.op_type in _ONE_INPUT:
-        return node.input[0] in ranked
-    if node.op_type in _ALL_INPUTS:
-        return bool(ranked & set(node.input)) and all(t in ranked or t in constants for t in node.input)
-    return False
+        read = node.input[:2]
+    elif node.op_type in _ONE_INPUT:
+        read = node.input[:1]
+    elif node.op_type in _ALL_INPUTS and all(t in rankings or t in constants for t in node.input):
+        read = node.input
+    else:
+        return frozenset()
+    return frozenset().union(*(rankings[t] for t in read if t in rankings))
 
 
 def _may_be_scores(value: onnx.ValueInfoProto | None) -> bool:

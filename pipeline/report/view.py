@@ -205,7 +205,7 @@ def metric_text(metric: MetricRecord | None) -> str:
 
 def metric_ground(metric: MetricRecord) -> str:
     """What a metric stands on: "83.65 to 88.91 %, n = 656, test" (with a dash)."""
-    bounds = metric_interval(metric.value, metric.ci95) if known(metric.ci95[0]) else "no interval"
+    bounds = metric_interval(metric.value, metric.ci95)
     return f"{bounds}, n = {metric.n:,}, {metric.part}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from edgepress.errors import CompressError
 from edgepress.pipeline.files import write_atomically
 from edgepress.pipeline.packing.l2z_file import pack_file
 from edgepress.pipeline.store import Entry, Store
-from edgepress.writing import writing
+from edgepress.targets import TARGETS
+from edgepress.targets.base import TargetOptions
+from edgepress.writing import NotWrittenError, writing
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
 import run_records
 
+SUFFIX = {"openvino": ".xml", "onnxruntime": ".onnx", "tensorrt": ".engine"}
 NO_SPACE = "No space left on device; free some, or name a folder on another disk"
 
 
@@ -180,3 +184,17 @@ def test_an_old_file_survives(tmp_path: Path) -> None:
         write_atomically(path, b"new" * 1000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
+def test_an_engine_is_whole_or_not_there(target: str, run_folder: Path, tmp_path: Path) -> None:
+    """And a disk that is full is no refusal by the runtime, after which a run would go on to the next device."""
+    runtime = TARGETS[target]
+    if reason := runtime.can_build():
+        pytest.skip(reason)
+    folder = tmp_path / "engine"
+    with room_for(2000), pytest.raises(NotWrittenError, match=re.escape(f"{SUFFIX[target]}: {NO_SPACE}")):
+        runtime.build(run_folder / "model.onnx", TargetOptions(), folder)
+    assert list(folder.iterdir()) == []
+    runtime.build(run_folder / "model.onnx", TargetOptions(), folder)
+    assert list(folder.iterdir())

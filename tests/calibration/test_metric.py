@@ -8,6 +8,7 @@ import torch
 from edgepress.calibration.data import Part
 from edgepress.calibration.metric import mcnemar, metric_named
 from edgepress.errors import CompressError
+from edgepress.pipeline.pages.words import metric_interval
 
 
 def part(logits: list[list[float]], labels: list[int]) -> Part:
@@ -50,6 +51,13 @@ def test_a_function_of_the_user_has_students_interval(tmp_path) -> None:
     # mean -1, standard deviation 1, t(0.975, 2) = 4.302653: half width 4.302653 / sqrt(3)
     assert found.value == pytest.approx(-1.0)
     assert found.ci95 == pytest.approx((-3.484138, 1.484138), abs=1e-5)
+
+
+def test_equal_scores_have_no_interval(tmp_path) -> None:
+    (tmp_path / "always_metric.py").write_text("def score(outputs, labels):\n    return 0 * labels + 0.75\n")
+    found = metric_named("always_metric:score", tmp_path).measure(identity, part(LOGITS, [0, 1, 0, 0]))
+    assert found.value == 0.75 and np.isnan(found.ci95).all()
+    assert metric_interval(found.value, found.ci95) == "no interval"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,11 @@ def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
 
 
 def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "{ bytes: 60kB, transform_epochs: 0, importance_samples: 64, training: { epochs: 0 } }", "60 kB")
+    path = recipe(
+        tmp_path,
+        "{ bytes: 60kB, transform_epochs: 0, importance_samples: 64, training: { epochs: 0 } }",
+        "60 kB",
+    )
     record = compress(path, tmp_path / "run", progress=Silent())
     size = (tmp_path / "run" / "model.l2z").stat().st_size
     assert 57_000 <= size <= 60_000
@@ -188,7 +192,9 @@ def test_an_interrupted_search_goes_on_with_each_sizes_own_training(
 
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "{ bytes: 2kB, importance_samples: 32, transform_epochs: 0, training: { epochs: 0 } }")
+    path = recipe(
+        tmp_path, "{ bytes: 2kB, importance_samples: 32, transform_epochs: 0, training: { epochs: 0 } }"
+    )
     with pytest.raises(
         CompressError, match=r"l2: 2,000 bytes cannot be reached: the coarsest codes make a file"
     ):

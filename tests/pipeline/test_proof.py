@@ -120,7 +120,7 @@ def test_no_class_of_one_or_one_of_two_samples_may_change(wrong: int) -> None:
     rows = torch.tensor([[[7, 1]], [[8, 1]]])[:wrong]  # a ranking of one row for each sample
     moved = rows.clone()
     moved[0] = 5
-    assert not prove("a → b", batches(rows), batches(moved), LOW_PRECISION_LIMIT, ranked=(0,)).ok
+    assert not prove("a → b", batches(rows), batches(moved), LOW_PRECISION_LIMIT, ranked=((0,),)).ok
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_is_nowhere_finite_proves_nothing() -> None:
 def test_a_ranking_that_is_not_a_number_fails_with_equal_ones_beside_it() -> None:
     scores = SCORES.clone()
     scores[0, 3] = torch.nan
-    record = prove("a → b", batches(scores, IDS), batches(scores, IDS), FLOAT_LIMIT, ranked=(0, 1))
+    record = prove("a → b", batches(scores, IDS), batches(scores, IDS), FLOAT_LIMIT, ranked=((0, 1),))
     assert not record.ok and record.limit.startswith("output 0 is not a number (NaN)")
 
 
@@ -234,9 +234,9 @@ def swapped(tensor: Tensor) -> Tensor:
 def test_rows_of_a_ranking_may_change_places_and_nothing_else_may() -> None:
     before, after = batches(SCORES, IDS), batches(swapped(SCORES), swapped(IDS))
     assert not prove("a → b", before, after, FLOAT_LIMIT).ok
-    record = prove("a → b", before, after, FLOAT_LIMIT, ranked=(0, 1))
+    record = prove("a → b", before, after, FLOAT_LIMIT, ranked=((0, 1),))
     assert record.ok and record.agreement == 1.0 and record.sqnr_db is None
-    wrong = prove("a → b", before, batches(SCORES, swapped(IDS)), FLOAT_LIMIT, ranked=(0, 1))
+    wrong = prove("a → b", before, batches(SCORES, swapped(IDS)), FLOAT_LIMIT, ranked=((0, 1),))
     assert not wrong.ok and wrong.agreement == 0.5
 
 
@@ -245,11 +245,13 @@ def test_a_row_may_leave_a_ranking_for_one_of_the_same_score_at_its_end() -> Non
     other[:, 3] = 77
     scores = SCORES.clone()
     scores[:, 3] = 0.61
-    record = prove("a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=(0, 1))
+    record = prove(
+        "a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=((0, 1),)
+    )
     assert record.ok
     other[:, 0] = 78  # the first is not at the end
     assert not prove(
-        "a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=(0, 1)
+        "a → b", batches(SCORES, IDS), batches(scores, other), LOW_PRECISION_LIMIT, ranked=((0, 1),)
     ).ok
 
 
@@ -257,9 +259,26 @@ def test_boxes_are_matched_with_their_labels() -> None:
     boxes = torch.arange(32.0).reshape(2, 4, 4)
     before = batches(boxes, IDS, SCORES)
     after = batches(swapped(boxes), swapped(IDS), swapped(SCORES))
-    assert prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=(0, 1, 2)).ok
+    assert prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=((0, 1, 2),)).ok
     after = batches(boxes.flip(1), IDS, SCORES)
-    assert not prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=(0, 1, 2)).ok
+    assert not prove("a → b", before, after, LOW_PRECISION_LIMIT, ranked=((0, 1, 2),)).ok
+
+
+def test_rows_are_found_on_the_axis_that_all_outputs_of_a_ranking_share() -> None:
+    boxes = torch.arange(40.0).reshape(2, 5, 4)  # (samples, coordinates, rows)
+    before = batches(boxes, IDS, SCORES)
+    after = batches(boxes[..., [1, 0, 2, 3]], swapped(IDS), swapped(SCORES))
+    assert prove("a → b", before, after, FLOAT_LIMIT, ranked=((0, 1, 2),)).ok
+    after = batches(boxes, swapped(IDS), swapped(SCORES))
+    assert not prove("a → b", before, after, FLOAT_LIMIT, ranked=((0, 1, 2),)).ok
+
+
+def test_each_ranking_is_matched_for_itself() -> None:
+    fewer, which = SCORES[:, :3], IDS[:, :3]
+    before = batches(SCORES, IDS, fewer, which)
+    after = batches(swapped(SCORES), swapped(IDS), fewer, which)
+    record = prove("a → b", before, after, FLOAT_LIMIT, ranked=((0, 1), (2, 3)))
+    assert record.ok and record.agreement == 1.0
 
 
 def test_outputs_of_a_ranking_are_found_in_the_graph_and_logits_behind_one_are_none(tmp_path: Path) -> None:
@@ -277,7 +296,7 @@ def test_outputs_of_a_ranking_are_found_in_the_graph_and_logits_behind_one_are_n
     ]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
     onnx.save(helper.make_model(graph), str(tmp_path / "top.onnx"))
-    assert ranked_outputs(tmp_path / "top.onnx") == [1, 2]
+    assert ranked_outputs(tmp_path / "top.onnx") == [[1, 2]]
 
 
 def graph_of(folder: Path, nodes: list[onnx.NodeProto], outputs: dict[str, int], axes: int = 2) -> Path:
@@ -340,9 +359,12 @@ def test_values_ids_and_boxes_of_a_ranking_are_ranked(tmp_path: Path) -> None:
         helper.make_node("Add", ["values", "doubled"], ["sum"]),
     ]
     kinds = {"doubled": TensorProto.FLOAT, "labels": TensorProto.INT32, "sum": TensorProto.FLOAT}
-    assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [0, 1, 2]
+    assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [[0, 1, 2]]
+    nodes.append(helper.make_node("TopK", ["x", "one"], ["best", "which"]))
+    kinds |= {"best": TensorProto.FLOAT, "which": TensorProto.INT64}
+    assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [[0, 1, 2], [3, 4]]
     nodes = [TOP, helper.make_node("Gather", ["table", "ids"], ["boxes"])]
-    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [0]
+    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [[0]]
     nodes = [
         TOP,
         helper.make_node("Shape", ["x"], ["sizes"]),
@@ -352,4 +374,4 @@ def test_values_ids_and_boxes_of_a_ranking_are_ranked(tmp_path: Path) -> None:
         helper.make_node("Concat", ["rows", "ids"], ["places"], axis=1),
         helper.make_node("GatherND", ["table", "places"], ["boxes"]),
     ]
-    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [0]
+    assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [[0]]
