@@ -69,7 +69,11 @@ _store = click.option(
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Read model and data, show what a run would do, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Read model and data, by the functions that the recipe names, show what a run would do, and stop.",
+)
 @_resume
 @click.option("--remeasure", is_flag=True, help="Time again also where a latency was measured before.")
 @_store
