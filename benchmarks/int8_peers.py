@@ -6,7 +6,7 @@
 
 Per network: the float ONNX goes to NNCF (preset MIXED, model type TRANSFORMER for the ViTs, the same
 calibration samples) and through the recipe's passes; then f32, the runtime's default, NNCF and ours are timed
-in interleaved process launches and judged on the test part. Exit code 1 when a limit is broken.
+in process launches that take turns, and judged on the test part. Exit code 1 when a limit is broken.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
-    from edgepress.targets.measuring.latency import Contender, measure_interleaved
+    from edgepress.targets.measuring.latency import Contender, measure_in_turns
 
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
@@ -111,7 +111,7 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
             Contender(label, "openvino", engines[label].artefacts[0].path, options[label])
             for label in ENGINES
         ]
-        launches = measure_interleaved(contenders, feeds, pairs, iterations, seed=0, progress=for_stream())
+        launches = measure_in_turns(contenders, feeds, pairs, iterations, seed=0, progress=for_stream())
         part = data.judge if samples is None else data.judge.head(samples)
         measured = {label: context.metric.measure(_forward(engines[label]), part, 1) for label in ENGINES}
         layers = {label: engines[label].layers(feeds, 20) for label in ("NNCF", "ours")}
@@ -181,16 +181,16 @@ def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> di
 
     from edgepress.calibration.metric import mcnemar
     from edgepress.targets.graphs.attribution import precision_shares
-    from edgepress.targets.measuring.latency import of, speedup, summarize
+    from edgepress.targets.measuring.latency import of, speedup_in_turns, summarize
 
     row["latency"] = {label: asdict(summarize(of(launches, label))) for label in ENGINES}
     row["accuracy"] = {
         label: {"value": m.value, "n": m.n, "ci95": m.ci95, "part": m.part} for label, m in measured.items()
     }
     # Time of ours over time of NNCF, paired by round: below 1 ours is faster.
-    row["ours_over_nncf"] = asdict(speedup(of(launches, "ours"), of(launches, "NNCF")))
+    row["ours_over_nncf"] = asdict(speedup_in_turns(of(launches, "ours"), of(launches, "NNCF")))
     for label in ("f32", "default"):
-        row[f"speedup_over_{label}"] = asdict(speedup(of(launches, label), of(launches, "ours")))
+        row[f"speedup_over_{label}"] = asdict(speedup_in_turns(of(launches, label), of(launches, "ours")))
     row["mcnemar_p"] = {
         "ours, NNCF": mcnemar(measured["ours"].scores, measured["NNCF"].scores),
         "ours, f32": mcnemar(measured["ours"].scores, measured["f32"].scores),
@@ -209,7 +209,7 @@ def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> di
 
 
 EXPLANATION = f"""\
-Latencies are medians over interleaved process launches; ratios are paired by round with 95 % intervals.
+Latencies are medians over process launches that take turns; ratios are paired by turn with 95 % intervals.
 `default` is the float network as OpenVINO runs it unasked (BF16 where the CPU has it). INT8 is the share of
 multiply-accumulates by OpenVINO's own word; what its names do not lead to counts as unknown, not INT8.
 Limits: ours / NNCF at most {MOST_LATENCY_RATIO}, accuracy at most {MOST_POINTS_BELOW} points below NNCF's.

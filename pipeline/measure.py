@@ -23,7 +23,14 @@ from ..targets import TARGETS
 from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
 from ..targets.graphs.attribution import precision_shares
 from ..targets.isolated_engine import IsolatedEngine, build
-from ..targets.measuring.latency import Contender, LaunchSamples, measure_interleaved, of, speedup, summarize
+from ..targets.measuring.latency import (
+    Contender,
+    LaunchSamples,
+    measure_in_turns,
+    of,
+    speedup_in_turns,
+    summarize,
+)
 from ..writing import NotWrittenError
 from .proof.divergence import Suspect, where
 from .proof.edges import (
@@ -253,10 +260,10 @@ def _time(
         for label, engine in engines.items()
     ]
     context.progress.say(
-        f"{section.label}: timing {len(contenders)} engines, {plan.pairs} interleaved launches each, "
+        f"{section.label}: timing {len(contenders)} engines, {plan.pairs} launches each in turns, "
         f"batch {plan.batch}"
     )
-    return measure_interleaved(
+    return measure_in_turns(
         contenders,
         feeds,
         plan.pairs,
@@ -336,7 +343,7 @@ def _latency(launches: Sequence[LaunchSamples], label: str) -> LatencyRecord:
 
 def _speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
     compressed = of(launches, COMPRESSED)
-    found = [(label, speedup(of(launches, label), compressed)) for label in baselines]
+    found = [(label, speedup_in_turns(of(launches, label), compressed)) for label in baselines]
     return [SpeedupRecord(baseline=label, ratio=s.ratio, ci95=s.ci95, pairs=s.pairs) for label, s in found]
 
 

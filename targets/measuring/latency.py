@@ -18,7 +18,7 @@ from ...isolated import Limits
 from ...progress import Progress, Silent
 from ..base import Feeds, TargetOptions
 from .device import DeviceLostError
-from .launch import LaunchResult, LaunchSpec, launch, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch, launch_turns, paired_log_ratio, save_feeds
 
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
@@ -92,9 +92,7 @@ def measure_interleaved(
     limits: of each launch as a whole, its warm-up not counted. Returns the launches in the order they ran.
     CompressError when a launch fails or `pairs` is below 2.
     """
-    labels = [c.label for c in contenders]
-    if len(set(labels)) < len(labels):
-        raise CompressError(f"labels of engines to time must differ, got {labels}")
+    _require_labels(contenders, pairs)
     with tempfile.TemporaryDirectory() as folder:
         saved = save_feeds(feeds, Path(folder))
 
@@ -103,6 +101,49 @@ def measure_interleaved(
             return lambda: launch(spec, limits)
 
         return launch_interleaved({c.label: launcher(c) for c in contenders}, pairs, seed, progress)
+
+
+def measure_in_turns(
+    contenders: Sequence[Contender],
+    feeds: Feeds,
+    pairs: int,
+    iterations: int,
+    seed: int,
+    progress: Progress = Silent(),
+    warmup_s: float = 5.0,
+    limits: Limits = Limits(),
+) -> list[LaunchSamples]:
+    """Launch all contenders at once, `pairs` rounds, in each of which they take turns (`launch_turns`).
+
+    limits: of each launch, its warm-up not counted. `speedup_in_turns` compares two of them.
+    CompressError when a launch fails or `pairs` is below 2.
+    """
+    _require_labels(contenders, pairs)
+    draw = random.Random(seed)
+    launches: list[LaunchSamples] = []
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save_feeds(feeds, Path(folder))
+        specs = [
+            LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s) for c in contenders
+        ]
+        for index in progress.track(range(pairs), "timing rounds of launches", pairs):
+            for contender, result in zip(
+                contenders, launch_turns(specs, draw.getrandbits(32), limits), strict=True
+            ):
+                launches.append(LaunchSamples(contender.label, index, len(launches), result))
+    return launches
+
+
+def _require_labels(contenders: Sequence[Contender], pairs: int) -> None:
+    labels = [c.label for c in contenders]
+    if len(set(labels)) < len(labels):
+        raise CompressError(f"labels of engines to time must differ, got {labels}")
+    _require_pairs(pairs)
+
+
+def _require_pairs(pairs: int) -> None:
+    if pairs < 2:
+        raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
 
 
 def launch_interleaved(
@@ -117,8 +158,7 @@ def launch_interleaved(
     lost: takes the reason of each label whose device went away, which is then launched no more; without it a loss ends
     everything.
     """
-    if pairs < 2:
-        raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
+    _require_pairs(pairs)
     draw = random.Random(seed)
     schedule = [(i, label) for i in range(pairs) for label in draw.sample(list(launchers), len(launchers))]
     launches = []
@@ -204,6 +244,13 @@ def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSample
     after = {x.round: x.result.median_ns for x in compressed}
     rounds = sorted(before.keys() & after.keys())
     return paired([before[i] for i in rounds], [after[i] for i in rounds])
+
+
+def speedup_in_turns(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
+    """The same of launches that took turns, from each round's ratio as the gate takes it (`paired_log_ratio`)."""
+    pairs = zip(baseline, compressed, strict=True)
+    ratios = [exp(paired_log_ratio(after.result, before.result)) for before, after in pairs]
+    return paired(ratios, [1.0] * len(ratios))
 
 
 def paired(baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:

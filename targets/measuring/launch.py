@@ -11,7 +11,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from math import ceil, log
 from pathlib import Path
@@ -95,22 +96,34 @@ def launch(spec: LaunchSpec, limits: Limits = Limits()) -> LaunchResult:
 
 
 def launch_pair(
-    first: LaunchSpec, second: LaunchSpec, order_seed: int, limits: Limits = Limits(seconds=1800)
+    first: LaunchSpec, second: LaunchSpec, order_seed: int, limits: Limits = Limits(seconds=900)
 ) -> tuple[LaunchResult, LaunchResult]:
-    """Measure two engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
+    """Measure two engines in turns; see `launch_turns`."""
+    one, other = launch_turns((first, second), order_seed, limits)
+    return one, other
 
-    What disturbs a shared machine lasts for tenths of seconds to minutes: in turns it disturbs both alike, while each
-    still is a launch of its own. Sample i of both belongs to the same turn, i // BLOCK.
+
+def launch_turns(
+    specs: Sequence[LaunchSpec], order_seed: int, limits: Limits = Limits(seconds=900)
+) -> list[LaunchResult]:
+    """Measure engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
+
+    What disturbs a shared machine lasts for tenths of seconds to minutes: in turns it disturbs all alike, while each
+    still is a launch of its own. Sample i of each belongs to the same turn, i // BLOCK.
+    limits: of each process; its seconds count for every engine of the round, warm-ups not counted.
     """
     draw = random.Random(order_seed)
-    with _Worker(first, limits, PACED) as one, _Worker(second, limits, PACED) as other:
-        workers = [one, other]
-        for worker in draw.sample(workers, 2):  # one after the other, so that nothing runs beside a warm-up
+    seconds = limits.seconds * len(specs) + sum(spec.warmup_s for spec in specs)
+    with ExitStack() as held:
+        workers = [
+            held.enter_context(_Worker(spec, replace(limits, seconds=seconds), PACED)) for spec in specs
+        ]
+        for worker in draw.sample(workers, len(workers)):  # one by one, so that nothing runs beside a warm-up
             worker.start()
-        for _ in range(ceil(min(first.iterations, second.iterations) / BLOCK)):
-            for worker in draw.sample(workers, 2):
+        for _ in range(ceil(min(spec.iterations for spec in specs) / BLOCK)):
+            for worker in draw.sample(workers, len(workers)):
                 worker.take_turn(BLOCK)
-        return one.result(), other.result()
+        return [worker.result() for worker in workers]
 
 
 def paired_log_ratio(first: LaunchResult, second: LaunchResult) -> float:

@@ -17,9 +17,11 @@ from edgepress.targets.measuring.latency import (
     Contender,
     LaunchSamples,
     launch_interleaved,
+    measure_in_turns,
     measure_interleaved,
     of,
     speedup,
+    speedup_in_turns,
     summarize,
 )
 from edgepress.targets.measuring.launch import (
@@ -136,6 +138,29 @@ def test_real_launches_are_interleaved_and_counted(save, feeds, tmp_path):
     found = summarize(of(launches, "int8"))
     assert (found.n, found.launches) == (22, 2) and found.load_ms > 0 and found.first_inference_ms > 0
     assert speedup(of(launches, "float"), of(launches, "int8")).pairs == 2
+
+
+def test_real_launches_of_several_engines_take_turns_in_each_round(save, feeds, tmp_path):
+    options = TargetOptions(float_precision="f32", threads=1)
+    path = (
+        TARGETS["openvino"].build(save(conv_float(), "net.onnx"), options, tmp_path / "e").artefacts[0].path
+    )
+    contenders = [Contender(label, "openvino", path, options) for label in ("one", "two", "three")]
+    launches = measure_in_turns(contenders, feeds, pairs=2, iterations=15, seed=0, warmup_s=0.1)
+    assert [(x.label, x.round) for x in launches] == [(c.label, i) for i in (0, 1) for c in contenders]
+    assert all(len(x.result.samples_ns) == 20 for x in launches)  # whole turns of ten
+    assert len({x.result.outputs_sha256 for x in launches}) == 1
+    assert speedup_in_turns(of(launches, "one"), of(launches, "two")).pairs == 2
+    with pytest.raises(CompressError, match="labels of engines to time must differ"):
+        measure_in_turns([contenders[0]] * 2, feeds, pairs=2, iterations=15, seed=0)
+
+
+def test_a_speed_up_in_turns_is_the_mean_over_rounds_of_the_ratios_of_turns():
+    """Round 0: 2, 2 and 4 in its turns; round 1: 8 in all. By hand: sqrt(2 * 8) = 4."""
+    slow = [a_launch([2.0] * 10 + [10.0] * 10 + [36.0] * 10, index=0), a_launch([8.0] * 30, index=1)]
+    fast = [a_launch([1.0] * 10 + [5.0] * 10 + [9.0] * 10, index=0), a_launch([1.0] * 30, index=1)]
+    found = speedup_in_turns(slow, fast)
+    assert found.ratio == pytest.approx(4.0) and found.pairs == 2
 
 
 def test_two_launches_take_turns(save, feeds, tmp_path):
