@@ -24,11 +24,12 @@ import click
 import numpy as np
 import onnx
 from edgepress.pipeline.devices.feeds import batch_of, random_feeds
-from edgepress.pipeline.devices.file import DeviceSection, find_devices
-from edgepress.pipeline.gate.pairs import LaunchPlan
+from edgepress.pipeline.devices.file import find_devices
+from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.targets.measuring.device import Frozen, LocalDevice
 from edgepress.targets.measuring.launch import paired_log_ratio
+from edgepress.targets.measuring.turns import LaunchPlan
 from onnx import helper, numpy_helper, shape_inference
 from reporting import environment, markdown_table, provenance, write
 

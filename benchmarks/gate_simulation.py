@@ -41,10 +41,11 @@ POLICED = ("0.8 % a pair", "1.5 % a pair", "2.5 % a pair")
 
 def simulate(name: str, slowdown: float, gates: int) -> tuple[Counter[str], float]:
     """Verdicts of so many gates on one device, and the mean number of pairs."""
-    from edgepress.pipeline.gate.pairs import LaunchPlan, gate_latency
+    from edgepress.pipeline.gate.pairs import gate_latency
     from edgepress.pipeline.gate.sequential import Limits
     from edgepress.pipeline.gate.verdict import latency_measure, settle
     from edgepress.targets.measuring.fake import FakeDevice, Noise
+    from edgepress.targets.measuring.turns import LaunchPlan
 
     verdicts: Counter[str] = Counter()
     pairs = []

@@ -115,12 +115,12 @@ def gate(
     from ..pipeline.commit import current_commit
     from ..pipeline.devices.file import find_devices
     from ..pipeline.gate.accept import accept as accept_candidate
-    from ..pipeline.gate.pairs import LaunchPlan
     from ..pipeline.gate.reports import make_room, write_reports
     from ..pipeline.gate.run import GatePlan
     from ..pipeline.gate.run import gate as run_gate
     from ..pipeline.gate.sequential import Limits
     from ..progress import for_stream
+    from ..targets.measuring.turns import LaunchPlan
 
     if not (isfinite(floor + max_drop) and tolerance < budget):  # nan is in every range
         raise click.UsageError(

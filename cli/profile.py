@@ -202,7 +202,7 @@ def _print_device(device: DeviceProfile) -> None:
 
 def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
     """Throughput, memory, energy and sustained load, each with what this machine cannot tell."""
-    from ..pipeline.pages.words import byte_size, ms
+    from ..pipeline.pages.words import byte_size, energy, ms
 
     found, rows = device.resources, []
     if found is not None:
@@ -211,8 +211,8 @@ def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
         )
         rows.append(("memory, peak", byte_size(found.peak_memory_bytes)))
         rows.append(("of it for the engine", byte_size(found.engine_memory_bytes)))
-        energy = "not measured: no counter here" if found.joules is None else f"{1000 * found.joules:.3g} mJ"
-        rows.append(("energy of one inference", energy))
+        told = "not measured: no counter here" if found.joules is None else energy(found.joules)
+        rows.append(("energy of one inference", told))
     if (long := device.sustained) is not None:
         knee = "no thermal knee" if long.knee_s is None else f"slower from {long.knee_s:.0f} s on"
         rows.append(

@@ -58,6 +58,7 @@ def judge(
     records += [_latency(device, limit, targets) for device, limit in budgets.latency.items()]
     records += [_speedup(device, limit, targets) for device, limit in budgets.speedup.items()]
     records += [_int8_share(device, limit, targets) for device, limit in budgets.int8_share.items()]
+    records += [_memory(device, limit, targets) for device, limit in budgets.memory.items()]
     if budgets.bytes is not None:
         records.append(_model_bytes(budgets.bytes, artefacts))
     verdict, reason = _verdict(records, proofs, targets)
@@ -66,6 +67,8 @@ def judge(
 
 def target_label(target: TargetRecord) -> str:
     """The name that budgets use for a device: `openvino:CPU`, whichever way the record spells the device."""
+    if target.name:
+        return target.name
     if not target.device or target.device == target.runtime or target.device.startswith(f"{target.runtime}:"):
         return target.device or target.runtime
     return f"{target.runtime}:{target.device}"
@@ -258,6 +261,20 @@ def _latency(device: str, limit: float, targets: Sequence[TargetRecord]) -> Budg
     if latency.cached:
         reason += f"; a cached measurement of {latency.measured_at}"
     return _record(name, limit_text, measured, kept, reason + ".")
+
+
+def _memory(device: str, limit: int, targets: Sequence[TargetRecord]) -> BudgetRecord:
+    name, limit_text = f"peak memory on {device}", byte_size(limit)
+    target, why = _find(device, targets)
+    if target is None or target.compressed is None:
+        return _unmeasured(name, limit_text, why)
+    peak = target.compressed.peak_memory_bytes
+    if peak is None:
+        return _unmeasured(name, limit_text, "the machine does not tell what the process held.")
+    kept = peak <= limit
+    reason = f"the process of the compressed engine held {peak:,} bytes at its peak, the runtime's library included,"
+    reason += f" {'within' if kept else 'over'} the limit of {limit:,}."
+    return _record(name, limit_text, _text(limit, peak, byte_size, "{:,} B"), kept, reason)
 
 
 def _speedup(device: str, limit: float, targets: Sequence[TargetRecord]) -> BudgetRecord:

@@ -32,53 +32,26 @@ from ..targets.measuring.latency import (
     summarize,
 )
 from ..writing import NotWrittenError
+from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
 from .proof.divergence import Suspect, where
-from .proof.edges import (
-    FLOAT_LIMIT,
-    LOW_PRECISION_LIMIT,
-    Outputs,
-    labels_are_classes,
-    outputs_of,
-    prove,
-    worst_samples,
-)
-from .proof.ranked import ranked_outputs
+from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
 from .run_record import (
     EngineRecord,
     LatencyRecord,
     LayerRecord,
-    MetricRecord,
     ParityRecord,
     SpeedupRecord,
     TargetRecord,
     plain_settings,
 )
-from .steps import metric_batch, metric_record
+from .steps import metric_batch
 
 if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
 
 LAYER_ITERATIONS = 30
 WHERE_SAMPLES = 16
-F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The two models that are compared, as ONNX files, and their reference outputs on the proof samples."""
-
-    float_onnx: Path
-    compressed_onnx: Path
-    model: Model
-    """The compressed model: says names, batch and example inputs."""
-    quantized: bool
-    float_reference: list[tuple[Tensor, ...]]
-    """Outputs of the float ONNX file on onnxruntime, for the proof samples."""
-    reference: list[tuple[Tensor, ...]]
-    """Those of the compressed ONNX file."""
-    low_precision_source: str = ""
-    """Why the file that was read computes in less than float32 itself; "" where it does not."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +78,20 @@ def limits_of(plan: MeasureSection) -> Limits:
     return Limits(plan.timeout_s, plan.memory or 0, ("measure.timeout_s", "measure.memory"))
 
 
+def require_batch(model: Model, plan: MeasureSection) -> None:
+    """Raise CompressError unless the network takes as many samples at once as are to be measured."""
+    fixed = model.example_inputs[0].shape[0]
+    if not model.dynamic_batch and plan.batch != fixed:
+        raise CompressError(
+            f"measure.batch: {plan.batch}, and the network takes exactly {fixed} samples at once; write batch: {fixed}"
+        )
+
+
 def measure_target(
     section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
 ) -> Measured:
     """Build and, where the device is here, run and time. A refusal is status "failed", with its reason."""
-    fixed = candidate.model.example_inputs[0].shape[0]
-    if not candidate.model.dynamic_batch and plan.batch != fixed:
-        raise CompressError(
-            f"measure.batch: {plan.batch}, and the network takes exactly {fixed} samples at once; write batch: {fixed}"
-        )
+    require_batch(candidate.model, plan)
     target = TARGETS[section.runtime]
     cannot_build = target.can_build()
     if cannot_build:
@@ -149,7 +127,7 @@ def _run(
     folder: Path,
 ) -> Measured:
     options = {COMPRESSED: options_of(section), F32: options_of(section, precision="f32")}
-    if section.float_precision != "f32" and _has_own_default(target):
+    if section.float_precision != "f32" and has_own_default(section.runtime):
         options[DEFAULT] = options_of(section)
     with ExitStack() as opened:
         engines: dict[str, IsolatedEngine] = {COMPRESSED: opened.enter_context(compressed)}
@@ -159,15 +137,24 @@ def _run(
                 engine = build(target, candidate.float_onnx, options[label], folder / name, limits_of(plan))
                 assert not isinstance(engine, BuiltOnly)
                 engines[label] = opened.enter_context(engine)
-        parities, metrics = _judged(section, engines, options, candidate, context)
+        forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
+
+        def find_layer(label: str, limit: Limit, proof: ParityRecord, before: Outputs, after: Outputs) -> str:
+            place = candidate.onnx(label), section.runtime, options[label], False
+            suspect = Suspect(*place, limit.sqnr_db, proof.sqnr_db)
+            return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
+
+        batch = metric_batch(candidate.model)
+        parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
     # Their processes are gone now: nothing of them is beside what is timed.
-    feeds = _feeds(candidate.model, plan.batch)
+    feeds = example_feeds(candidate.model, plan.batch)
     launches = _time(section, engines, options, feeds, plan, context)
     records = {
         label: EngineRecord(
             label=label,
             settings=plain_settings(engine.settings),
-            latency_ms=_latency(launches, label),
+            latency_ms=latency_record(of(launches, label)),
+            **resources(of(launches, label)),
             metric=metrics[label],
             engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
             **_layers(target, label, candidate, options[label], plan, feeds),
@@ -180,7 +167,7 @@ def _run(
             "default": records.get(DEFAULT),
             "compressed": records[COMPRESSED],
             # Over a baseline that computes something else a ratio would say nothing.
-            "speedup": _speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
+            "speedup": speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
             "parity": parities.pop(COMPRESSED),
             "float_parity": list(parities.values()),
         }
@@ -188,63 +175,9 @@ def _run(
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
 
 
-def _judged(
-    section: TargetSection,
-    engines: Mapping[str, IsolatedEngine],
-    options: Mapping[str, TargetOptions],
-    candidate: Candidate,
-    context: PassContext,
-) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord]]:
-    """The proof of each engine against its ONNX file, and its metric."""
-    forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
-    part, batch = context.data.judge, metric_batch(candidate.model)
-    after = {
-        label: outputs_of(forward, context.data.validation, batch) for label, forward in forwards.items()
-    }
-    lowered = replace(LOW_PRECISION_LIMIT, because=candidate.low_precision_source)
-    unforced = lowered if DEFAULT in engines or candidate.low_precision_source else FLOAT_LIMIT
-    limits = {
-        F32: lowered if candidate.low_precision_source else FLOAT_LIMIT,
-        DEFAULT: unforced,
-        COMPRESSED: lowered if candidate.quantized else unforced,
-    }
-    ranked = ranked_outputs(candidate.compressed_onnx)
-    references = dict.fromkeys(engines, candidate.float_reference) | {COMPRESSED: candidate.reference}
-    parities = {
-        label: prove(
-            f"{label}: ONNX → {section.label}",
-            references[label],
-            outputs,
-            limits[label],
-            candidate.model.output_names,
-            ranked,
-            classes=labels_are_classes(context.data.validation),
-        )
-        for label, outputs in after.items()
-    }
-    for label, record in parities.items():
-        if not record.ok:
-            context.progress.say(f"{section.label}: looking for the layer of {label} that differs")
-            path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
-            suspect = Suspect(
-                path, section.runtime, options[label], False, limits[label].sqnr_db, record.sqnr_db
-            )
-            feeds = proof_feeds(candidate.model, context.data.validation, references[label], after[label])
-            found = where(suspect, feeds)
-            parities[label] = record.model_copy(update={"where": found})
-    context.progress.say(f"{section.label}: measuring {context.metric.name} on {len(part)} samples")
-    metrics = {
-        label: metric_record(
-            context.metric.measure(forward, part, batch_size=batch, progress=context.progress)
-        )
-        for label, forward in forwards.items()
-    }
-    return parities, metrics
-
-
-def _has_own_default(target: Target) -> bool:
-    """Whether the runtime may choose another float precision than f32 when it is not told."""
-    return target.name == "openvino"
+def has_own_default(runtime: str) -> bool:
+    """Whether a runtime may choose another float precision than f32 when it is not told."""
+    return runtime == "openvino"
 
 
 def _time(
@@ -284,7 +217,7 @@ def _layers(
     feeds: Feeds,
 ) -> dict[str, Any]:
     """Per-layer times and the share of MACs in each executed precision, of the engine as it is timed."""
-    onnx_path = candidate.compressed_onnx if label == COMPRESSED else candidate.float_onnx
+    onnx_path = candidate.onnx(label)
     with tempfile.TemporaryDirectory() as folder:
         engine = build(target, onnx_path, replace(options, batch=plan.batch), Path(folder), limits_of(plan))
         assert not isinstance(engine, BuiltOnly)
@@ -302,7 +235,7 @@ def layer_times(
     if isinstance(engine, BuiltOnly):
         return {}
     with engine:
-        layers = engine.layers(_feeds(model, 1), LAYER_ITERATIONS)
+        layers = engine.layers(example_feeds(model, 1), LAYER_ITERATIONS)
     return {node: layer.ms for layer in layers if layer.ms is not None for node in layer.onnx_nodes}
 
 
@@ -326,7 +259,7 @@ def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> di
     return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
 
 
-def _feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+def example_feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     """The example inputs, repeated to `batch` samples."""
     size = batch if model.dynamic_batch else model.example_inputs[0].shape[0]
     return {
@@ -335,13 +268,28 @@ def _feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def _latency(launches: Sequence[LaunchSamples], label: str) -> LatencyRecord:
-    summary = asdict(summarize(of(launches, label)))
+def latency_record(launches: Sequence[LaunchSamples]) -> LatencyRecord:
+    """The statistics of one engine's launches, as run.json keeps them."""
+    summary = asdict(summarize(launches))
     samples = [[round(ms, 6) for ms in launch] for launch in summary.pop("samples_ms")]
     return LatencyRecord(**summary, samples_ms=samples)
 
 
-def _speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
+def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:
+    """What the launches of one engine took beside time, as far as the machine tells: medians, None for unknown."""
+    return {
+        "peak_memory_bytes": _median([x.result.peak_bytes for x in launches]),
+        "joules": _median([x.result.joules for x in launches]),
+    }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
+    """The compressed engine's over each baseline, by their turns."""
     compressed = of(launches, COMPRESSED)
     found = [(label, speedup_in_turns(of(launches, label), compressed)) for label in baselines]
     return [SpeedupRecord(baseline=label, ratio=s.ratio, ci95=s.ci95, pairs=s.pairs) for label, s in found]

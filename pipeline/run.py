@@ -22,18 +22,21 @@ from ..errors import CompressError, DeviceUnavailableError, cause
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
-from ..targets import TARGETS
+from ..targets import TARGETS, onnxruntime
 from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
 from ..targets.measuring.machine import cpu_model
 from ..writing import writing
+from .devices.opened import folder_name, require_reached
+from .engine_proofs import Candidate
 from .environment import code_digest, environment, versions
 from .export import export
 from .files import sha256_file, write_atomically
 from .ingest.model import ingest
 from .judge import judge
 from .lock import locked
-from .measure import Candidate, Measured, forward_of, layer_times, limits_of, measure_target, proof_feeds
+from .measure import Measured, forward_of, layer_times, limits_of, measure_target, proof_feeds
+from .measure_device import measure_device
 from .metric_units import require_share
 from .onnx_files.cut import Values
 from .onnx_files.network import why_no_pass
@@ -119,10 +122,7 @@ def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = Non
             "metric": recipe.metric,
             "activations": run.scheme.name,
             "passes": [{"name": p.name, **p.model_dump(mode="json")} for p in recipe.passes],
-            "targets": [
-                {"target": t.label, "unavailable": TARGETS[t.runtime].unavailable(t.device)}
-                for t in recipe.targets
-            ],
+            "targets": [{"target": t.label, "unavailable": _unavailable(t)} for t in recipe.targets],
             "budgets": recipe.budgets.model_dump(mode="json", exclude_defaults=True),
         }
 
@@ -139,7 +139,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.started = time.monotonic()
-        self.scheme = intersect(TARGETS[t.runtime].scheme for t in self.recipe.targets)
+        # A simulated device computes with onnxruntime.
+        self.scheme = intersect(TARGETS.get(t.runtime, onnxruntime).scheme for t in self.recipe.targets)
         self.proofs: list[ParityRecord] = []
 
     def to_verdict(self, recipe_text: str, command: str) -> RunRecord:
@@ -246,8 +247,7 @@ class _Run:
 
     def _layer_ms(self, model: Model) -> Mapping[str, float]:
         """Layer times on the first device of the recipe that is here; none where its runtime fails."""
-        here = (s for s in self.recipe.targets if TARGETS[s.runtime].unavailable(s.device) is None)
-        section = next(here, None)
+        section = next((s for s in self.recipe.targets if s.here and _unavailable(s) is None), None)
         if section is None:
             return {}
         with tempfile.TemporaryDirectory() as folder:
@@ -268,6 +268,10 @@ class _Run:
     def require_devices(self) -> None:
         """Raise DeviceUnavailableError for a target that the recipe requires and that is not here."""
         for section in self.recipe.targets:
+            if section.name:
+                if section.required:
+                    require_reached({section.name: section})
+                continue
             target = TARGETS[section.runtime]
             # A target that is only built for, ahead of time, is asked for engines and not for a device.
             reason = target.can_build() or (
@@ -417,7 +421,7 @@ class _Run:
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]
     ) -> Measured:
-        folder = self.folder / "engines" / section.label.replace(":", "-")
+        folder = self.folder / "engines" / folder_name(section.label)
         key = key_of(
             {
                 **shared,
@@ -425,14 +429,19 @@ class _Run:
                 "compressed": sha256_file(candidate.compressed_onnx),
                 "target": section.model_dump(mode="json"),
                 "measure": self.recipe.measure.model_dump(mode="json", exclude={"timeout_s", "memory"}),
-                "machine": [cpu_model(), os.cpu_count(), TARGETS[section.runtime].devices()],
-                "unavailable": TARGETS[section.runtime].unavailable(section.device),
+                "machine": [
+                    cpu_model(),
+                    os.cpu_count(),
+                    TARGETS[section.runtime].devices() if section.here else "",
+                ],
+                "unavailable": _unavailable(section),
             }
         )
         if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
             self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
-        measured = measure_target(section, candidate, context, self.recipe.measure, folder)
+        measure = measure_device if section.name else measure_target
+        measured = measure(section, candidate, context, self.recipe.measure, folder)
         if measured.record.status in ("run", "built"):
             store_target(self.store, key, self.folder, measured)
         return measured
@@ -466,6 +475,11 @@ class _Run:
             )
             for path, kind in files
         ]
+
+
+def _unavailable(section: TargetSection) -> str | None:
+    """Why a device of this machine cannot run anything, None when it can; of others nothing is known before."""
+    return TARGETS[section.runtime].unavailable(section.device) if section.here else None
 
 
 def _is_quantized(model: Model) -> bool:

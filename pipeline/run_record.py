@@ -150,6 +150,10 @@ class EngineRecord(Record):
     precision: dict[str, float] = {}
     """Share of the MACs executed in each precision, by the runtime's own word; empty when not all MACs are known."""
     layers: list[LayerRecord] = []
+    peak_memory_bytes: Count | None = None
+    """Most that the process of a launch held, the median of the launches; null where the machine cannot tell."""
+    joules: float | None = None
+    """Energy of one inference by the machine's own counters; null where it has none."""
 
 
 class SpeedupRecord(Record):
@@ -190,6 +194,8 @@ class TargetRecord(Record):
     version: str | None
     status: Literal["run", "built", "unavailable", "failed"]
     reason: str = ""
+    name: str = ""
+    """Its name in devices.yaml; empty for a device that is named by its runtime."""
     baseline: EngineRecord | None = None
     default: EngineRecord | None = None
     compressed: EngineRecord | None = None

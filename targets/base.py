@@ -17,6 +17,10 @@ FloatPrecision = Literal["default", "f32"]
 Mode = Literal["latency", "throughput"]
 
 
+FAKE = "fake"
+"""The runtime that simulated devices name: none."""
+
+
 @dataclass(frozen=True)
 class TargetOptions:
     """A device of a runtime, and how to build for it.

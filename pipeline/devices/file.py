@@ -6,19 +6,17 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from ...errors import CompressError
 from ...targets import TARGETS
-from ...targets.base import TargetOptions
-from ...targets.measuring.fake import RUNTIME as FAKE
+from ...targets.base import FAKE
 from ..recipe.problems import RecipeError, describe, unknown
-from ..recipe.sections import Section
 from ..recipe.validation import validated
-from ..recipe.values import ComputeCapability
 from ..recipe.yaml_text import FileKind, parse
+from .sections import DeviceSection
 
 DEVICES_FILE = Path("devices.yaml")
 KIND = FileKind(
@@ -26,7 +24,6 @@ KIND = FileKind(
     "a key devices: with a name for each",
     "`compress devices example` prints one to start from",
 )
-DAY_S = 86_400.0
 RUNTIMES = (*TARGETS, FAKE)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """No colon: what is called openvino:CPU is that device of this machine, and no file can say otherwise."""
@@ -52,114 +49,6 @@ devices:
     runtime: fake
     noise: { launch_sd: 0.018, spike_rate: 0.02 }
 """
-
-
-class SshSection(Section):
-    """How to reach a device."""
-
-    host: str
-    """Name or address, as `ssh` takes it; its key must be in known_hosts."""
-    user: str = ""
-    """Empty: the user here, or what ssh's own configuration says."""
-    port: int = Field(default=0, ge=0, le=65535)
-    """0: ssh's own default."""
-    identity: Path | None = None
-    """A private key; otherwise what ssh finds."""
-    known_hosts: Path | None = None
-    """A file of host keys; otherwise ssh's own."""
-    python: str = "python3"
-    """The Python there that has edgepress installed."""
-    workdir: str = ""
-    """A folder there that keeps models between connections; empty: a temporary one."""
-    timeout_s: float = Field(default=600, gt=0, le=DAY_S)
-    """Seconds that one request may take."""
-    heartbeat_s: float = Field(default=15, gt=0, le=DAY_S)
-    """Seconds of silence after which the connection is given up."""
-    connect_timeout_s: float = Field(default=15, gt=0, le=DAY_S)
-    """Seconds to connect in."""
-    config: Path | None = None
-    """A configuration file of ssh in place of its own."""
-
-
-class NoiseSection(Section):
-    """The noise of a fake device: standard deviations and sizes on the logarithm of the time, rates a launch."""
-
-    launch_sd: float = Field(default=0.018, ge=0, le=1)
-    """Of a launch's level; a pair differs by 1.4 times that."""
-    iteration_sd: float = Field(default=0.01, ge=0, le=1)
-    """Within a launch."""
-    drift_sd: float = Field(default=0.0, ge=0, le=1)
-    """Of the step from launch to launch."""
-    spike_rate: float = Field(default=0.0, ge=0, le=1)
-    """Share of the inferences that something interrupts."""
-    spike_size: float = Field(default=0.7, ge=0, le=5)
-    """How much slower those are."""
-    throttle_rate: float = Field(default=0.0, ge=0, le=1)
-    """How likely a launch starts a throttled stretch."""
-    throttle_size: float = Field(default=0.4, ge=0, le=5)
-    """How much slower the device then is."""
-    throttle_launches: int = Field(default=1, ge=1)
-    """How many launches that lasts."""
-    throttle_told: bool = False
-    """Whether the machine's state shows it."""
-    disconnect_rate: float = Field(default=0.0, ge=0, lt=1)
-    """How likely a launch is lost."""
-
-
-class DeviceSection(Section):
-    """One device."""
-
-    runtime: str
-    """`openvino`, `onnxruntime`, `tensorrt`, or `fake`, which is none."""
-    device: str = ""
-    """As the runtime names it; empty is its default."""
-    threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads; 0 is the runtime's own choice."""
-    streams: int = Field(default=0, ge=0, le=1024)
-    """Inferences at once in throughput mode; 0 is the runtime's own choice."""
-    mode: Literal["latency", "throughput"] = "latency"
-    """What is timed: one inference at a time, or as many at once as the device likes."""
-    float_precision: Literal["default", "f32"] = "default"
-    """What float layers run in: the runtime's choice, or always f32."""
-    copies: bool = True
-    """Whether a timed inference includes handing inputs in and outputs out, as an application has it."""
-    compute_capabilities: tuple[ComputeCapability, ...] = ()
-    """TensorRT only: the GPUs to build for ahead of time."""
-    power_mode: str = ""
-    """The CPU governor that must be set, as `performance`; empty: not checked."""
-    ssh: SshSection | None = None
-    """Where the device is; left out: this machine."""
-    noise: NoiseSection = NoiseSection()
-    """Of a fake device."""
-    seed: int = Field(default=0, ge=0)
-    """Of a fake device's noise."""
-
-    @property
-    def here(self) -> bool:
-        """Whether it is a real device of this machine."""
-        return self.ssh is None and self.runtime != FAKE
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Self:
-        unused = {"noise", "seed"} if self.runtime != FAKE else {"ssh"}
-        if wrong := sorted(unused & self.model_fields_set):
-            raise ValueError(f"{', '.join(wrong)} means nothing for the runtime {self.runtime}: remove it")
-        if self.mode == "throughput" and not self.copies:
-            raise ValueError("copies: false means nothing in throughput mode: remove it")
-        return self
-
-    def options(self, batch: int) -> TargetOptions:
-        """As targets take them."""
-        return TargetOptions(
-            self.device,
-            self.float_precision,
-            self.threads,
-            self.compute_capabilities,
-            batch,
-            self.mode,
-            self.streams,
-            self.copies,
-        )
 
 
 def read_devices(path: Path) -> dict[str, DeviceSection]:

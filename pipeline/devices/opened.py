@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ...errors import DeviceUnavailableError
 from ...targets import TARGETS
+from ...targets.base import FAKE
 from ...targets.measuring.device import Device, LocalDevice
-from ...targets.measuring.fake import RUNTIME as FAKE
 from ...targets.measuring.fake import FakeDevice, Noise
-from .file import DeviceSection
+from .sections import DeviceSection
 
 
 @contextmanager

@@ -16,15 +16,15 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from ...targets.measuring.device import Device, DeviceLostError
 from ...targets.measuring.launch import paired_log_ratio
-from ..gate.pairs import LaunchPlan, launch_pairs
+from ...targets.measuring.turns import LaunchPlan, launch_pairs
 from ..gate.record import LatencyResult
 from ..gate.sequential import Limits, smallest_slowdown
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
 from ..run_record import Record
 from .feeds import batch_of, random_feeds
-from .file import DeviceSection
 from .opened import folder_name, opened
+from .sections import DeviceSection
 
 REFERENCE = "a convolutional network of 0.6 GMACs"
 CHANNELS, SIZE, LAYERS = 64, 48, 7

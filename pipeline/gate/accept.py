@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...errors import CompressError
 from ...progress import Progress, Silent
-from ..devices.file import DeviceSection
 from ..devices.opened import opened
+from ..devices.sections import DeviceSection
 from .golden import finite, golden_of, golden_path, read_golden_anyway, write_golden
 from .run import GatePlan
 from .subjects import common_inputs, freeze, subject

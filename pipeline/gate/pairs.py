@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
-from ...targets.measuring.device import Device, DeviceLostError, Frozen
+from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
-from ...targets.measuring.machine import throttled
+from ...targets.measuring.turns import LaunchPlan, launch_pairs
 from .record import LatencyResult, LaunchRow, LookRow
 from .sequential import Limits, look
-
-SET_ASIDE = 10
-"""Pairs that may be measured anew before the device is called unfit: throttled by its own word, or lost."""
-
-
-@dataclass(frozen=True)
-class LaunchPlan:
-    """How to launch. iterations: timed a launch; warmup_s: the most time to get steady, alone, before the turns."""
-
-    iterations: int = 200
-    warmup_s: float = 1.5
-    seed: int = 0
 
 
 def gate_latency(
@@ -65,35 +51,6 @@ def gate_latency(
         if not target:
             break
     return result
-
-
-def launch_pairs(
-    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, result: LatencyResult
-) -> Iterator[tuple[LaunchResult, LaunchResult]]:
-    """Good pairs of launches in turns; ends when too many were set aside or the device is lost: `result` tells."""
-    draw = random.Random(plan.seed)
-    while len(result.set_aside) < SET_ASIDE:
-        try:
-            pair = device.launch_pair(engines, feeds, plan.iterations, plan.warmup_s, draw.getrandbits(32))
-        except DeviceLostError as error:
-            result.set_aside.append(str(error))
-            result.lost = len(result.set_aside) == SET_ASIDE or not _back(device)
-            if result.lost:
-                return
-            continue
-        reasons = [why for launched in pair if (why := throttled(launched.before, launched.after))]
-        if reasons:
-            result.set_aside.append(reasons[0])
-            continue
-        yield pair
-
-
-def _back(device: Device) -> bool:
-    try:
-        device.reconnect()
-    except DeviceLostError:
-        return False
-    return True
 
 
 def _row(side: str, pair: int, launched: LaunchResult) -> LaunchRow:

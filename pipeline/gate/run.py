@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ...progress import Progress, Silent
+from ...targets.base import FAKE
 from ...targets.measuring.device import Device
 from ...targets.measuring.digests import outputs_digest
-from ...targets.measuring.fake import RUNTIME as FAKE
-from ..devices.file import DeviceSection
+from ...targets.measuring.turns import LaunchPlan
 from ..devices.opened import opened, require_reached
+from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..onnx_files.inputs import NOTHING, GivenShapes
 from .accuracy import Judged, compare, judged_by
 from .golden import difference, finite, golden_of, read_golden
-from .pairs import LaunchPlan, gate_latency
+from .pairs import gate_latency
 from .record import DeviceGate, GateRecord, Measure, Side
 from .sequential import Limits
 from .subjects import Inputs, Subject, common_inputs, freeze, subject

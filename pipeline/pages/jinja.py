@@ -33,6 +33,7 @@ def page_environment(escape: bool, finalize: Callable[[Any], Any]) -> Environmen
         "clip": names.tidy,
         "count": words.count_size,
         "duration": words.duration,
+        "energy": words.energy,
         "metric_interval": words.metric_interval,
         "metric_value": words.metric_value,
         "ms": words.ms,

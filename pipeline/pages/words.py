@@ -78,6 +78,11 @@ def signed(value: float, decimals: int = 2) -> str:
     return f"{value:+,.{decimals}f}".replace("-", MINUS)
 
 
+def energy(joules: float | None) -> str:
+    """Energy of one inference: "12.3 mJ"."""
+    return NOT_MEASURED if joules is None or math.isnan(joules) else f"{1000 * joules:.3g} mJ"
+
+
 def byte_size(count: float | None) -> str:
     """Bytes in decimal units, as budgets are written: "1.32 MB"."""
     if count is None or math.isnan(count):

@@ -16,8 +16,8 @@ from ...targets.measuring.latency import LaunchSamples, launch_interleaved, of, 
 from ...targets.measuring.launch import LaunchResult
 from ...targets.measuring.sustained import sustained
 from ..devices.feeds import Feeds, batch_of, random_feeds
-from ..devices.file import DeviceSection
 from ..devices.opened import folder_name, opened
+from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..files import sha256_file
 from ..onnx_files.file import read_graph

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...calibration.named import why_not_named
 from ...passes.base import Pass
+from ..devices.file import DEVICES_FILE, read_devices
+from ..devices.sections import DeviceSection
 from .paths import is_callable_name, locate
 from .problems import Location, RecipeError, describe, unknown
 from .sections import Recipe, TargetSection
@@ -17,8 +19,8 @@ from .yaml_text import Document, parse, recipe_text_of
 __all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
 
 _NULL_MEANS_DEFAULT = ("passes", "export", "measure", "budgets")  # all their options may be commented out
-TARGET_OPTIONS = [name for name in TargetSection.model_fields if name not in ("runtime", "device")]
-_PER_TARGET_BUDGETS = ("latency", "speedup", "int8_share")
+TARGET_OPTIONS = ["threads", "float_precision", "compute_capabilities", "required"]
+_PER_TARGET_BUDGETS = ("latency", "speedup", "int8_share", "memory")
 _MODEL_FILES = (".pt2", ".onnx")
 
 
@@ -36,8 +38,9 @@ def read_recipe(path: Path) -> Recipe:
         if value is not None or key not in _NULL_MEANS_DEFAULT or document.is_bad((key,))
     }
     passes = _read_passes(document, data, path.parent)
-    targets = _read_targets(document, data)
-    _check_budget_names(document)
+    devices = _devices_beside(path.parent)
+    targets = _read_targets(document, data, devices)
+    _check_budget_names(document, devices)
     _resolve_files(document, data, path.parent)
     recipe = validated(document, Recipe, data, ())
     if document.problems or recipe is None:
@@ -113,7 +116,15 @@ def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
     return new.refuses_after(earlier)
 
 
-def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSection]:
+def _devices_beside(folder: Path) -> dict[str, DeviceSection]:
+    """The devices that a recipe may name: those of devices.yaml in its own folder."""
+    path = folder / DEVICES_FILE
+    return read_devices(path) if path.is_file() else {}
+
+
+def _read_targets(
+    document: Document, data: dict[str, Any], devices: Mapping[str, DeviceSection]
+) -> list[TargetSection]:
     """The targets that are right; a list is taken out of `data`, and one valid target stands in for it."""
     from ...targets import TARGETS
 
@@ -121,8 +132,9 @@ def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSectio
     stand_in = [{"runtime": "onnxruntime"}]
     for location, label, options in _named_items(document, data, "targets", left_behind=stand_in):
         runtime, colon, device = label.partition(":")
-        if runtime not in TARGETS:
-            document.refuse(location, unknown("target", runtime, TARGETS), at_key=True)
+        if runtime not in TARGETS and label not in devices:
+            known = [*devices, *TARGETS]
+            document.refuse(location, unknown("target", runtime, known), at_key=True)
             continue
         if colon and not device:
             message = f"expected a device after the colon, as in openvino:CPU, got {describe(label)}"
@@ -132,13 +144,20 @@ def _read_targets(document: Document, data: dict[str, Any]) -> list[TargetSectio
             message = f"{label} is listed twice: budgets and reports name a target once"
             document.refuse(location, message, at_key=True)
             continue
-        for key in options.keys() - set(TARGET_OPTIONS):
-            document.refuse((*location, key), unknown("option", key, TARGET_OPTIONS), at_key=True)
+        possible = (
+            TARGET_OPTIONS if runtime in TARGETS else ["required"]
+        )  # the others are said in devices.yaml
+        for key in options.keys() - set(possible):
+            document.refuse((*location, key), unknown("option", key, possible), at_key=True)
         if options.get("compute_capabilities") and runtime != "tensorrt":
             message = f"only tensorrt builds ahead of time, {runtime} does not: remove this key"
             document.refuse((*location, "compute_capabilities"), message)
-        known = {key: options[key] for key in TARGET_OPTIONS if key in options}
-        read = validated(document, TargetSection, {"runtime": runtime, "device": device, **known}, location)
+        chosen = {key: options[key] for key in possible if key in options}
+        if runtime in TARGETS:
+            chosen |= {"runtime": runtime, "device": device}
+        else:
+            chosen |= {"name": label, **devices[label].model_dump(mode="json", exclude_unset=True)}
+        read = validated(document, TargetSection, chosen, location)
         if read:
             targets.append(read)
     return targets
@@ -175,7 +194,7 @@ def _named_items(
     return items
 
 
-def _check_budget_names(document: Document) -> None:
+def _check_budget_names(document: Document, devices: Collection[str]) -> None:
     """Each per-device budget must name a target of the recipe."""
     from ...targets import TARGETS
 
@@ -183,7 +202,7 @@ def _check_budget_names(document: Document) -> None:
     if not isinstance(budgets, dict) or not isinstance(items, list):
         return
     labels = [next(iter(item), "") if isinstance(item, dict) else str(item) for item in items]
-    if any(label.partition(":")[0] not in TARGETS for label in labels):
+    if any(label.partition(":")[0] not in (*TARGETS, *devices) for label in labels):
         return  # a target that is itself misspelt must not make its budget wrong too
     for kind in _PER_TARGET_BUDGETS:
         for name in budgets[kind] if isinstance(budgets.get(kind), dict) else ():

@@ -1,4 +1,4 @@
-"""The recipe: what a user asks for, as data. `recipe_file` reads one from YAML and places its errors."""
+"""The recipe: what a user asks for, as data. `file` reads one from YAML and places its errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     model_validator,
 )
 
 from ...passes.base import Pass
-from .values import Bytes, ComputeCapability, MetricName, Milliseconds, ModelSource, RunName, quantity
+from ..devices.sections import DeviceSection
+from .section import Section
+from .values import Bytes, MetricName, Milliseconds, ModelSource, RunName, quantity
 
 
 def _split(value: dict[str, float]) -> dict[str, float]:
@@ -26,12 +26,6 @@ def _split(value: dict[str, float]) -> dict[str, float]:
     if (total := sum(value.values())) > 1 + 1e-9:
         raise ValueError(f"expected fractions that sum to at most 1, and they sum to {total:.6g}")
     return value
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 Shape = tuple[Annotated[int, Field(ge=1)], ...]
@@ -150,28 +144,23 @@ class Budgets(Section):
     """Least share of the MACs that each device must execute in INT8."""
     bytes: Bytes | None = None
     """Largest size of the exported model file."""
+    memory: dict[str, Bytes] = {}
+    """Most memory that the process of the compressed engine may hold at its peak, per device, as
+    `openvino:CPU: 200 MB`."""
 
 
-class TargetSection(Section):
-    """A device to build for and measure on: `openvino:CPU`, `onnxruntime`, `tensorrt`."""
+class TargetSection(DeviceSection):
+    """A device to build for and measure on: `openvino:CPU`, `onnxruntime`, `tensorrt`, or a name of devices.yaml."""
 
-    runtime: str
-    """`openvino`, `onnxruntime` or `tensorrt`."""
-    device: str = ""
-    """What follows the colon, as the runtime names it; empty is the runtime's own default."""
-    threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads; 0 is the runtime's own choice."""
-    float_precision: Literal["default", "f32"] = "default"
-    """What float layers run in: the runtime's choice (BF16 on some CPUs), or always `f32`."""
-    compute_capabilities: tuple[ComputeCapability, ...] = ()
-    """TensorRT only: the GPU generations to build engines for, as `SM86`; needs no GPU."""
+    name: str = ""
+    """Its name in devices.yaml; empty for a device of this machine that is named by its runtime."""
     required: bool = False
     """Whether the run ends with exit code 5 when this device is not here."""
 
     @property
     def label(self) -> str:
         """The name that budgets and reports use: `openvino:CPU`."""
-        return f"{self.runtime}:{self.device}" if self.device else self.runtime
+        return self.name or (f"{self.runtime}:{self.device}" if self.device else self.runtime)
 
 
 class ExportSection(Section):
@@ -218,7 +207,8 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     """The ONNX file."""
     targets: tuple[TargetSection, ...] = Field(min_length=1)
-    """The devices: `- openvino:CPU`, or `- openvino:CPU:` with options below it."""
+    """The devices: `- openvino:CPU`, `- openvino:CPU:` with options below it, or the name of a device in the
+    devices.yaml beside the recipe, which may be reached over SSH or simulated."""
     measure: MeasureSection = MeasureSection()
     """How latency is taken."""
     budgets: Budgets = Budgets()

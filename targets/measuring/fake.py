@@ -13,13 +13,12 @@ import numpy as np
 
 from ...errors import CompressError
 from .. import TARGETS
-from ..base import Feeds, TargetOptions
+from ..base import FAKE, Feeds, TargetOptions
 from ..isolated_engine import KeptEngine
 from .device import DeviceFacts, DeviceLostError, Frozen
 from .launch import LaunchResult
 from .machine import MachineState
 
-RUNTIME = "fake"
 MACS_PER_MS = 50e6
 """What the device computes: a millisecond for 50 M multiply-accumulates, and NODE_MS for each node."""
 NODE_MS = 0.002
@@ -53,11 +52,11 @@ class Noise:
 class FakeDevice:
     """See `Device`. Launches take no time; what they say follows from the noise and the seed alone."""
 
-    runtime = RUNTIME
+    runtime = FAKE
 
     def __init__(
         self,
-        label: str = RUNTIME,
+        label: str = FAKE,
         noise: Noise = Noise(),
         seed: int = 0,
         options: TargetOptions = TargetOptions(),
@@ -75,7 +74,7 @@ class FakeDevice:
     def facts(self) -> DeviceFacts:
         """Its noise, and that it is none."""
         noise = {"name": "a simulated device", "noise": str(self._noise), "seed": str(self._seed)}
-        return DeviceFacts(RUNTIME, "", None, noise, "none", self._state())
+        return DeviceFacts(FAKE, "", None, noise, "none", self._state())
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
         """A copy of the ONNX file; its latency follows from its nodes and the MACs of those that can be counted."""

@@ -25,6 +25,9 @@ ENGINE_FILES = 8
 ENGINE_ROOM, ENGINE_TIMES = 256 << 20, 8
 """Bytes that an engine may have: those of kernels that are compiled into it, and so many times its model's."""
 
+PACKED = 4
+"""Inputs of which the packed bytes are kept: those of launches, and the last ones of many samples."""
+
 __all__ = ["RemoteDevice", "SshHost"]
 
 
@@ -163,6 +166,8 @@ class RemoteDevice:
         if id(feeds) not in self._packed:
             with tempfile.TemporaryDirectory() as folder:
                 self._packed[id(feeds)] = feeds, save_feeds(feeds, Path(folder)).read_bytes()
+            while len(self._packed) > PACKED:
+                del self._packed[next(iter(self._packed))]
         return self._packed[id(feeds)][1]
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import run_records
 import torch
 from click.testing import CliRunner, Result
 from edgepress.cli import cli
@@ -26,9 +26,6 @@ from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
 from edgepress.writing import NotWrittenError, writing
 from onnx import TensorProto, helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
-import run_records
 
 SUFFIX = {"openvino": ".xml", "onnxruntime": ".onnx", "tensorrt": ".engine"}
 NO_SPACE = "No space left on device; free some, or name a folder on another disk"

@@ -6,20 +6,17 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+import run_records
 from click.testing import CliRunner, Result
 from edgepress.cli import cli
 from edgepress.pipeline.packing.l2z_file import pack_file
 from onnx import TensorProto, helper
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
-import run_records
 
 ENDLESS = int("9" * 400)
 

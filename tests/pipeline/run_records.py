@@ -49,6 +49,7 @@ def engine(
         "label": label, "settings": {"threads": 2}, "latency_ms": latency(p50), "metric": metric(value),
         "engine_bytes": 4_000, "precision": precision,
         "layers": [layer("conv1", kind, p50 / 2), layer("conv2", kind, p50 / 4)],
+        "peak_memory_bytes": 78_400_000, "joules": 0.012,
     }  # fmt: skip
     return EngineRecord.model_validate({**fields, **changes})
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.pipeline.devices.file import EXAMPLE, DeviceSection, changed, find_devices, read_devices
+from edgepress.pipeline.devices.file import EXAMPLE, changed, find_devices, read_devices
 from edgepress.pipeline.devices.opened import opened
+from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.recipe.problems import RecipeError
 from edgepress.targets.measuring.device import LocalDevice
 from edgepress.targets.measuring.fake import FakeDevice

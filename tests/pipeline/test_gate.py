@@ -17,13 +17,13 @@ from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.devices.file import find_devices
 from edgepress.pipeline.gate.accuracy import paired
 from edgepress.pipeline.gate.golden import difference, golden_path
-from edgepress.pipeline.gate.pairs import LaunchPlan
 from edgepress.pipeline.gate.record import GateRecord, LatencyResult, Measure
 from edgepress.pipeline.gate.reports import github_annotations, html, junit_xml, markdown
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.gate.sequential import Limits, look
 from edgepress.pipeline.gate.subjects import subject
 from edgepress.pipeline.gate.verdict import accuracy_measure, latency_measure, settle
+from edgepress.targets.measuring.turns import LaunchPlan
 from onnx import TensorProto, helper, numpy_helper
 
 FAKE = {"sim": find_devices(["fake"], None)["fake"]}

@@ -24,6 +24,7 @@ KEPT = [
     ({"latency": {"openvino:CPU": "1.2 ms"}}, "1.2 ms", "1.20 ms"),
     ({"speedup": {"openvino:CPU": 1.29}}, "at least 1.29×", "1.32× (95 % interval 1.29–1.35×, 6 pairs)"),
     ({"int8_share": {"openvino:CPU": 0.95}}, "at least 95 %", "97.10 %"),
+    ({"memory": {"openvino:CPU": "80 MB"}}, "80.00 MB", "78.40 MB"),
     ({"bytes": "1.9 MB"}, "1.90 MB", "1.90 MB"),
 ]
 
@@ -41,6 +42,7 @@ BROKEN = [
     ({"latency": {"openvino:CPU": "1.19 ms"}}, "1.20 ms"),
     ({"speedup": {"openvino:CPU": 1.3}}, "1.32× (95 % interval 1.29–1.35×, 6 pairs)"),
     ({"int8_share": {"openvino:CPU": 0.98}}, "97.10 %"),
+    ({"memory": {"openvino:CPU": "78.39 MB"}}, "78.40 MB"),
     ({"bytes": 1_899_999}, "1,900,000 B"),
 ]
 
@@ -51,6 +53,13 @@ def test_a_broken_budget_fails_the_run(budgets, measured):
     assert (record.measured, record.verdict, verdict) == (measured, "FAIL", "FAIL")
     assert reason.startswith("1 of 1 budgets is broken. ")
     assert measured in reason
+
+
+def test_memory_that_the_machine_does_not_tell_keeps_no_budget():
+    silent = engine("openvino:CPU int8", 1.2, 0.8628, {"int8": 1.0}, peak_memory_bytes=None)
+    record, verdict, _ = decide({"memory": {"openvino:CPU": "1 GB"}}, targets=[cpu(compressed=silent)])
+    assert (record.verdict, verdict, record.measured) == ("FAIL", "FAIL", "not measured")
+    assert record.reason == "not measured: the machine does not tell what the process held."
 
 
 ON_TENSORRT = [{"latency": {"tensorrt": 1}}, {"speedup": {"tensorrt": 1}}, {"int8_share": {"tensorrt": 0.5}}]

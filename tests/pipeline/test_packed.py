@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from edgepress.pipeline.packing.low_bit_file import pack_bits, read_packed, unpack_bits, write_packed
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "passes"))
 
 
 def test_levels_are_packed_most_significant_bit_first() -> None:

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
-from edgepress.pipeline.devices.file import DeviceSection, find_devices
+from edgepress.pipeline.devices.file import find_devices
 from edgepress.pipeline.devices.probe import ProbePlan, probe
+from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.gate.sequential import Limits, smallest_slowdown
 
 

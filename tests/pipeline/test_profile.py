@@ -10,7 +10,8 @@ import onnx
 import pytest
 from edgepress.errors import CompressError
 from edgepress.pipeline.devices.feeds import batch_of, random_feeds
-from edgepress.pipeline.devices.file import DeviceSection, changed, find_devices, runtime_and_device
+from edgepress.pipeline.devices.file import changed, find_devices, runtime_and_device
+from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.onnx_files.file import read_graph
 from edgepress.pipeline.profile.record import Profile, Profiles
 from edgepress.pipeline.profile.run import ProfilePlan, profile

@@ -8,11 +8,12 @@ from math import exp, log, sqrt
 
 import numpy as np
 import pytest
-from edgepress.pipeline.gate.pairs import LaunchPlan, gate_latency
+from edgepress.pipeline.gate.pairs import gate_latency
 from edgepress.pipeline.gate.sequential import Limits, holm, look, smallest_slowdown
 from edgepress.pipeline.gate.verdict import latency_measure, settle
 from edgepress.targets.measuring.fake import FakeDevice, Noise
 from edgepress.targets.measuring.latency import LaunchSamples, speedup, summarize
+from edgepress.targets.measuring.turns import LaunchPlan
 
 PAIR = 1 / sqrt(2)
 """A pair's sd over a launch's."""

@@ -1,0 +1,106 @@
+"""Devices of devices.yaml as targets of a recipe: simulated and over SSH, they end in a verdict like local ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import ssh_server
+import yaml
+from edgepress.errors import CompressError, DeviceUnavailableError
+from edgepress.pipeline.recipe.file import read_recipe
+from edgepress.pipeline.report.read import load_run
+from edgepress.pipeline.run import compress
+from small_run import write_recipe
+
+QUIET = {"runtime": "fake", "noise": {"launch_sd": 0.001}}
+
+
+def recipe_with(folder: Path, targets: str, budgets: str, devices: dict[str, object]) -> Path:
+    recipe = write_recipe(folder, targets, drop="50 points")
+    text = recipe.read_text()
+    changed = text.replace('int8_share: { "openvino:CPU": 0.95 }', budgets)
+    assert changed != text
+    recipe.write_text(changed)
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": devices}))
+    return recipe
+
+
+def test_a_simulated_device(tmp_path: Path) -> None:
+    recipe = recipe_with(
+        tmp_path, "quiet", "latency: { quiet: 1 s }, speedup: { quiet: 0.01 }", {"quiet": QUIET}
+    )
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    assert load_run(tmp_path / "run") == record
+    [target] = record.targets
+    assert (target.name, target.runtime, target.status) == ("quiet", "fake", "run")
+    assert target.parity is not None and target.parity.ok
+    assert target.compressed is not None and target.baseline is not None
+    assert target.compressed.metric is not None and target.compressed.metric.n == 200
+    assert [s.baseline for s in target.speedup] == ["float, f32"] and target.speedup[0].pairs == 2
+    assert "on quiet" in (tmp_path / "run" / "report.md").read_text()
+    again = compress(recipe, tmp_path / "run")
+    assert again.targets[0].compressed is not None and again.targets[0].compressed.latency_ms is not None
+    assert again.targets[0].compressed.latency_ms.cached
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no `ssh` here: install OpenSSH's client")
+@pytest.mark.parametrize("kind", ssh_server.kinds()[:1])
+def test_a_device_over_ssh(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    with ssh_server.running(kind, tmp_path / "server") as server:
+        host = server.host
+        reached = {
+            "host": host.host,
+            "user": host.user,
+            "port": host.port,
+            "identity": str(host.identity),
+            "known_hosts": str(host.known_hosts),
+            "python": host.python,
+        }
+        kiosk = {
+            "runtime": "openvino",
+            "device": "CPU",
+            "float_precision": "f32",
+            "threads": 1,
+            "ssh": reached,
+        }
+        budgets = "latency: { kiosk: 1 s }, int8_share: { kiosk: 0.95 }"
+        record = compress(recipe_with(tmp_path, "kiosk", budgets, {"kiosk": kiosk}), tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    [target] = record.targets
+    assert (target.name, target.runtime, target.device) == ("kiosk", "openvino", "CPU")
+    assert target.compressed is not None and target.compressed.precision == {"int8": 1.0}
+    assert target.baseline is not None and target.baseline.precision == {"f32": 1.0}
+    files = {artefact.path for artefact in record.artefacts if artefact.kind == "openvino-engine"}
+    assert "engines/kiosk/compressed/model.xml" in files
+    assert all((tmp_path / "run" / path).is_file() for path in files)
+
+
+def test_a_device_that_does_not_answer(tmp_path: Path) -> None:
+    gone = {"runtime": "openvino", "ssh": {"host": "127.0.0.1", "port": 1, "connect_timeout_s": 2}}
+    recipe = recipe_with(tmp_path, "gone", "latency: { gone: 1 s }", {"gone": gone})
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "FAIL"
+    assert record.targets[0].status == "unavailable"
+    assert record.budgets[1].reason.startswith("not measured: the device is not here (gone: 127")
+    text = recipe.read_text()
+    recipe.write_text(text.replace("targets: [gone]", "targets: [gone: { required: true }]"))
+    with pytest.raises(DeviceUnavailableError, match="gone: 127"):
+        compress(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("quite", "targets[0]: unknown target 'quite'; did you mean 'quiet'?"),
+        ("quiet: { threads: 2 }", "targets[0].quiet: unknown option 'threads' (known: required)"),
+    ],
+)
+def test_what_a_recipe_says_wrongly_of_a_device(tmp_path: Path, targets: str, message: str) -> None:
+    recipe = recipe_with(tmp_path, targets, "latency: { quiet: 1 s }", {"quiet": QUIET})
+    with pytest.raises(CompressError) as caught:
+        read_recipe(recipe)
+    assert message in str(caught.value)
