@@ -39,7 +39,7 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	exit $$status
 
 fuzz: $(VENV)/dev ## read a million damaged .l2z files and 10,000 other model files; takes half an hour
-	MUTATIONS=1000000 $(BIN)/python -m pytest tests/pipeline/test_l2z.py -k mutated
+	MUTATIONS=1000000 $(BIN)/python -m pytest tests/pipeline/l2z/test_l2z.py -k mutated
 	MUTATIONS=10000 $(BIN)/python -m pytest tests/attacks/test_mutations.py
 
 clean: ## remove the virtual environment and all runs

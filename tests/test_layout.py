@@ -155,7 +155,7 @@ class TestCheckout:
     def test_a_target_has_file_test_and_heading(self, name: str) -> None:
         assert TARGETS[name].name == name
         assert (ROOT / "targets" / f"{name}.py").is_file()
-        tests = [p.read_text() for p in (ROOT / "tests" / "targets").glob("test_*.py")]
+        tests = [p.read_text() for p in (ROOT / "tests" / "targets").rglob("test_*.py")]
         assert any(re.search(rf"\b{name}\b", text) for text in tests)
         assert f"### {name}" in headings()
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import quantization_nets
 import torch
 from edgepress.calibration.metric import Measurement, TopK
 from edgepress.calibration.sources import load_data
@@ -238,7 +239,8 @@ class TestDeployed:
         result = distilled(**options)
         (tmp_path / "plan.json").write_text(json.dumps([options, result.plan.structure]))
         save_file(result.plan.tensors, tmp_path / "plan.safetensors")
-        subprocess.run([sys.executable, "-c", REBUILD, tmp_path, Path(__file__).parent], check=True)
+        places = [Path(__file__).parent, Path(quantization_nets.__file__).parent]
+        subprocess.run([sys.executable, "-c", REBUILD, tmp_path, *places], check=True)
         outputs = load_file(tmp_path / "outputs.safetensors")["outputs"]
         assert torch.equal(outputs, result.model.run(torch.stack([r[0][0] for r in PART.samples]))[0])
 
@@ -252,7 +254,7 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import test_distill as t
 from edgepress.passes.base import PassPlan
 folder = Path(sys.argv[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pydantic
 import pytest
+import quantization_nets
 import torch
 from edgepress.calibration.data import Part
 from edgepress.calibration.sqnr import sqnr_db
@@ -109,7 +110,7 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from edgepress.passes.base import PassPlan
 from edgepress.passes.quantize import Quantize
 import test_quantize
@@ -125,7 +126,8 @@ def test_a_stored_plan_rebuilds_the_same_model_in_another_process(tmp_path: Path
     result = Quantize(keep_float=("one",), equalization="on").apply(residual_model(), context_of(PART))
     (tmp_path / "plan.json").write_text(json.dumps(result.plan.structure))
     save_file(result.plan.tensors, tmp_path / "plan.safetensors")
-    subprocess.run([sys.executable, "-c", REBUILD, tmp_path, Path(__file__).parent], check=True)
+    places = [Path(__file__).parent, Path(quantization_nets.__file__).parent]
+    subprocess.run([sys.executable, "-c", REBUILD, tmp_path, *places], check=True)
     outputs = load_file(tmp_path / "outputs.safetensors")["outputs"]
     assert torch.equal(outputs, result.model.run(INPUTS)[0])
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime as vendor
 import pytest
-from conftest import CONV_MACS, LIMIT, conv_float, conv_qdq, model_of
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets import TARGETS, tensorrt
 from edgepress.targets.base import TargetOptions
@@ -19,6 +18,7 @@ from edgepress.targets.graphs.fusable import fusable, trim_to_unsigned
 from edgepress.targets.graphs.onnx_graph import OnnxGraph
 from edgepress.targets.tensorrt_engine import executed_layers
 from onnx import helper, numpy_helper
+from tiny_onnx import CONV_MACS, LIMIT, conv_float, conv_qdq, model_of
 
 needs_tensorrt = pytest.mark.skipif(
     tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed"

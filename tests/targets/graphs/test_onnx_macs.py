@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conftest import model_of
 from edgepress.targets.graphs.macs import node_macs, operator_macs
 from edgepress.targets.graphs.onnx_formulas import einsum_macs
 from onnx import TensorProto, helper
+from tiny_onnx import model_of
 
 MS = "com.microsoft"
 

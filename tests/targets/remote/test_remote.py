@@ -22,7 +22,6 @@ import odd_agent
 import onnx
 import pytest
 import ssh_server
-from conftest import conv_float, conv_qdq
 from edgepress import __version__
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets.base import TargetOptions
@@ -34,6 +33,7 @@ from edgepress.targets.remote.lease import Lease
 from edgepress.targets.remote.link import AgentLink
 from edgepress.targets.remote.ssh import explained, ssh_command
 from edgepress.targets.remote.wire import PROTOCOL, Message, WireError, alive, decode, digest, encode, lines
+from tiny_onnx import conv_float, conv_qdq
 
 needs_ssh = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="there is no `ssh` here: install OpenSSH's client"

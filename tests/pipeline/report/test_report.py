@@ -21,7 +21,7 @@ from edgepress.text import short, tidy
 from rich.console import Console
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, layer, metric, parity, run, step, tensorrt
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 LIMIT_BYTES = 1_500_000
 
 KEPT = BudgetRecord(

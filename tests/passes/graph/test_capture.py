@@ -10,25 +10,12 @@ from edgepress.model import Model
 from edgepress.passes.graph.capture import capture
 from edgepress.passes.graph.operators import get_tensor
 from edgepress.passes.quantization.placement import layer_name, layers_of
-from quantization_nets import Net, largest_difference, model_of, operators
+from quantization_nets import Net, largest_difference, model_of, operators, settled
 from torch import Tensor, nn
 
 
 def conv(*arguments: int, **options: object) -> nn.Conv2d:
     return nn.Conv2d(*arguments, **options)  # type: ignore[arg-type]
-
-
-def settled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Random BatchNorm statistics, so that folding is no identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_mean is not None:
-            layer.running_mean.copy_(torch.randn(layer.num_features, generator=generator))
-            layer.running_var.copy_(torch.rand(layer.num_features, generator=generator) + 0.5)
-            if layer.weight is not None:
-                nn.init.uniform_(layer.weight, 0.5, 2.0, generator=generator)
-                nn.init.uniform_(layer.bias, -1.0, 1.0, generator=generator)
-    return module.eval()
 
 
 @pytest.mark.parametrize(("bias", "folded_bias"), [(None, [-2.5, 5.0]), ([1.0, 2.0], [-0.5, 9.0])])

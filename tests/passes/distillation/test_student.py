@@ -18,8 +18,7 @@ from edgepress.passes.channels.surgery import Cut, keep_channels
 from edgepress.passes.distillation.student import Student, derive, rederive
 from edgepress.passes.distillation.student_width import keep_of
 from edgepress.passes.graph.capture import capture
-from quantization_nets import Net, largest_difference, model_of
-from test_capture import settled
+from quantization_nets import Net, largest_difference, model_of, settled
 from torch import Tensor, nn
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HERE = Path(__file__).parent
+SUPPORT = HERE.parents[1] / "support"
 OPTIONS: dict[str, Any] = {
     "weight_bits": 4,
     "rounding": "stochastic",
@@ -256,12 +257,16 @@ def run(folder: Path, options: dict[str, Any], *more: str, processes: int = 1) -
     command = [
         sys.executable,
         *launcher,
-        str(HERE / "training_job.py"),
+        str(SUPPORT / "training_job.py"),
         str(folder),
         json.dumps(options),
         *more,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, SUPPORT))),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(command, env=environment, check=False, timeout=300).returncode
 
 

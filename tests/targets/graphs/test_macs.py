@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import model_of
 from edgepress.targets.graphs.macs import node_macs, operator_macs
 from onnx import helper
+from tiny_onnx import model_of
 
 
 def one(op, weight, shape, **attributes):

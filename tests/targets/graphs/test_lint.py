@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import conv_float, conv_qdq, model_of
 from edgepress.errors import CompressError
 from edgepress.targets import TARGETS, tensorrt
 from onnx import TensorProto, helper
+from tiny_onnx import conv_float, conv_qdq, model_of
 
 scatter = [helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], "scatter", axis=1, reduction="add")]
 plain_scatter = [helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], "scatter", axis=1)]

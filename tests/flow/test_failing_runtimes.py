@@ -13,7 +13,7 @@ from edgepress.pipeline.run import compress
 from edgepress.targets import TARGETS
 from small_run import write_recipe
 
-FAULTY = Path(__file__).parents[1] / "targets" / "faulty"
+FAULTY = Path(__file__).parents[1] / "support" / "faulty"
 STAGES = {
     "build": "building model.onnx",
     "load": "measuring model.onnx on faulty",

@@ -69,3 +69,16 @@ def largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 SYMMETRIC, ASYMMETRIC = QuantScheme(False), QuantScheme(True)
+
+
+def settled(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random BatchNorm statistics, so that folding is no identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_mean is not None:
+            layer.running_mean.copy_(torch.randn(layer.num_features, generator=generator))
+            layer.running_var.copy_(torch.rand(layer.num_features, generator=generator) + 0.5)
+            if layer.weight is not None:
+                nn.init.uniform_(layer.weight, 0.5, 2.0, generator=generator)
+                nn.init.uniform_(layer.bias, -1.0, 1.0, generator=generator)
+    return module.eval()

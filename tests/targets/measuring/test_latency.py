@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import conv_float, conv_qdq
 from edgepress.errors import CompressError
 from edgepress.isolated import Limits
 from edgepress.targets import TARGETS
@@ -34,6 +33,7 @@ from edgepress.targets.measuring.launch import (
     save_feeds,
 )
 from edgepress.targets.measuring.worker import steady
+from tiny_onnx import conv_float, conv_qdq
 
 
 def a_launch(samples_ms, label="a", index=0, warmed_up=True):

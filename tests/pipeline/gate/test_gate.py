@@ -274,7 +274,7 @@ def test_a_metric_of_the_users_own_is_tested_by_t() -> None:
 
 def test_accuracy_of_real_engines_on_a_recipes_data(tmp_path: Path) -> None:
     """The digits CNN, and the same without its last layer's weights."""
-    recipe = Path(__file__).parents[2] / "examples" / "digits" / "cnn.yaml"
+    recipe = Path(__file__).parents[3] / "examples" / "digits" / "cnn.yaml"
     float_path = exported_digits(tmp_path / "float.onnx", 1.0)
     broken_path = exported_digits(tmp_path / "broken.onnx", 0.0)
     plan = GatePlan(
@@ -297,7 +297,7 @@ def exported_digits(path: Path, keep: float) -> Path:
     from edgepress.pipeline.recipe.file import read_recipe
     from torch import ones
 
-    recipe = Path(__file__).parents[2] / "examples" / "digits" / "cnn.yaml"
+    recipe = Path(__file__).parents[3] / "examples" / "digits" / "cnn.yaml"
     model = ingest(read_recipe(recipe).model, (ones(2, 1, 32, 32),), folder=recipe.parent)
     list(model.module.parameters())[-2].data.mul_(keep)
     return export(model, path)

@@ -9,11 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import conv_float, conv_qdq, model_of
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.graphs.portable import portable
 from onnx import TensorProto, helper
+from tiny_onnx import conv_float, conv_qdq, model_of
 from torch import nn
 
 
