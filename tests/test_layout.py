@@ -13,6 +13,7 @@ from pathlib import Path
 import edgepress
 import pytest
 from edgepress.passes import PASSES
+from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.targets import TARGETS
 
 ROOT = Path(edgepress.__file__).parent
@@ -158,6 +159,27 @@ class TestCheckout:
         tests = [p.read_text() for p in (ROOT / "tests" / "targets").rglob("test_*.py")]
         assert any(re.search(rf"\b{name}\b", text) for text in tests)
         assert f"### {name}" in headings()
+
+    @pytest.mark.parametrize("name", Budgets.model_fields)
+    def test_a_budget_has_a_kept_and_a_broken_case(self, name: str) -> None:
+        cases = (ROOT / "tests" / "pipeline" / "test_judge.py").read_text()
+        kept, broken = cases.partition("BROKEN = [")[::2]
+        assert f'"{name}":' in kept and f'"{name}":' in broken
+
+    def test_the_map_names_what_there_is(self) -> None:
+        """Every file and folder of CONTRIBUTING's table is there, and every folder of the package is in it."""
+        table = (ROOT / "CONTRIBUTING.md").read_text().partition("| folder |")[2].partition("\n\n")[0]
+        rows = [re.findall(r"`([\w./]+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+        named = set()
+        for first, *others in rows:
+            parent = Path(first).parent if not first.endswith("/") else Path(first.rstrip("/")).parent
+            named |= {Path(first), *(parent / other for other in others)}
+        assert [str(path) for path in sorted(named) if not (ROOT / path).exists()] == []
+        folders = {p.parent.relative_to(ROOT) for p in modules() if len(p.relative_to(ROOT).parts) > 2}
+        assert folders - named - set(Path("examples").glob("*")) <= {
+            Path("examples/digits"),
+            Path("examples/solar"),
+        }
 
     def test_every_package_is_installed(self) -> None:
         """An editable install hides a package that setup.cfg forgets; a wheel would lack it."""

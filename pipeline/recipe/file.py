@@ -12,7 +12,7 @@ from ..devices.file import DEVICES_FILE, read_devices
 from ..devices.sections import DeviceSection
 from .paths import is_callable_name, locate
 from .problems import Location, RecipeError, describe, unknown
-from .sections import Recipe, TargetSection
+from .sections import Budgets, Recipe, TargetSection
 from .validation import validated
 from .yaml_text import Document, parse, recipe_text_of
 
@@ -20,7 +20,7 @@ __all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
 
 _NULL_MEANS_DEFAULT = ("passes", "export", "measure", "budgets")  # all their options may be commented out
 TARGET_OPTIONS = ["threads", "float_precision", "compute_capabilities", "required"]
-_PER_TARGET_BUDGETS = ("latency", "speedup", "int8_share", "memory")
+_PER_TARGET_BUDGETS = [name for name, field in Budgets.model_fields.items() if field.default == {}]
 _MODEL_FILES = (".pt2", ".onnx")
 
 
