@@ -66,7 +66,8 @@ def _recipe(folder: Path, seed: int) -> Path:
 
 
 def _alone(recipe: Path, out: Path) -> dict[str, str]:
-    _start(recipe, out, []).wait()
+    if _start(recipe, out, []).wait() != 0:
+        raise SystemExit(f"a lone run of {recipe.name} failed: {out.with_suffix('.log').read_text()[-2000:]}")
     return _artefacts(out)
 
 
@@ -92,7 +93,7 @@ def _round(
     row = {
         "round": number + 1,
         "killed": killed,
-        "reused": sum(_reused(out) for out in outs),
+        "reused": sum(_reused(out) for out, code in zip(outs, codes, strict=True) if code == 0),
         "differing": differing,
         "seconds": round(time.monotonic() - started),
     }

@@ -231,9 +231,8 @@ def _drop_text(budget: MetricDrop, drop: float, before: MetricRecord, after: Met
 
 def _find(device: str, targets: Sequence[TargetRecord]) -> tuple[TargetRecord | None, str]:
     """The target that a budget names, or None and why there is nothing to judge."""
-    for target in targets:
-        if device not in (target_label(target), target.device):
-            continue
+    named = [target for target in targets if target_label(target) == device]
+    for target in named or [t for t in targets if t.device == device and not t.name]:
         if target.status == "run" and target.compressed is not None:
             return target, ""
         why = {
@@ -286,7 +285,8 @@ def _speedup(device: str, limit: float, targets: Sequence[TargetRecord]) -> Budg
         why = f"the proof {broken[0].edge} is broken, so that there is no baseline to be faster than."
         return _unmeasured(name, limit_text, why)
     timed = [s for s in target.speedup if known(s.ci95[0]) and known(s.ratio)]
-    if speedup_over_f32(target) is None or not timed:
+    # A device of devices.yaml runs the float model in what its own options say, and in nothing else.
+    if not timed or (speedup_over_f32(target) is None and not target.name):
         return _unmeasured(name, limit_text, "the compressed engine was not timed against the f32 engine.")
     # A float network runs in the runtime's own default where nobody asks: the faster baseline is the honest one.
     speedup = min(timed, key=lambda s: s.ci95[0])

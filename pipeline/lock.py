@@ -45,6 +45,10 @@ def held(path: Path) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
+            except OSError as error:  # a network's file system without locks
+                raise CompressError(
+                    f"{path.parent}: cannot be locked ({error.strerror}); name a folder on a disk that supports locks"
+                ) from error
             if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError(path)  # another one, of that name, was taken away
         yield True

@@ -1,4 +1,4 @@
-"""Devices: build the float and the compressed model for each target, run both, and time them interleaved."""
+"""Targets of this machine: the float and the compressed model built for each, both run, and timed in turns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..targets.measuring.latency import (
     summarize,
 )
 from ..writing import NotWrittenError
-from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
+from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, FindLayer, judged
 from .proof.divergence import Suspect, where
 from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
@@ -139,11 +139,7 @@ def _run(
                 engines[label] = opened.enter_context(engine)
         forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
 
-        def find_layer(label: str, limit: Limit, proof: ParityRecord, before: Outputs, after: Outputs) -> str:
-            place = candidate.onnx(label), section.runtime, options[label], False
-            suspect = Suspect(*place, limit.sqnr_db, proof.sqnr_db)
-            return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
-
+        find_layer = layer_finder(section, options, candidate, context)
         batch = metric_batch(candidate.model)
         parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
     # Their processes are gone now: nothing of them is beside what is timed.
@@ -175,9 +171,25 @@ def _run(
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
 
 
+def layer_finder(
+    section: TargetSection,
+    options: Mapping[str, TargetOptions],
+    candidate: Candidate,
+    context: PassContext,
+) -> FindLayer:
+    """The search for the layer at which an engine of this machine parts from its ONNX file. options: by label."""
+
+    def find(label: str, limit: Limit, proof: ParityRecord, before: Outputs, after: Outputs) -> str:
+        place = candidate.onnx(label), section.runtime, options[label], False
+        suspect = Suspect(*place, limit.sqnr_db, proof.sqnr_db)
+        return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
+
+    return find
+
+
 def has_own_default(runtime: str) -> bool:
     """Whether a runtime may choose another float precision than f32 when it is not told."""
-    return runtime == "openvino"
+    return runtime in TARGETS and TARGETS[runtime].own_float_default
 
 
 def _time(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -29,14 +30,14 @@ from .measure import (
     example_feeds,
     has_own_default,
     latency_record,
+    layer_finder,
+    limits_of,
     require_batch,
     resources,
     speedups,
 )
 from .recipe.sections import MeasureSection, TargetSection
 from .run_record import EngineRecord, LayerRecord, TargetRecord, plain_settings
-
-LEAST_PAIRS = 2  # an interval needs them
 
 
 @dataclass
@@ -57,7 +58,7 @@ def measure_device(
     """
     require_batch(candidate.model, plan)
     try:
-        with opened({section.name: section}, plan.batch) as devices:
+        with opened({section.name: section}, plan.batch, limits_of(plan)) as devices:
             return _measured(devices[section.name], section, candidate, context, plan, folder)
     except BuiltOnlyError as error:
         size = max((a.path.stat().st_size for a in error.built.artefacts), default=0)
@@ -84,6 +85,7 @@ def _measured(
 ) -> Measured:
     facts, feeds = device.facts(), example_feeds(candidate.model, plan.batch)
     base = DEFAULT if section.float_precision != "f32" and has_own_default(section.runtime) else F32
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
     frozen: dict[str, Frozen] = {}
     for label, name in ((COMPRESSED, "compressed"), (base, "float")):
         context.progress.say(f"{section.label}: building {name}")
@@ -91,7 +93,15 @@ def _measured(
     forwards = {
         label: _forward(device, engine, candidate.model, plan.batch) for label, engine in frozen.items()
     }
-    parities, metrics = judged(section.label, forwards, candidate, context, plan.batch)
+    find_layer = layer_finder(section, dict.fromkeys(frozen, section.options(plan.batch)), candidate, context)
+    parities, metrics = judged(
+        section.label,
+        forwards,
+        candidate,
+        context,
+        plan.batch,
+        find_layer if section.here else lambda *_: f"not looked for: {section.label} is not of this machine",
+    )
     launches = _timed(device, {label: frozen[label] for label in (base, COMPRESSED)}, feeds, plan, context)
     engines = {
         label: EngineRecord(
@@ -138,7 +148,10 @@ def _timed(
     plan: MeasureSection,
     context: PassContext,
 ) -> list[LaunchSamples]:
-    """Pairs of launches in turns; DeviceLostError when too few of them counted."""
+    """Pairs of launches in turns, all that were asked for; DeviceLostError when the device went for good.
+
+    CompressError when too many of them did not count.
+    """
     context.progress.say(
         f"{device.label}: timing {plan.pairs} pairs of launches in turns, batch {plan.batch}"
     )
@@ -151,8 +164,13 @@ def _timed(
     ):
         for label, result in zip((one, other), pair, strict=True):
             launches.append(LaunchSamples(label, index, len(launches), result))
-    if len(launches) < 2 * LEAST_PAIRS:
-        raise DeviceLostError(f"{device.label}: too few launches counted: {'; '.join(losses.set_aside[:3])}")
+    if len(launches) < 2 * plan.pairs:
+        told = f"{len(launches) // 2} of {plan.pairs} pairs of launches counted: {'; '.join(losses.set_aside[:3])}"
+        if losses.lost:
+            raise DeviceLostError(f"{device.label}: it was lost, {told}")
+        raise CompressError(
+            f"{device.label}: unfit to be measured on, {told}; see to its cooling and load, or ask for fewer pairs"
+        )
     return launches
 
 

@@ -27,7 +27,7 @@ from ..targets.base import TargetOptions
 from ..targets.isolated_engine import load
 from ..targets.measuring.machine import cpu_model
 from ..writing import writing
-from .devices.opened import folder_name, require_reached
+from .devices.opened import folder_name, opened, require_reached
 from .engine_proofs import Candidate
 from .environment import code_digest, environment, versions
 from .export import export
@@ -421,7 +421,7 @@ class _Run:
     def _target(
         self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]
     ) -> Measured:
-        folder = self.folder / "engines" / folder_name(section.label)
+        folder = self.folder / ("devices" if section.name else "engines") / folder_name(section.label)
         key = key_of(
             {
                 **shared,
@@ -435,6 +435,7 @@ class _Run:
                     TARGETS[section.runtime].devices() if section.here else "",
                 ],
                 "unavailable": _unavailable(section),
+                "facts": _facts(section),
             }
         )
         if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
@@ -480,6 +481,18 @@ class _Run:
 def _unavailable(section: TargetSection) -> str | None:
     """Why a device of this machine cannot run anything, None when it can; of others nothing is known before."""
     return TARGETS[section.runtime].unavailable(section.device) if section.here else None
+
+
+def _facts(section: TargetSection) -> str:
+    """What a device of devices.yaml says of itself now: another version there makes other measurements."""
+    if not section.name:
+        return ""
+    try:
+        with opened({section.name: section}) as devices:
+            facts = devices[section.name].facts()
+    except DeviceUnavailableError as error:
+        return str(error)
+    return str([facts.version, facts.capabilities, facts.machine])
 
 
 def _is_quantized(model: Model) -> bool:

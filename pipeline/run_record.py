@@ -157,7 +157,7 @@ class EngineRecord(Record):
 
 
 class SpeedupRecord(Record):
-    """Baseline time over compressed time, paired and interleaved; above 1 the compressed engine is faster."""
+    """Baseline time over compressed time, turn by turn; above 1 the compressed engine is faster."""
 
     baseline: str
     ratio: Ratio

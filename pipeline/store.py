@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +31,7 @@ _FILES = ("tensors.safetensors", "values.json")
 _UNFINISHED, _SCRATCH = ".unfinished-", ".scratch-"
 _IDLE_S = 7 * 24 * 3600.0  # after which what a killed process left in a shared store is taken away
 _WAIT_S = 0.2
+_READ_AGAIN, _MOMENT_S = 5, 0.02
 LOCK = "lock"
 
 
@@ -65,27 +66,32 @@ class Store:
         """The entry, or None when there is none or its files are not the ones that were stored."""
         if self.fresh and key not in self._own:
             return None
-        found = self._read(key)
-        if found is None and (self.folder / key).exists():
-            found = self._read(key)  # another process may have replaced it in the meantime
-        return found
+        for _ in range(_READ_AGAIN):  # another process may replace it in the meantime
+            found = self._read(key)
+            if found is not None or not (self.folder / key).exists():
+                return found
+            time.sleep(_MOMENT_S)
+        return None
 
     def _read(self, key: str) -> Entry | None:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         folder = self.folder / key
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            if any(sha256_file(folder / name) != manifest[name] for name in _FILES):
+            # The bytes that were looked at are the ones that are read: the files may be others a moment later.
+            contents = {name: (folder / name).read_bytes() for name in _FILES}
+            if any(
+                hashlib.sha256(content).hexdigest() != manifest[name] for name, content in contents.items()
+            ):
                 return None
-            values = json.loads((folder / "values.json").read_text())
-            return Entry(values, load_file(folder / "tensors.safetensors"))
+            return Entry(json.loads(contents["values.json"]), load(contents["tensors.safetensors"]))
         except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError):
             return None
 
     def put(self, key: str, entry: Entry) -> None:
-        """Store `entry`, in place of an earlier one of that key.
+        """Store `entry`, in place of an earlier one of that key; one that is the same stays.
 
         CompressError that names the store when its disk is full or read-only; nothing half-written stays then.
         """
@@ -95,12 +101,15 @@ class Store:
 
     def _put(self, key: str, entry: Entry) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED))
+        unfinished = _made_for_all(self.folder)
         with held(unfinished / LOCK):
             try:
                 self._write(unfinished, entry)
                 (unfinished / LOCK).unlink()
-                _replace(unfinished, self.folder / key)
+                if _same(unfinished, self.folder / key):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                else:
+                    _replace(unfinished, self.folder / key)
             except BaseException:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
@@ -128,6 +137,8 @@ class Store:
         """
         scratch = self.folder / f"{_SCRATCH}{key}"
         with self._lock_on(scratch, what, progress):
+            if self.fresh and key not in self._own:
+                _empty(scratch)
             yield scratch
             finished = (self.folder / key / _MANIFEST).exists()
             if finished:
@@ -164,16 +175,44 @@ class Store:
                             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _empty(scratch: Path) -> None:
+    """Take away what is unfinished, and not the lock that is held on it."""
+    for left in scratch.iterdir():
+        if left.name != LOCK:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _made_for_all(folder: Path) -> Path:
+    """A new folder of an unused name, with the permissions that any folder made here has: others share the store."""
+    while True:
+        path = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two entries hold the same files, by their manifests."""
+    try:
+        return (one / _MANIFEST).read_bytes() == (other / _MANIFEST).read_bytes() and all(
+            (other / name).is_file() for name in _FILES
+        )
+    except OSError:
+        return False
+
+
 def _replace(unfinished: Path, final: Path) -> None:
-    """Rename a folder to the place of another, which goes; of processes that do so at once, one wins."""
+    """Rename a folder to the place of another, which goes afterwards; of processes that do so at once, one wins."""
+    aside: list[Path] = []
     while True:
         try:
             unfinished.rename(final)
-            return
+            break
         except OSError:
-            if not final.exists():
+            if not (final.exists() and unfinished.exists()):
                 raise
-        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=_UNFINISHED)) / "old"
+        aside.append(_made_for_all(final.parent) / "old")
         with suppress(FileNotFoundError):  # another process was quicker
-            final.rename(aside)
-        shutil.rmtree(aside.parent, ignore_errors=True)
+            final.rename(aside[-1])
+    for old in aside:
+        shutil.rmtree(old.parent, ignore_errors=True)

@@ -126,6 +126,9 @@ class Target(Protocol):
     def facts(self, device: str) -> dict[str, str]:
         """What the runtime says of `device`: its full name, what it can compute in; empty when it is not here."""
 
+    own_float_default: bool
+    """Whether floats are computed in what the runtime chooses when it is not told, as BF16, and not in f32."""
+
     def can_build(self) -> str | None:
         """Why nothing can even be *built* here, in words; None when it can (also without a GPU)."""
 

@@ -14,6 +14,7 @@ from .graphs.onnx_graph import OnnxGraph, load_onnx
 
 name = "tensorrt"
 scheme = QuantScheme(asymmetric=False)
+own_float_default = False
 
 DEFAULT_CAPABILITIES = ("SM86", "SM89")
 NO_GPU = "no NVIDIA GPU here"

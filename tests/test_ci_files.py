@@ -26,7 +26,7 @@ data:
   calibration_samples: 16
 passes:
   - quantize: {ranges: minmax, equalization: "off", bias_correction: false, sensitivity_samples: 0}
-targets: [openvino:CPU]
+targets: [quiet]
 measure: {pairs: 2, iterations: 11, warmup_s: 0.1}
 """
 DEVICES = "devices:\n  quiet: { runtime: fake, noise: { launch_sd: 0.001 } }\n"

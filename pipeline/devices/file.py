@@ -67,6 +67,11 @@ def read_devices(path: Path) -> dict[str, DeviceSection]:
             message = "expected a name of letters, digits, - _ and ., which starts with a letter or digit"
             document.refuse(location, f"{message}, got {describe(name)}", at_key=True)
             continue
+        if name in TARGETS:
+            document.refuse(
+                location, f"{name} is a runtime, and no name for one device: choose another", at_key=True
+            )
+            continue
         section = validated(document, DeviceSection, options or {}, location)
         if section is None:
             continue

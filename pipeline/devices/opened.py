@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ...errors import DeviceUnavailableError
+from ...isolated import Limits
 from ...targets import TARGETS
 from ...targets.base import FAKE
 from ...targets.measuring.device import Device, LocalDevice
@@ -16,8 +17,12 @@ from .sections import DeviceSection
 
 
 @contextmanager
-def opened(sections: Mapping[str, DeviceSection], batch: int = 0) -> Iterator[dict[str, Device]]:
-    """The devices, let go at the end; those over SSH connect when they are first asked. batch: what a varying one is.
+def opened(
+    sections: Mapping[str, DeviceSection], batch: int = 0, limits: Limits = Limits(seconds=900)
+) -> Iterator[dict[str, Device]]:
+    """The devices, let go at the end; those over SSH connect when they are first asked.
+
+    batch: what a varying one is; limits: of the processes of devices here (over SSH `timeout_s` of their section is).
 
     DeviceUnavailableError when one is not in the power mode that its section demands.
     """
@@ -25,7 +30,7 @@ def opened(sections: Mapping[str, DeviceSection], batch: int = 0) -> Iterator[di
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         devices = {}
         for name, section in sections.items():
-            device = _device(name, section, batch, folder)
+            device = _device(name, section, batch, folder, limits)
             held.callback(device.close)
             _require_power_mode(name, section.power_mode, device)
             devices[name] = device
@@ -35,6 +40,8 @@ def opened(sections: Mapping[str, DeviceSection], batch: int = 0) -> Iterator[di
 def require_reached(sections: Mapping[str, DeviceSection]) -> None:
     """Ask every device what it is; DeviceUnavailableError for the first that is not there, before long work begins."""
     for name, section in sections.items():
+        if section.compute_capabilities:
+            continue  # it is asked for engines, and not for a device
         with opened({name: section}) as devices:
             devices[name].facts()
         reason = TARGETS[section.runtime].unavailable(section.device) if section.here else None
@@ -47,7 +54,7 @@ def folder_name(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in label)
 
 
-def _device(name: str, section: DeviceSection, batch: int, folder: Path) -> Device:
+def _device(name: str, section: DeviceSection, batch: int, folder: Path, limits: Limits) -> Device:
     options = section.options(batch)
     if section.runtime == FAKE:
         return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
@@ -55,7 +62,7 @@ def _device(name: str, section: DeviceSection, batch: int, folder: Path) -> Devi
         from ...targets.remote.device import RemoteDevice, SshHost
 
         return RemoteDevice(name, section.runtime, options, SshHost(**section.ssh.model_dump()))
-    return LocalDevice(name, section.runtime, options, folder)
+    return LocalDevice(name, section.runtime, options, folder, limits)
 
 
 def _require_power_mode(name: str, wanted: str, device: Device) -> None:

@@ -16,10 +16,11 @@ def require_text(model: Any, path: Path) -> None:
     for field in model.DESCRIPTOR.fields:
         if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue
-        if not field.is_repeated and not model.HasField(field.name):
+        repeated = _is_repeated(field)
+        if not repeated and not model.HasField(field.name):
             continue
         value = getattr(model, field.name)
-        for inner in value if field.is_repeated else (value,):
+        for inner in value if repeated else (value,):
             if field.type == field.TYPE_MESSAGE:
                 require_text(inner, path)
             elif isinstance(inner, bytes):  # protobuf's way of saying that it is none
@@ -27,3 +28,8 @@ def require_text(model: Any, path: Path) -> None:
                     f"model.source: {path} is damaged: a text in it ({field.full_name}: {inner[:40]!r}) is not UTF-8;"
                     " export it again"
                 )
+
+
+def _is_repeated(field: Any) -> bool:
+    """As protobuf says it from 6 on, or before."""
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)

@@ -66,8 +66,8 @@ def ranked_outputs(onnx_path: Path) -> list[list[int]]:
 
 def _followed(node: onnx.NodeProto, rankings: Rankings, constants: set[str]) -> frozenset[str]:
     """The rankings in whose order the rows stand that a node gives, of those that it reads; none where they do not."""
-    if node.op_type in _GATHERING:
-        read = node.input[:2]
+    if node.op_type in _GATHERING:  # rows come in the order of the indices
+        read = node.input[1:2] if node.input[1] in rankings else node.input[:1]
     elif node.op_type in _ONE_INPUT:
         read = node.input[:1]
     elif node.op_type in _ALL_INPUTS and all(t in rankings or t in constants for t in node.input):

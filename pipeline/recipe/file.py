@@ -38,7 +38,7 @@ def read_recipe(path: Path) -> Recipe:
         if value is not None or key not in _NULL_MEANS_DEFAULT or document.is_bad((key,))
     }
     passes = _read_passes(document, data, path.parent)
-    devices = _devices_beside(path.parent)
+    devices = _devices_beside(path.parent, data)
     targets = _read_targets(document, data, devices)
     _check_budget_names(document, devices)
     _resolve_files(document, data, path.parent)
@@ -116,10 +116,15 @@ def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
     return new.refuses_after(earlier)
 
 
-def _devices_beside(folder: Path) -> dict[str, DeviceSection]:
-    """The devices that a recipe may name: those of devices.yaml in its own folder."""
+def _devices_beside(folder: Path, data: Mapping[str, Any]) -> dict[str, DeviceSection]:
+    """The devices of the devices.yaml in a recipe's folder, where one of its targets is not named by a runtime."""
+    from ...targets import TARGETS
+
+    listed = data.get("targets") if isinstance(data.get("targets"), list) else []
+    names = [str(next(iter(item), "") if isinstance(item, dict) else item) for item in listed or []]
     path = folder / DEVICES_FILE
-    return read_devices(path) if path.is_file() else {}
+    needed = any(name.partition(":")[0] not in TARGETS for name in names)
+    return read_devices(path) if needed and path.is_file() else {}
 
 
 def _read_targets(
@@ -133,6 +138,12 @@ def _read_targets(
     for location, label, options in _named_items(document, data, "targets", left_behind=stand_in):
         runtime, colon, device = label.partition(":")
         if runtime not in TARGETS and label not in devices:
+            if colon and runtime in devices:
+                message = (
+                    f"{runtime} is a device of {DEVICES_FILE}, which says which one: leave out :{device}"
+                )
+                document.refuse(location, message, at_key=True)
+                continue
             known = [*devices, *TARGETS]
             document.refuse(location, unknown("target", runtime, known), at_key=True)
             continue
@@ -157,6 +168,10 @@ def _read_targets(
             chosen |= {"runtime": runtime, "device": device}
         else:
             chosen |= {"name": label, **devices[label].model_dump(mode="json", exclude_unset=True)}
+        if chosen.get("mode") == "throughput":
+            message = f"{DEVICES_FILE} has it in throughput mode, and a run times single inferences: set mode: latency"
+            document.refuse(location, message, at_key=True)
+            continue
         read = validated(document, TargetSection, chosen, location)
         if read:
             targets.append(read)

@@ -178,7 +178,7 @@ class MeasureSection(Section):
     """How latency is measured."""
 
     pairs: int = Field(default=6, ge=2, le=50)
-    """Interleaved launches (own processes) of each engine; the speed-up's interval is over these pairs."""
+    """Launches (own processes) of each engine, which take turns; the speed-up's interval is over these rounds."""
     iterations: int = Field(default=60, ge=11)
     """Timed inferences in each launch."""
     warmup_s: float = Field(default=3.0, ge=0, le=60)

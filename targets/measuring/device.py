@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import CompressError, DeviceUnavailableError
+from ...isolated import Limits
 from .. import TARGETS, isolated_engine
 from ..base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
 from ..graphs.attribution import precision_shares
@@ -98,13 +99,21 @@ class Device(Protocol):
 
 
 class LocalDevice:
-    """A device of this machine; see `Device`. folder: for the inputs of launches."""
+    """A device of this machine; see `Device`. folder: for the inputs of launches; limits: of every process of it."""
 
-    def __init__(self, label: str, runtime: str, options: TargetOptions, folder: Path) -> None:
+    def __init__(
+        self,
+        label: str,
+        runtime: str,
+        options: TargetOptions,
+        folder: Path,
+        limits: Limits = Limits(seconds=900),
+    ) -> None:
         self.label = label
         self.runtime = runtime
         self.options = options
         self._folder = folder
+        self._limits = limits
         self._saved: dict[int, tuple[Feeds, Path]] = {}
         self._kept = KeptEngine(TARGETS[runtime], options)
 
@@ -114,7 +123,7 @@ class LocalDevice:
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
         """Build with the target's `build`, in a process of its own, and ask the engine for its layers."""
-        built = isolated_engine.build(TARGETS[self.runtime], onnx_path, self.options, folder)
+        built = isolated_engine.build(TARGETS[self.runtime], onnx_path, self.options, folder, self._limits)
         if isinstance(built, BuiltOnly):
             raise BuiltOnlyError(built)
         with built as engine:
@@ -133,7 +142,7 @@ class LocalDevice:
         self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch; CompressError when the engine's files are not those that were frozen."""
-        result = launch(self._spec(frozen, feeds, iterations, warmup_s, seconds))
+        result = launch(self._spec(frozen, feeds, iterations, warmup_s, seconds), self._limits)
         require_frozen(frozen, result)
         return result
 
@@ -142,7 +151,7 @@ class LocalDevice:
     ) -> tuple[LaunchResult, LaunchResult]:
         """Two launches in turns; CompressError as for one."""
         first, second = (self._spec(frozen, feeds, iterations, warmup_s) for frozen in pair)
-        results = launch_pair(first, second, seed)
+        results = launch_pair(first, second, seed, self._limits)
         for frozen, result in zip(pair, results, strict=True):
             require_frozen(frozen, result)
         return results

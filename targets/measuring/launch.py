@@ -114,10 +114,10 @@ def launch_turns(
     """
     draw = random.Random(order_seed)
     seconds = limits.seconds * len(specs) + sum(spec.warmup_s for spec in specs)
+    together = limits.bytes or limits.in_force().bytes // len(specs)  # all are held at once
+    each = replace(limits, seconds=seconds, bytes=together)
     with ExitStack() as held:
-        workers = [
-            held.enter_context(_Worker(spec, replace(limits, seconds=seconds), PACED)) for spec in specs
-        ]
+        workers = [held.enter_context(_Worker(spec, each, PACED)) for spec in specs]
         for worker in draw.sample(workers, len(workers)):  # one by one, so that nothing runs beside a warm-up
             worker.start()
         for _ in range(ceil(min(spec.iterations for spec in specs) / BLOCK)):

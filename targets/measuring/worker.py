@@ -71,14 +71,17 @@ class Measurement:
         self._warmup_s = (perf_counter_ns() - begin) / 1e9
         self._calls = _calls_per_sample(median(self._warmup[-WINDOW:]), spec.options.mode)
         self._samples: list[int] = []
-        self._before, self._energy = machine_state(self._gpu), energy_joules(self._gpu)
+        self._before = machine_state(self._gpu)
+        self._used: list[float | None] = []
 
     def run(self, iterations: int, seconds: float = 0.0) -> None:
         """So many samples, and more until so much time has passed."""
         wanted = len(self._samples) + iterations
+        before = energy_joules(self._gpu)
         end = perf_counter_ns() + seconds * 1e9
         while len(self._samples) < wanted or perf_counter_ns() < end:
             self._samples.append(round(self._timer(self._calls)))
+        self._used.append(energy_between(before, energy_joules(self._gpu)))
 
     def settle(self) -> None:
         """Some inferences that are not counted: caches were another process's, and its threads may still spin."""
@@ -88,9 +91,10 @@ class Measurement:
                 return
             self._timer(self._calls)
 
-    def result(self, alone: bool = True) -> LaunchResult:
-        """What was measured. alone: whether the machine did nothing else meanwhile that its counters would count."""
-        used = energy_between(self._energy, energy_joules(self._gpu)) if alone else None
+    def result(self) -> LaunchResult:
+        """What was measured. Energy is that of the machine in this launch's own turns."""
+        known = [used for used in self._used if used is not None]
+        used = sum(known) if known and len(known) == len(self._used) else None
         peak = peak_bytes()
         return LaunchResult(
             load_ms=self._load_ms,
@@ -177,7 +181,7 @@ def _main() -> int:
                 tell("done")
         else:
             measurement.run(spec.iterations, spec.seconds)
-        tell(asdict(measurement.result(alone=PACED not in sys.argv)))
+        tell(asdict(measurement.result()))
     except CompressError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)

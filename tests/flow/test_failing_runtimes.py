@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from edgepress.pipeline.lint import lint_file
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress
 from edgepress.targets import TARGETS
-from small_run import write_recipe
+from small_run import ONNXRUNTIME, write_recipe
 
 FAULTY = Path(__file__).parents[1] / "support" / "faulty"
 STAGES = {
@@ -30,9 +31,8 @@ KINDS = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all runs: the steps before the devices are done once."""
     folder = tmp_path_factory.mktemp("faulty")
-    recipe = write_recipe(folder, "onnxruntime, faulty", drop="50 points")
-    text = recipe.read_text().replace("[quantize]", "[]").replace("int8_share", "latency")
-    recipe.write_text(text.replace("0.95", "1 s").replace("openvino:CPU", "faulty"))
+    budgets = {"metric_drop": "50 points", "latency": {"faulty": "1 s"}}
+    write_recipe(folder, targets=[ONNXRUNTIME, "faulty"], passes=[], budgets=budgets)
     return folder
 
 
@@ -58,9 +58,10 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
 ) -> None:
     monkeypatch.setenv("FAULT", f"{stage}:{kind}")
     recipe = place / f"{kind}.yaml"
-    text = (place / "recipe.yaml").read_text().replace("[onnxruntime, faulty]", "[faulty]")
-    limits = "timeout_s: 4" if kind == "hang" else "memory: 1 GB"
-    recipe.write_text(text.replace("warmup_s: 0", f"warmup_s: 0, {limits}"))
+    document = yaml.safe_load((place / "recipe.yaml").read_text())
+    document["targets"] = ["faulty"]
+    document["measure"] |= {"timeout_s": 4} if kind == "hang" else {"memory": "1 GB"}
+    recipe.write_text(yaml.safe_dump(document))
     record = compress(recipe, place / "run", remeasure=True)  # without the fault it was measured before
     assert record.verdict == "FAIL"
     assert load_run(place / "run") == record

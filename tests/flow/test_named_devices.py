@@ -12,25 +12,19 @@ from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress
-from small_run import write_recipe
+from small_run import ONNXRUNTIME, write_recipe
 
 QUIET = {"runtime": "fake", "noise": {"launch_sd": 0.001}}
 
 
-def recipe_with(folder: Path, targets: str, budgets: str, devices: dict[str, object]) -> Path:
-    recipe = write_recipe(folder, targets, drop="50 points")
-    text = recipe.read_text()
-    changed = text.replace('int8_share: { "openvino:CPU": 0.95 }', budgets)
-    assert changed != text
-    recipe.write_text(changed)
+def recipe_with(folder: Path, target: object, budgets: dict[str, object], devices: dict[str, object]) -> Path:
     (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": devices}))
-    return recipe
+    return write_recipe(folder, targets=[target], budgets={"metric_drop": "50 points", **budgets})
 
 
 def test_a_simulated_device(tmp_path: Path) -> None:
-    recipe = recipe_with(
-        tmp_path, "quiet", "latency: { quiet: 1 s }, speedup: { quiet: 0.01 }", {"quiet": QUIET}
-    )
+    budgets = {"latency": {"quiet": "1 s"}, "speedup": {"quiet": 0.01}}
+    recipe = recipe_with(tmp_path, "quiet", budgets, {"quiet": QUIET})
     record = compress(recipe, tmp_path / "run")
     assert record.verdict == "PASS", record.reason
     assert load_run(tmp_path / "run") == record
@@ -67,7 +61,7 @@ def test_a_device_over_ssh(kind: str, tmp_path: Path) -> None:
             "threads": 1,
             "ssh": reached,
         }
-        budgets = "latency: { kiosk: 1 s }, int8_share: { kiosk: 0.95 }"
+        budgets = {"latency": {"kiosk": "1 s"}, "int8_share": {"kiosk": 0.95}}
         record = compress(recipe_with(tmp_path, "kiosk", budgets, {"kiosk": kiosk}), tmp_path / "run")
     assert record.verdict == "PASS", record.reason
     [target] = record.targets
@@ -75,32 +69,51 @@ def test_a_device_over_ssh(kind: str, tmp_path: Path) -> None:
     assert target.compressed is not None and target.compressed.precision == {"int8": 1.0}
     assert target.baseline is not None and target.baseline.precision == {"f32": 1.0}
     files = {artefact.path for artefact in record.artefacts if artefact.kind == "openvino-engine"}
-    assert "engines/kiosk/compressed/model.xml" in files
+    assert "devices/kiosk/compressed/model.xml" in files
     assert all((tmp_path / "run" / path).is_file() for path in files)
 
 
 def test_a_device_that_does_not_answer(tmp_path: Path) -> None:
     gone = {"runtime": "openvino", "ssh": {"host": "127.0.0.1", "port": 1, "connect_timeout_s": 2}}
-    recipe = recipe_with(tmp_path, "gone", "latency: { gone: 1 s }", {"gone": gone})
+    recipe = recipe_with(tmp_path, "gone", {"latency": {"gone": "1 s"}}, {"gone": gone})
     record = compress(recipe, tmp_path / "run")
     assert record.verdict == "FAIL"
     assert record.targets[0].status == "unavailable"
     assert record.budgets[1].reason.startswith("not measured: the device is not here (gone: 127")
-    text = recipe.read_text()
-    recipe.write_text(text.replace("targets: [gone]", "targets: [gone: { required: true }]"))
+    recipe = recipe_with(tmp_path, {"gone": {"required": True}}, {}, {"gone": gone})
     with pytest.raises(DeviceUnavailableError, match="gone: 127"):
         compress(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"),
+    ("target", "message"),
     [
         ("quite", "targets[0]: unknown target 'quite'; did you mean 'quiet'?"),
-        ("quiet: { threads: 2 }", "targets[0].quiet: unknown option 'threads' (known: required)"),
+        ("quiet:CPU", "targets[0]: quiet is a device of devices.yaml, which says which one: leave out :CPU"),
+        ("flood", "targets[0]: devices.yaml has it in throughput mode, and a run times single inferences"),
+        ({"quiet": {"threads": 2}}, "targets[0].quiet: unknown option 'threads' (known: required)"),
     ],
 )
-def test_what_a_recipe_says_wrongly_of_a_device(tmp_path: Path, targets: str, message: str) -> None:
-    recipe = recipe_with(tmp_path, targets, "latency: { quiet: 1 s }", {"quiet": QUIET})
+def test_what_a_recipe_says_wrongly_of_a_device(tmp_path: Path, target: object, message: str) -> None:
+    flood = {"runtime": "onnxruntime", "mode": "throughput"}
+    recipe = recipe_with(tmp_path, target, {}, {"quiet": QUIET, "flood": flood})
     with pytest.raises(CompressError) as caught:
         read_recipe(recipe)
     assert message in str(caught.value)
+
+
+def test_a_devices_file_that_no_target_needs_is_not_read(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME])
+    (tmp_path / "devices.yaml").write_text("hosts: [a, b]\n")
+    assert read_recipe(recipe).targets[0].runtime == "onnxruntime"
+
+
+def test_the_float_engine_of_a_device_is_what_its_own_options_say(tmp_path: Path) -> None:
+    here = {"runtime": "openvino", "device": "CPU", "threads": 1}
+    recipe = recipe_with(tmp_path, "here", {"speedup": {"here": 0.01}}, {"here": here})
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    [target] = record.targets
+    assert target.baseline is None and target.default is not None
+    assert [s.baseline for s in target.speedup] == ["float, runtime default"]
+    assert record.budgets[1].reason.startswith("against float, runtime default")

@@ -62,6 +62,14 @@ def test_memory_that_the_machine_does_not_tell_keeps_no_budget():
     assert record.reason == "not measured: the machine does not tell what the process held."
 
 
+def test_a_budget_is_of_the_device_of_its_very_name():
+    slow = cpu(name="CPU", compressed=engine("x", 9.0, 0.8628, {"int8": 1.0}))
+    record, _, _ = decide({"latency": {"CPU": "2 ms"}}, targets=[cpu(), slow])
+    assert (record.measured, record.verdict) == ("9.00 ms", "FAIL")
+    record, _, _ = decide({"latency": {"CPU": "2 ms"}}, targets=[cpu()])
+    assert (record.measured, record.verdict) == ("1.20 ms", "PASS")
+
+
 ON_TENSORRT = [{"latency": {"tensorrt": 1}}, {"speedup": {"tensorrt": 1}}, {"int8_share": {"tensorrt": 0.5}}]
 
 

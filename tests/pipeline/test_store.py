@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_many_writers_of_which_some_are_killed_leave_whole_entries(tmp_path: Pat
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     time.sleep(random.Random(0).uniform(0.05, 0.3))
     processes[0].send_signal(signal.SIGKILL)
+    processes[0].wait()  # or its number would still be that of a process
     for process in processes[1:]:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
@@ -143,3 +145,42 @@ def test_a_fresh_run_forgets_its_own_store_and_leaves_a_shared_one_to_others(tmp
     again = fresh.get("key")
     assert again is not None and again.values == {"a": 2}
     assert Store(tmp_path, fresh=True).get("key") is None and not tmp_path.exists()
+
+
+def test_an_entry_that_is_replaced_again_and_again_is_always_there(tmp_path: Path) -> None:
+    store, reader = Store(tmp_path, shared=True), Store(tmp_path, shared=True)
+    store.put("key", Entry({"number": 0}, {"w": torch.zeros(1000)}))
+    ended = threading.Event()
+
+    def replacing() -> None:
+        for number in range(60):
+            store.put("key", Entry({"number": number}, {"w": torch.full((1000,), float(number))}))
+        ended.set()
+
+    writer = threading.Thread(target=replacing)
+    writer.start()
+    found = []
+    while not ended.is_set():
+        found.append(reader.get("key"))
+    writer.join()
+    whole = [entry for entry in found if entry is not None]
+    assert whole and all(bool((entry.tensors["w"] == entry.values["number"]).all()) for entry in whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_an_equal_entry_stays_where_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("key", Entry({"a": 1}, {"w": torch.ones(3)}))
+    before = (tmp_path / "key").stat().st_ino
+    store.put("key", Entry({"a": 1}, {"w": torch.ones(3)}))
+    assert (tmp_path / "key").stat().st_ino == before
+    store.put("key", Entry({"a": 2}, {"w": torch.ones(3)}))
+    assert (tmp_path / "key").stat().st_ino != before
+
+
+def test_a_fresh_run_does_not_go_on_from_what_another_one_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Store(tmp_path).claimed("key", "l2", Silent()) as scratch:
+        (scratch / "epoch").write_text("3")
+        raise KeyboardInterrupt
+    with Store(tmp_path, shared=True, fresh=True).claimed("key", "l2", Silent()) as scratch:
+        assert [path.name for path in scratch.iterdir()] == ["lock"]

@@ -363,6 +363,13 @@ def test_values_ids_and_boxes_of_a_ranking_are_ranked(tmp_path: Path) -> None:
     nodes.append(helper.make_node("TopK", ["x", "one"], ["best", "which"]))
     kinds |= {"best": TensorProto.FLOAT, "which": TensorProto.INT64}
     assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [[0, 1, 2], [3, 4]]
+    nodes = [  # rows of one ranking, chosen by another: they stand in the order of the second
+        TOP,
+        helper.make_node("TopK", ["values", "one"], ["best", "which"]),
+        helper.make_node("GatherElements", ["ids", "which"], ["labels"], axis=1),
+    ]
+    kinds = {"best": TensorProto.FLOAT, "labels": TensorProto.INT64}
+    assert ranked_outputs(graph_of(tmp_path, nodes, kinds)) == [[0, 1]]
     nodes = [TOP, helper.make_node("Gather", ["table", "ids"], ["boxes"])]
     assert ranked_outputs(graph_of(tmp_path, nodes, {"boxes": TensorProto.FLOAT}, axes=3)) == [[0]]
     nodes = [

@@ -18,6 +18,7 @@ from edgepress.targets.onnxruntime import can_build, devices, facts, scheme, una
 __all__ = ["can_build", "devices", "facts", "lint", "scheme", "unavailable", "version"]
 
 name = "faulty"
+own_float_default = False
 
 
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:

@@ -167,7 +167,8 @@ def test_two_launches_take_turns(save, feeds, tmp_path):
     spec = a_spec(save(conv_float()), feeds, tmp_path)
     first, second = launch_pair(spec, spec, order_seed=0)
     assert len(first.samples_ns) == len(second.samples_ns) == 20  # 11 were asked for: whole turns of ten
-    assert first.outputs_sha256 == second.outputs_sha256 and first.joules is None
+    assert first.outputs_sha256 == second.outputs_sha256
+    assert first.joules is None or first.joules > 0  # by the machine's own counters
 
 
 def test_a_pair_is_compared_turn_by_turn():
