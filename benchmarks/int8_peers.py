@@ -120,31 +120,13 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
 
 def _read(recipe_path: Path) -> tuple[Any, Any, Any, Any]:
     """What a run of the recipe would start from: model, data, the passes' context, and the passes."""
-    from edgepress.calibration.metric import metric_named
-    from edgepress.calibration.scheme import intersect
-    from edgepress.calibration.sources import load_data
-    from edgepress.passes.base import PassContext
-    from edgepress.pipeline.ingest.model import ingest
+    from edgepress.pipeline.prepare import Prepared
     from edgepress.pipeline.recipe.file import read_recipe
     from edgepress.progress import for_stream
-    from edgepress.targets import TARGETS
 
-    recipe, folder = read_recipe(recipe_path), recipe_path.parent
-    told = recipe.data
-    data = load_data(
-        told.source,
-        told.args,
-        told.split,
-        told.preprocess,
-        told.calibration_samples,
-        recipe.seed,
-        folder=folder,
-    )
-    model = ingest(recipe.model, data.calibration.example(), folder=folder)
-    scheme = intersect(TARGETS[target.runtime].scheme for target in recipe.targets)
-    metric = metric_named(recipe.metric, folder)
-    context = PassContext(data, metric, scheme, recipe.seed, progress=for_stream())
-    return model, data, context, recipe.passes
+    prepared = Prepared(read_recipe(recipe_path), recipe_path.resolve().parent, progress=for_stream())
+    data, model = prepared.read()
+    return model, data, prepared.context(data), prepared.recipe.passes
 
 
 def _nncf(float_onnx: Path, calibration: Any, transformer: bool, path: Path) -> Path:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ...calibration.data import Part
 from ...calibration.metric import Measurement, Metric, mcnemar, metric_named
-from ...calibration.sources import load_data
 from ...errors import CompressError
 from ...model import Forward
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
+from ..prepare import Prepared
 from ..recipe.file import read_recipe
 
 CERTAIN = 1.6449
@@ -50,14 +50,8 @@ class Paired:
 
 def judged_by(recipe_path: Path, progress: Progress = Silent()) -> Judged:
     """The data and the metric of a recipe; its model and passes do not matter here."""
-    recipe, folder = read_recipe(recipe_path), recipe_path.resolve().parent
-    told = recipe.data
-    split = {str(k): v for k, v in told.split.items()} if told.split else None
-    data = load_data(
-        told.source, told.args, split, told.preprocess, told.calibration_samples, recipe.seed,
-        folder=folder, integer_labels=recipe.metric.startswith("top"), progress=progress,
-    )  # fmt: skip
-    return Judged(metric_named(recipe.metric, folder), data.judge)
+    prepared = Prepared(read_recipe(recipe_path), recipe_path.resolve().parent, progress=progress)
+    return Judged(metric_named(prepared.recipe.metric, prepared.base), prepared.data().judge)
 
 
 def compare(

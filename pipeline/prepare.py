@@ -1,0 +1,144 @@
+"""A recipe opened: its data, its model, and the context that passes work in, as a run, a gate or a description need."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..calibration.data import DataParts
+from ..calibration.metric import metric_named
+from ..calibration.scheme import QuantScheme, intersect
+from ..calibration.sources import load_data
+from ..calibration.typed import data_in_types
+from ..errors import CompressError, DeviceUnavailableError
+from ..model import Model
+from ..passes.base import NetworkSource, PassContext
+from ..progress import Progress, Silent
+from ..targets import TARGETS, onnxruntime
+from .devices.opened import require_reached
+from .export import export
+from .ingest.model import ingest
+from .measure import layer_times, limits_of
+from .onnx_files.network import why_no_pass
+from .packing.weighing import Weighing
+from .recipe.sections import ModelSection, Recipe, TargetSection
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with all that is needed to open what it names. base: the folder that its names are relative to."""
+
+    recipe: Recipe
+    base: Path = Path()
+    trust_pickle: str | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def scheme(self) -> QuantScheme:
+        """The grids that every target accepts; a simulated device computes with onnxruntime."""
+        return intersect(TARGETS.get(t.runtime, onnxruntime).scheme for t in self.recipe.targets)
+
+    @property
+    def export_options(self) -> dict[str, int]:
+        """As `export` takes them."""
+        return {"opset": self.recipe.export.opset, "ir_version": self.recipe.export.ir_version}
+
+    def data(self) -> DataParts:
+        """The samples, as their source has them."""
+        section = self.recipe.data
+        self.progress.say("reading the data")
+        return load_data(
+            section.source,
+            section.args,
+            {str(k): v for k, v in section.split.items()} if section.split else None,
+            section.preprocess,
+            section.calibration_samples,
+            self.recipe.seed,
+            folder=self.base,
+            integer_labels=self.recipe.metric.startswith("top"),
+            progress=self.progress,
+        )
+
+    def read(self) -> tuple[DataParts, Model]:
+        """The data and the float model that the recipe names."""
+        data = self.data()
+        self.progress.say("reading the model")
+        example = data.calibration.example()
+        model = ingest(
+            self.recipe.model, example, self.trust_pickle, folder=self.base, progress=self.progress
+        )
+        if not self.recipe.export.dynamic_batch:
+            model = model.with_static_batch()
+        types = [x.dtype for x in model.example_inputs]
+        return data_in_types(data, types, model.input_names), model
+
+    def context(self, data: DataParts) -> PassContext:
+        """What passes are told, beside the model."""
+        return PassContext(
+            data=data,
+            metric=metric_named(self.recipe.metric, self.base),
+            scheme=self.scheme,
+            seed=self.recipe.seed,
+            progress=self.progress,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            layer_ms=self._layer_ms,
+            load_network=lambda source: self._load_network(source, data),
+            packed_bytes=Weighing(**self.export_options),
+            folder=self.base,
+        )
+
+    def _load_network(self, source: NetworkSource, data: DataParts) -> Model:
+        """A teacher or a student that a pass names, read as the model itself is."""
+        section = ModelSection(
+            source=source.source, args=source.args, weights=source.weights, weights_key=source.weights_key
+        )
+        found = ingest(
+            section, data.calibration.example(), self.trust_pickle, folder=self.base, progress=self.progress
+        )
+        return found if self.recipe.export.dynamic_batch else found.with_static_batch()
+
+    def _layer_ms(self, model: Model) -> Mapping[str, float]:
+        """Layer times on the first device of the recipe that is here; none where its runtime fails."""
+        section = next((s for s in self.recipe.targets if s.here and unavailable(s) is None), None)
+        if section is None:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = export(model, Path(folder) / "model.onnx", **self.export_options)
+            try:
+                return layer_times(path, section, model, Path(folder), limits_of(self.recipe.measure))
+            except CompressError as error:  # a report without these times is no reason to lose a pass
+                self.progress.say(f"{section.label}: layers were not timed: {error}")
+                return {}
+
+    def refuse_impossible(self, model: Model) -> None:
+        """Say before any work what the passes will refuse, and a metric that is not there."""
+        metric_named(self.recipe.metric, self.base)
+        for chosen in self.recipe.passes:
+            if refusal := why_no_pass(model.module) or chosen.refuses(model):
+                raise CompressError(f"pass {chosen.name}: {refusal}")
+
+    def require_devices(self) -> None:
+        """Raise DeviceUnavailableError for a target that the recipe requires and that is not here."""
+        for section in self.recipe.targets:
+            if section.name:
+                if section.required:
+                    require_reached({section.name: section})
+                continue
+            target = TARGETS[section.runtime]
+            # A target that is only built for, ahead of time, is asked for engines and not for a device.
+            reason = target.can_build() or (
+                None if section.compute_capabilities else target.unavailable(section.device)
+            )
+            if section.required and reason:
+                raise DeviceUnavailableError(
+                    f"targets: {section.label} is required and not here: {reason}. `compress doctor` lists what is."
+                )
+
+
+def unavailable(section: TargetSection) -> str | None:
+    """Why a device of this machine cannot run anything, None when it can; of others nothing is known before."""
+    return TARGETS[section.runtime].unavailable(section.device) if section.here else None
