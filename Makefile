@@ -30,6 +30,9 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	{ $(PIP) --no-deps nncodec && $(BIN)/python benchmarks/size_peers.py; } || status=1; \
 	$(BIN)/python benchmarks/l2z_scale.py || status=1; \
 	$(BIN)/python benchmarks/gate_simulation.py || status=1; \
+	$(BIN)/python benchmarks/shared_store.py || status=1; \
+	{ $(BIN)/compress demo -o runs/demo && $(BIN)/python benchmarks/run_and_gate.py runs/demo; } || status=1; \
+	$(BIN)/python benchmarks/step_ablation.py || status=1; \
 	$(BIN)/compress run examples/solar/cnn.yaml -o runs/solar-cnn || status=1; \
 	$(BIN)/python benchmarks/pack_error.py examples/solar/cnn.yaml runs/solar-cnn/float.onnx runs/solar-cnn/model.onnx \
 		|| status=1; \
@@ -38,9 +41,10 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	done; \
 	exit $$status
 
-fuzz: $(VENV)/dev ## read a million damaged .l2z files and 10,000 other model files; takes half an hour
+fuzz: $(VENV)/dev ## read a million damaged .l2z files and 12,500 other model files; takes half an hour
 	MUTATIONS=1000000 $(BIN)/python -m pytest tests/pipeline/l2z/test_l2z.py -k mutated
 	MUTATIONS=10000 $(BIN)/python -m pytest tests/attacks/test_mutations.py
+	MUTATIONS=2500 $(BIN)/python -m pytest tests/attacks/test_onnx_mutations.py
 
 clean: ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs build edgepress.egg-info
