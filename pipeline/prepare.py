@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ class Prepared:
         return data_in_types(data, types, model.input_names), model
 
     def context(self, data: DataParts) -> PassContext:
-        """What passes are told, beside the model."""
+        """What passes are told, beside the model: data, which another process takes as well."""
         return PassContext(
             data=data,
             metric=metric_named(self.recipe.metric, self.base),
@@ -86,12 +87,12 @@ class Prepared:
             progress=self.progress,
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
-            load_network=lambda source: self._load_network(source, data),
+            load_network=partial(self._load_network, data),
             packed_bytes=Weighing(**self.export_options),
             folder=self.base,
         )
 
-    def _load_network(self, source: NetworkSource, data: DataParts) -> Model:
+    def _load_network(self, data: DataParts, source: NetworkSource) -> Model:
         """A teacher or a student that a pass names, read as the model itself is."""
         section = ModelSection(
             source=source.source, args=source.args, weights=source.weights, weights_key=source.weights_key
