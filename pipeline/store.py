@@ -192,12 +192,12 @@ def _made_for_all(folder: Path) -> Path:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two entries hold the same files, by their manifests."""
+    """Whether an entry that is there holds the files of a new one, undamaged."""
     try:
-        return (one / _MANIFEST).read_bytes() == (other / _MANIFEST).read_bytes() and all(
-            (other / name).is_file() for name in _FILES
-        )
-    except OSError:
+        digests = json.loads((one / _MANIFEST).read_text())
+        there = json.loads((other / _MANIFEST).read_text())
+        return bool(there == digests == {name: sha256_file(other / name) for name in _FILES})
+    except (OSError, ValueError):
         return False
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported, here and in every process that tests start
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before PyTorch is imported, here and in every process that tests start
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -184,3 +184,13 @@ def test_a_fresh_run_does_not_go_on_from_what_another_one_left(tmp_path: Path) -
         raise KeyboardInterrupt
     with Store(tmp_path, shared=True, fresh=True).claimed("key", "l2", Silent()) as scratch:
         assert [path.name for path in scratch.iterdir()] == ["lock"]
+
+
+def test_a_damaged_entry_does_not_stay_because_its_manifest_is_right(tmp_path: Path) -> None:
+    store, entry = Store(tmp_path), Entry({"a": 1}, {"w": torch.ones(3)})
+    store.put("key", entry)
+    tensors = tmp_path / "key" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
+    assert store.get("key") is None
+    store.put("key", entry)
+    assert store.get("key") is not None
