@@ -157,19 +157,15 @@ def _architecture(name: str, quick: bool) -> tuple[Any, Any]:
 
 def _example(name: str, quick: bool) -> tuple[Any, Any]:
     """An example network, and of its data as much as an architecture has; what is measured is of its test part."""
-    from edgepress.calibration.sources import load_data
-    from edgepress.pipeline.ingest.model import ingest
+    from edgepress.pipeline.prepare import Prepared
     from edgepress.pipeline.recipe.file import read_recipe
 
     example, kind = name.split("-")
     path = ROOT / "examples" / example / f"{kind}.yaml"
     recipe = read_recipe(path)
     count = OF_EXAMPLES // 2 if quick else OF_EXAMPLES
-    told = recipe.data
-    data = load_data(
-        told.source, told.args, told.split, told.preprocess, count, recipe.seed, folder=path.parent
-    )
-    model = ingest(recipe.model, data.calibration.example(), folder=path.parent)
+    fewer = recipe.data.model_copy(update={"calibration_samples": count})
+    data, model = Prepared(recipe.model_copy(update={"data": fewer}), path.parent).read()
     return model, _context(data.train, data.calibration, data.judge.head(2 * count))
 
 

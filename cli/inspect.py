@@ -109,7 +109,6 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
     if not model.lower().endswith((".yaml", ".yml")):
         return None
     from ..calibration.named import is_callable_name
-    from ..calibration.sources import load_data
     from ..pipeline.recipe.file import read_recipe
     from ..progress import for_stream
 
@@ -118,11 +117,7 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
     knows_itself = not is_callable_name(source) or source.startswith(("timm:", "torchvision:"))
     if recipe.model.input_shape is not None or knows_itself:
         return None
-    data = recipe.data
-    split = {str(part): share for part, share in data.split.items()} if data.split else None
-    parts = load_data(
-        data.source, data.args, split, data.preprocess, data.calibration_samples, recipe.seed,
-        folder=Path(model).resolve().parent, integer_labels=recipe.metric.startswith("top"),
-        progress=for_stream(),
-    )  # fmt: skip
-    return parts.calibration.example()
+    from ..pipeline.prepare import Prepared
+
+    prepared = Prepared(recipe, Path(model).resolve().parent, progress=for_stream())
+    return prepared.data().calibration.example()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,13 +20,15 @@ from ..isolated import Limits
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from ..targets import TARGETS
-from ..targets.base import Artefact, BuiltOnly, Engine, TargetOptions
+from ..targets.base import Artefact, BuiltOnly, TargetOptions
 from ..targets.graphs.attribution import precision_shares
 from ..targets.isolated_engine import IsolatedEngine, build
+from ..targets.measuring.device import LAYER_ITERATIONS, BuiltOnlyError
 from ..targets.measuring.latency import (
     Contender,
     LaunchSamples,
     measure_in_turns,
+    median_known,
     of,
     speedup_in_turns,
     summarize,
@@ -50,7 +52,6 @@ from .steps import metric_batch
 if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
 
-LAYER_ITERATIONS = 30
 WHERE_SAMPLES = 16
 
 
@@ -93,28 +94,38 @@ def measure_target(
     """Build and, where the device is here, run and time. A refusal is status "failed", with its reason."""
     require_batch(candidate.model, plan)
     target = TARGETS[section.runtime]
-    cannot_build = target.can_build()
-    if cannot_build:
-        return Measured(_record(section, target, "unavailable", cannot_build), ())
-    context.progress.say(f"{section.label}: building")
-    try:
+
+    def work() -> Measured:
+        if reason := target.can_build():
+            raise DeviceUnavailableError(reason)
+        context.progress.say(f"{section.label}: building")
         place, limits = folder / "compressed", limits_of(plan)
         built = build(target, candidate.compressed_onnx, options_of(section), place, limits)
         if isinstance(built, BuiltOnly):
-            compressed = EngineRecord(
-                label=COMPRESSED,
-                settings=plain_settings(built.settings),
-                engine_bytes=_largest(built.artefacts),
-            )
-            record = _record(section, target, "built", built.reason)
-            return Measured(record.model_copy(update={"compressed": compressed}), built.artefacts)
+            raise BuiltOnlyError(built)
         return _run(section, target, built, candidate, context, plan, folder)
+
+    return measured_or_why(section, work)
+
+
+def measured_or_why(section: TargetSection, work: Callable[[], Measured]) -> Measured:
+    """What `work` measures, or the record of what kept it from that."""
+    try:
+        return work()
+    except BuiltOnlyError as error:
+        built = error.built
+        engine = EngineRecord(
+            label=COMPRESSED,
+            settings=plain_settings(built.settings),
+            engine_bytes=max((a.path.stat().st_size for a in built.artefacts), default=0),
+        )
+        return Measured(target_record(section, "built", built.reason, compressed=engine), built.artefacts)
     except DeviceUnavailableError as error:
-        return Measured(_record(section, target, "unavailable", str(error)), ())
+        return Measured(target_record(section, "unavailable", str(error)), ())
     except NotWrittenError:  # a full disk is no failed device
         raise
     except CompressError as error:
-        return Measured(_record(section, target, "failed", str(error)), ())
+        return Measured(target_record(section, "failed", str(error)), ())
 
 
 def _run(
@@ -137,8 +148,7 @@ def _run(
                 engine = build(target, candidate.float_onnx, options[label], folder / name, limits_of(plan))
                 assert not isinstance(engine, BuiltOnly)
                 engines[label] = opened.enter_context(engine)
-        forwards = {label: forward_of(engine, candidate.model) for label, engine in engines.items()}
-
+        forwards = {label: forward_of(engine.run, candidate.model) for label, engine in engines.items()}
         find_layer = layer_finder(section, options, candidate, context)
         batch = metric_batch(candidate.model)
         parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
@@ -157,16 +167,16 @@ def _run(
         )
         for label, engine in engines.items()
     }
-    record = _record(section, target, "run", "").model_copy(
-        update={
-            "baseline": records[F32],
-            "default": records.get(DEFAULT),
-            "compressed": records[COMPRESSED],
-            # Over a baseline that computes something else a ratio would say nothing.
-            "speedup": speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
-            "parity": parities.pop(COMPRESSED),
-            "float_parity": list(parities.values()),
-        }
+    record = target_record(
+        section,
+        "run",
+        baseline=records[F32],
+        default=records.get(DEFAULT),
+        compressed=records[COMPRESSED],
+        # Over a baseline that computes something else a ratio would say nothing.
+        speedup=speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
+        parity=parities.pop(COMPRESSED),
+        float_parity=list(parities.values()),
     )
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
 
@@ -251,16 +261,19 @@ def layer_times(
     return {node: layer.ms for layer in layers if layer.ms is not None for node in layer.onnx_nodes}
 
 
-def forward_of(engine: Engine, model: Model) -> Forward:
-    """An engine as a function from tensors to tensors; a static batch is filled up."""
+def forward_of(infer: Callable[[Feeds], Sequence[Any]], model: Model, batch: int | None = None) -> Forward:
+    """An engine's inference as a function from tensors to tensors.
+
+    batch: what the engine takes at once, to which fewer samples are filled up; by default as the model says it.
+    """
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
-        return tuple(torch.from_numpy(np.asarray(y)) for y in engine.run(feeds))
+        return tuple(torch.from_numpy(np.asarray(y)) for y in infer(feeds))
 
-    if model.dynamic_batch:
+    if batch is None and model.dynamic_batch:
         return run
-    return padded(run, model.example_inputs[0].shape[0])
+    return padded(run, batch or model.example_inputs[0].shape[0])
 
 
 def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> dict[str, np.ndarray[Any, Any]]:
@@ -290,14 +303,9 @@ def latency_record(launches: Sequence[LaunchSamples]) -> LatencyRecord:
 def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:
     """What the launches of one engine took beside time, as far as the machine tells: medians, None for unknown."""
     return {
-        "peak_memory_bytes": _median([x.result.peak_bytes for x in launches]),
-        "joules": _median([x.result.joules for x in launches]),
+        "peak_memory_bytes": median_known([x.result.peak_bytes for x in launches]),
+        "joules": median_known([x.result.joules for x in launches]),
     }
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
 
 
 def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
@@ -307,11 +315,14 @@ def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> lis
     return [SpeedupRecord(baseline=label, ratio=s.ratio, ci95=s.ci95, pairs=s.pairs) for label, s in found]
 
 
-def _record(section: TargetSection, target: Target, status: Any, reason: str) -> TargetRecord:
+def target_record(section: TargetSection, status: Any, reason: str = "", **more: Any) -> TargetRecord:
+    """The record of a target, with what there is `more` to tell; of a device elsewhere only it knows the version."""
+    version = TARGETS[section.runtime].version() if section.here else None
     return TargetRecord(
-        device=section.device, runtime=section.runtime, version=target.version(), status=status, reason=reason
+        device=section.device,
+        runtime=section.runtime,
+        name=section.name,
+        status=status,
+        reason=reason,
+        **{"version": version, **more},
     )
-
-
-def _largest(artefacts: Sequence[Artefact]) -> int:
-    return max((a.path.stat().st_size for a in artefacts), default=0)

@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..calibration.metric import padded
-from ..errors import CompressError, DeviceUnavailableError
-from ..model import Forward, Model
+from ..errors import CompressError
 from ..passes.base import PassContext
-from ..targets import TARGETS
 from ..targets.base import FAKE, Artefact
-from ..targets.measuring.device import BuiltOnlyError, Device, DeviceLostError, Frozen
+from ..targets.measuring.device import Device, DeviceLostError, Frozen
 from ..targets.measuring.latency import LaunchSamples, of
-from ..targets.measuring.turns import LaunchPlan, launch_pairs
-from ..writing import NotWrittenError
+from ..targets.measuring.turns import LaunchPlan, Losses, launch_pairs
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
 from .measure import (
     Measured,
     example_feeds,
+    forward_of,
     has_own_default,
     latency_record,
     layer_finder,
     limits_of,
+    measured_or_why,
     require_batch,
     resources,
     speedups,
+    target_record,
 )
 from .recipe.sections import MeasureSection, TargetSection
-from .run_record import EngineRecord, LayerRecord, TargetRecord, plain_settings
-
-
-@dataclass
-class _Losses:
-    """Pairs of launches that do not count; see `turns.Losses`."""
-
-    set_aside: list[str] = field(default_factory=list)
-    lost: bool = False
+from .run_record import EngineRecord, LayerRecord, plain_settings
 
 
 def measure_device(
@@ -57,22 +47,12 @@ def measure_device(
     status "failed", a device that is not reached "unavailable", each with its reason.
     """
     require_batch(candidate.model, plan)
-    try:
+
+    def work() -> Measured:
         with opened({section.name: section}, plan.batch, limits_of(plan)) as devices:
             return _measured(devices[section.name], section, candidate, context, plan, folder)
-    except BuiltOnlyError as error:
-        size = max((a.path.stat().st_size for a in error.built.artefacts), default=0)
-        settings = plain_settings(error.built.settings)
-        engine = EngineRecord(label=COMPRESSED, settings=settings, engine_bytes=size)
-        return Measured(
-            _record(section, "built", error.built.reason, compressed=engine), error.built.artefacts
-        )
-    except DeviceUnavailableError as error:
-        return Measured(_record(section, "unavailable", str(error)), ())
-    except NotWrittenError:  # a full disk is no failed device
-        raise
-    except CompressError as error:
-        return Measured(_record(section, "failed", str(error)), ())
+
+    return measured_or_why(section, work)
 
 
 def _measured(
@@ -91,7 +71,8 @@ def _measured(
         context.progress.say(f"{section.label}: building {name}")
         frozen[label] = device.build(candidate.onnx(label), folder / name, feeds)
     forwards = {
-        label: _forward(device, engine, candidate.model, plan.batch) for label, engine in frozen.items()
+        label: forward_of(partial(device.outputs, engine), candidate.model, plan.batch)
+        for label, engine in frozen.items()
     }
     find_layer = layer_finder(section, dict.fromkeys(frozen, section.options(plan.batch)), candidate, context)
     parities, metrics = judged(
@@ -116,10 +97,9 @@ def _measured(
         )
         for label, engine in frozen.items()
     }
-    record = _record(
+    record = target_record(
         section,
         "run",
-        "",
         version=facts.version,
         compressed=engines[COMPRESSED],
         baseline=engines.get(F32),
@@ -129,16 +109,6 @@ def _measured(
         float_parity=[parities[base]],
     )
     return Measured(record, _artefacts(section, folder))
-
-
-def _forward(device: Device, engine: Frozen, model: Model, batch: int) -> Forward:
-    """An engine on a device as a function from tensors to tensors, for at most `batch` samples."""
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
-        return tuple(torch.from_numpy(np.asarray(y)) for y in device.outputs(engine, feeds))
-
-    return padded(run, batch)
 
 
 def _timed(
@@ -155,7 +125,7 @@ def _timed(
     context.progress.say(
         f"{device.label}: timing {plan.pairs} pairs of launches in turns, batch {plan.batch}"
     )
-    losses, launches = _Losses(), list[LaunchSamples]()
+    losses, launches = Losses(), list[LaunchSamples]()
     (one, first), (other, second) = engines.items()
     how = LaunchPlan(plan.iterations, plan.warmup_s, context.seed)
     pairs = islice(launch_pairs(device, (first, second), feeds, how, losses), plan.pairs)
@@ -180,16 +150,3 @@ def _artefacts(section: TargetSection, folder: Path) -> tuple[Artefact, ...]:
         return ()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(Artefact(path, f"{section.runtime}-engine") for path in files)
-
-
-def _record(section: TargetSection, status: Any, reason: str, **more: Any) -> TargetRecord:
-    target = TARGETS.get(section.runtime)
-    told = {"version": target.version() if target is not None and section.here else None, **more}
-    return TargetRecord(
-        device=section.device,
-        runtime=section.runtime,
-        name=section.name,
-        status=status,
-        reason=reason,
-        **told,
-    )

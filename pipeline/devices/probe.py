@@ -16,8 +16,7 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from ...targets.measuring.device import Device, DeviceLostError
 from ...targets.measuring.launch import paired_log_ratio
-from ...targets.measuring.turns import LaunchPlan, launch_pairs
-from ..gate.record import LatencyResult
+from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
 from ..gate.sequential import Limits, smallest_slowdown
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
@@ -98,7 +97,7 @@ def _probed(
     if not plan.pairs:
         return told
     frozen = device.build(model, folder / folder_name(device.label), feeds)
-    lost = LatencyResult(looks=[], launches=[])
+    lost = Losses()
     pairs = launch_pairs(device, (frozen, frozen), feeds, LaunchPlan(plan.iterations, seed=plan.seed), lost)
     counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
     found = [pair for _, pair in zip(counted, pairs, strict=False)]

@@ -18,7 +18,6 @@ from ...model import Forward
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
-from ..prepare import Prepared
 from ..recipe.file import read_recipe
 
 CERTAIN = 1.6449
@@ -50,6 +49,8 @@ class Paired:
 
 def judged_by(recipe_path: Path, progress: Progress = Silent()) -> Judged:
     """The data and the metric of a recipe; its model and passes do not matter here."""
+    from ..prepare import Prepared  # which brings the exporter: a gate without a recipe does without
+
     prepared = Prepared(read_recipe(recipe_path), recipe_path.resolve().parent, progress=progress)
     return Judged(metric_named(prepared.recipe.metric, prepared.base), prepared.data().judge)
 

@@ -9,7 +9,7 @@ from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
-from ...targets.measuring.turns import LaunchPlan, launch_pairs
+from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
 from .record import LatencyResult, LaunchRow, LookRow
 from .sequential import Limits, look
 
@@ -29,11 +29,11 @@ def gate_latency(
     Which pairs are set aside never depends on their times. Without a decision (`last.decision` is MORE, or there is no
     look) the pairs ran out, or the device did.
     """
-    result = LatencyResult(looks=[], launches=[])
+    result, losses = LatencyResult(looks=[], launches=[]), Losses()
     medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
-    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, result)
+    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, losses)
     for pair in progress.track(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):
@@ -50,7 +50,7 @@ def gate_latency(
         target = next(wanted, 0)
         if not target:
             break
-    return result
+    return result.model_copy(update=vars(losses))
 
 
 def _row(side: str, pair: int, launched: LaunchResult) -> LaunchRow:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeVar
 
 from ...errors import CompressError, DeviceUnavailableError
 from ...progress import Progress, Silent
 from ...targets.measuring.device import BuiltOnlyError, Device, Frozen
-from ...targets.measuring.latency import LaunchSamples, launch_interleaved, of, speedup, summarize
+from ...targets.measuring.latency import (
+    LaunchSamples,
+    launch_interleaved,
+    median_known,
+    of,
+    speedup,
+    summarize,
+)
 from ...targets.measuring.launch import LaunchResult
 from ...targets.measuring.sustained import sustained
 from ..devices.feeds import Feeds, batch_of, random_feeds
@@ -23,8 +29,6 @@ from ..files import sha256_file
 from ..onnx_files.file import read_graph
 from ..run_record import EngineRecord, LatencyRecord, LayerRecord, plain_settings
 from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
-
-N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -188,16 +192,11 @@ def _summarize(cell: _Cell, launches: list[LaunchSamples], batch: int) -> None:
     engine.settings = results[0].settings
     cell.row.resources = ResourceRecord(
         throughput_per_s=1000 / engine.latency_ms.p50 * batch,
-        peak_memory_bytes=_median(r.peak_bytes for r in results),
-        engine_memory_bytes=_median(r.engine_memory_bytes for r in results),
-        joules=_median(r.joules for r in results),
+        peak_memory_bytes=median_known(r.peak_bytes for r in results),
+        engine_memory_bytes=median_known(r.engine_memory_bytes for r in results),
+        joules=median_known(r.joules for r in results),
     )
     cell.row.states = [asdict(results[0].before), asdict(results[-1].after)]
-
-
-def _median(values: Iterable[N | None]) -> N | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
 
 
 def _profile(model: _Model, cells: Mapping[tuple[str, str], _Cell], plan: ProfilePlan) -> Profile:

@@ -115,7 +115,7 @@ class FlowProofs:
         try:
             limits = limits_of(self.recipe.measure)
             with load(TARGETS["onnxruntime"], path, TargetOptions(), limits) as engine:
-                found = outputs_of(forward_of(engine, model), part, batch)
+                found = outputs_of(forward_of(engine.run, model), part, batch)
         except CompressError as error:
             self.records.append(broken(edge, f"onnxruntime: {error}", len(part.head(SAMPLES))))
             return eager

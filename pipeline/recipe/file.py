@@ -120,10 +120,8 @@ def _devices_beside(folder: Path, data: Mapping[str, Any]) -> dict[str, DeviceSe
     """The devices of the devices.yaml in a recipe's folder, where one of its targets is not named by a runtime."""
     from ...targets import TARGETS
 
-    listed = data.get("targets") if isinstance(data.get("targets"), list) else []
-    names = [str(next(iter(item), "") if isinstance(item, dict) else item) for item in listed or []]
     path = folder / DEVICES_FILE
-    needed = any(name.partition(":")[0] not in TARGETS for name in names)
+    needed = any(label.partition(":")[0] not in TARGETS for label in _labels(data))
     return read_devices(path) if needed and path.is_file() else {}
 
 
@@ -209,14 +207,20 @@ def _named_items(
     return items
 
 
+def _labels(data: Mapping[str, Any]) -> list[str]:
+    """What the targets of a recipe are called, as they are written; none where they are no list."""
+    items = data.get("targets")
+    listed = items if isinstance(items, list) else []
+    return [str(next(iter(item), "")) if isinstance(item, dict) else str(item) for item in listed]
+
+
 def _check_budget_names(document: Document, devices: Collection[str]) -> None:
     """Each per-device budget must name a target of the recipe."""
     from ...targets import TARGETS
 
-    budgets, items = document.data.get("budgets"), document.data.get("targets")
-    if not isinstance(budgets, dict) or not isinstance(items, list):
+    budgets, labels = document.data.get("budgets"), _labels(document.data)
+    if not isinstance(budgets, dict) or not labels:
         return
-    labels = [next(iter(item), "") if isinstance(item, dict) else str(item) for item in items]
     if any(label.partition(":")[0] not in (*TARGETS, *devices) for label in labels):
         return  # a target that is itself misspelt must not make its budget wrong too
     for kind in _PER_TARGET_BUDGETS:

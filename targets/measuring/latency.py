@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log, sqrt
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from .launch import LaunchResult, LaunchSpec, launch, launch_turns, paired_log_r
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
 CONFIDENCE = 0.95
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,11 @@ def measure_interleaved(
     limits: of each launch as a whole, its warm-up not counted. Returns the launches in the order they ran.
     CompressError when a launch fails or `pairs` is below 2.
     """
-    _require_labels(contenders, pairs)
-    with tempfile.TemporaryDirectory() as folder:
-        saved = save_feeds(feeds, Path(folder))
-
-        def launcher(c: Contender) -> Callable[[], LaunchResult]:
-            spec = LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s)
-            return lambda: launch(spec, limits)
-
-        return launch_interleaved({c.label: launcher(c) for c in contenders}, pairs, seed, progress)
+    with _specs(contenders, feeds, iterations, warmup_s) as specs:
+        launchers = {
+            c.label: partial(launch, spec, limits) for c, spec in zip(contenders, specs, strict=True)
+        }
+        return launch_interleaved(launchers, pairs, seed, progress)
 
 
 def measure_in_turns(
@@ -118,27 +118,30 @@ def measure_in_turns(
     limits: of each launch, its warm-up not counted. `speedup_in_turns` compares two of them.
     CompressError when a launch fails or `pairs` is below 2.
     """
-    _require_labels(contenders, pairs)
+    _require_pairs(pairs)
     draw = random.Random(seed)
     launches: list[LaunchSamples] = []
-    with tempfile.TemporaryDirectory() as folder:
-        saved = save_feeds(feeds, Path(folder))
-        specs = [
-            LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s) for c in contenders
-        ]
+    with _specs(contenders, feeds, iterations, warmup_s) as specs:
         for index in progress.track(range(pairs), "timing rounds of launches", pairs):
-            for contender, result in zip(
-                contenders, launch_turns(specs, draw.getrandbits(32), limits), strict=True
-            ):
+            results = launch_turns(specs, draw.getrandbits(32), limits)
+            for contender, result in zip(contenders, results, strict=True):
                 launches.append(LaunchSamples(contender.label, index, len(launches), result))
     return launches
 
 
-def _require_labels(contenders: Sequence[Contender], pairs: int) -> None:
+@contextmanager
+def _specs(
+    contenders: Sequence[Contender], feeds: Feeds, iterations: int, warmup_s: float
+) -> Iterator[list[LaunchSpec]]:
+    """What a worker is told of each contender, for as long as the inputs lie on disk."""
     labels = [c.label for c in contenders]
     if len(set(labels)) < len(labels):
         raise CompressError(f"labels of engines to time must differ, got {labels}")
-    _require_pairs(pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save_feeds(feeds, Path(folder))
+        yield [
+            LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s) for c in contenders
+        ]
 
 
 def _require_pairs(pairs: int) -> None:
@@ -249,14 +252,23 @@ def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSample
 def speedup_in_turns(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
     """The same of launches that took turns, from each round's ratio as the gate takes it (`paired_log_ratio`)."""
     pairs = zip(baseline, compressed, strict=True)
-    ratios = [exp(paired_log_ratio(after.result, before.result)) for before, after in pairs]
-    return paired(ratios, [1.0] * len(ratios))
+    return _mean_of([exp(paired_log_ratio(after.result, before.result)) for before, after in pairs])
 
 
 def paired(baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
     """The same of times that belong together one by one."""
-    centre, half = log_interval([one / other for one, other in zip(baseline, compressed, strict=True)])
-    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(baseline))
+    return _mean_of([one / other for one, other in zip(baseline, compressed, strict=True)])
+
+
+def _mean_of(ratios: Sequence[float]) -> Speedup:
+    centre, half = log_interval(ratios)
+    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(ratios))
+
+
+def median_known(values: Iterable[Number | None]) -> Number | None:
+    """The middle one of what launches could tell, the upper one of two; None where none could."""
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
 
 
 def log_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from ..base import Feeds
 from .device import Device, DeviceLostError, Frozen
@@ -25,30 +24,31 @@ class LaunchPlan:
     seed: int = 0
 
 
-class Losses(Protocol):
+@dataclass
+class Losses:
     """What is told of pairs that do not count. set_aside: why each; lost: whether the device went for good."""
 
-    set_aside: list[str]
-    lost: bool
+    set_aside: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 def launch_pairs(
-    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, result: Losses
+    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, losses: Losses
 ) -> Iterator[tuple[LaunchResult, LaunchResult]]:
-    """Good pairs of launches in turns; ends when too many were set aside or the device is lost: `result` tells."""
+    """Good pairs of launches in turns; ends when too many were set aside or the device is lost: `losses` tells."""
     draw = random.Random(plan.seed)
-    while len(result.set_aside) < SET_ASIDE:
+    while len(losses.set_aside) < SET_ASIDE:
         try:
             pair = device.launch_pair(engines, feeds, plan.iterations, plan.warmup_s, draw.getrandbits(32))
         except DeviceLostError as error:
-            result.set_aside.append(str(error))
-            result.lost = len(result.set_aside) == SET_ASIDE or not _back(device)
-            if result.lost:
+            losses.set_aside.append(str(error))
+            losses.lost = len(losses.set_aside) == SET_ASIDE or not _back(device)
+            if losses.lost:
                 return
             continue
         reasons = [why for launched in pair if (why := throttled(launched.before, launched.after))]
         if reasons:
-            result.set_aside.append(reasons[0])
+            losses.set_aside.append(reasons[0])
             continue
         yield pair
 
