@@ -14,13 +14,13 @@ import numpy as np
 
 from ...errors import CompressError
 from ...progress import Progress, Silent
+from ...record import Record
 from ...targets.measuring.device import Device, DeviceLostError
 from ...targets.measuring.launch import paired_log_ratio
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
 from ..gate.sequential import Limits, smallest_slowdown
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
-from ..run_record import Record
 from .feeds import batch_of, random_feeds
 from .opened import folder_name, opened
 from .sections import DeviceSection

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from ...errors import CompressError
+from ...record import Count, Record, require_schema
 from ...targets.measuring.device import DeviceFacts
 from ...targets.measuring.digests import outputs_digest
 from ..devices.feeds import Feeds
 from ..devices.opened import folder_name
 from ..files import write_atomically
 from ..record_file import NotARecordError, parsed, read_bytes, told
-from ..run_record import Count, Record, require_schema
 from .subjects import Subject
 
 SCHEMA = 1

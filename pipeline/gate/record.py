@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from ...record import Count, Record, Seconds
 from ..files import write_atomically
-from ..run_record import Count, Record, Seconds
 
 GATE_SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]

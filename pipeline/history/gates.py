@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import CompressError
+from ...record import require_schema
 from ...targets.measuring.latency import log_interval
 from ..gate.record import GATE_SCHEMA, DeviceGate, GateRecord
 from ..record_file import NotARecordError, parsed, read_bytes, told
-from ..run_record import require_schema
 from .points import Point
 
 

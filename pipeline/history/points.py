@@ -21,10 +21,11 @@ from pydantic import (
 )
 
 from ...errors import CompressError
+from ...record import Measured, Record, require_schema
 from ...writing import writing
 from ..judge import shipped, target_label
 from ..record_file import NotARecordError, parsed, told
-from ..run_record import Measured, Record, RunRecord, require_schema
+from ..run_record import RunRecord
 
 try:
     import fcntl

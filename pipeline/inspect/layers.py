@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...macs import total_macs
-from ..run_record import Record
+from ...record import Record
 
 if TYPE_CHECKING:
     from torch import nn

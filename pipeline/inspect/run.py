@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...calibration.named import is_callable_name
 from ...errors import CompressError
 from ...macs import total_macs, uncounted_notes
+from ...record import Record
 from ..files import require_file
 from ..onnx_files.inputs import NOTHING, GivenShapes
-from ..run_record import Record
 from .layers import LayerRow, layer_rows
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from ...record import Count, Record, Seconds
 from ..devices.feeds import NOTE
 from ..files import write_atomically
-from ..run_record import Count, EngineRecord, Record, Seconds
+from ..run_record import EngineRecord
 
 
 class ResourceRecord(Record):

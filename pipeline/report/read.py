@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ...errors import CompressError
+from ...record import require_schema
 from ..record_file import NotARecordError, parsed, read_bytes, told
 from ..run_files import require_own_files
-from ..run_record import SCHEMA_VERSION, RunRecord, require_schema
+from ..run_record import SCHEMA_VERSION, RunRecord
 
 
 def load_run(folder: Path) -> RunRecord:

@@ -10,8 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...record import LARGEST
 from ..pages.words import known, metric_change
-from ..run_record import LARGEST, RunRecord, StepRecord
+from ..run_record import RunRecord, StepRecord
 from .charts import curve, interval
 from .view import DeviceView, timed_device
 
