@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,17 +17,27 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import CompressError
-from .surgery import NAME_A_FACTORY, Cut, kept_of
+from .runs import first_line
+from .surgery import Cut, UncuttableError, kept_of
 
 
-def _torch_pruning() -> Any:
+def _torch_pruning(what: str) -> Any:
     try:
         import torch_pruning
     except ImportError as error:
         raise CompressError(
-            "distill.student: width needs torch-pruning, which is not installed: pip install torch-pruning"
+            f"{what} needs torch-pruning, which is not installed: pip install torch-pruning"
         ) from error
     return torch_pruning
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    """Let torch-pruning work, which raises whatever it stumbles over: UncuttableError instead."""
+    try:
+        yield
+    except Exception as error:
+        raise UncuttableError(f"torch-pruning cannot follow this network: {first_line(error)}") from error
 
 
 class ChannelGroups:
@@ -34,21 +45,24 @@ class ChannelGroups:
 
     probe: a copy of the network for this object alone; `cut` spends it.
     kept_whole: layers whose outputs are left as they are.
+    what: who asks, as messages name it. UncuttableError when the network cannot be followed.
     """
 
-    def __init__(self, probe: nn.Module, inputs: tuple[Tensor, ...], kept_whole: list[nn.Module]) -> None:
-        self._pruning, self._probe = _torch_pruning(), probe
+    def __init__(
+        self, probe: nn.Module, inputs: tuple[Tensor, ...], kept_whole: list[nn.Module], what: str
+    ) -> None:
+        self._pruning, self._probe = _torch_pruning(what), probe
         for parameter in probe.parameters():
             parameter.requires_grad_(parameter.is_floating_point())  # the tracer follows gradients
         # Fused attention would be one operation that hides what is inside.
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), warnings.catch_warnings():
+        with _followed(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._graph = self._pruning.DependencyGraph().build_dependency(
                 probe, example_inputs=inputs, verbose=False
             )
             _bound(self._graph, probe)
-            found = self._graph.get_all_groups(ignored_layers=kept_whole)
-            self.groups: list[Any] = [group for group in found if not self._makes_outputs(group)]
+            found = list(self._graph.get_all_groups(ignored_layers=kept_whole))
+        self.groups: list[Any] = [group for group in found if not self._makes_outputs(group)]
 
     def _makes_outputs(self, group: Any) -> bool:
         """Whether these channels are the network's outputs: they reach a node that nothing reads."""
@@ -64,15 +78,22 @@ class ChannelGroups:
         """The layers that take the group's channels for their input."""
         return [dep.target.module for dep, _ in group if self._graph.is_in_channel_pruning_fn(dep.handler)]
 
-    def least(self, group: Any, kept: int) -> list[int]:
-        """The channels to drop: the smallest weights by group L2 magnitude, the same in each of its `parts`."""
-        channels, parts = self.channels(group), parts_of(group)
-        importance = self._pruning.importance.GroupMagnitudeImportance(p=2)(group)
-        if importance is None or len(importance) != channels:
-            importance = torch.zeros(channels)  # no layer to rank by: the first stay
+    def magnitude(self, group: Any) -> Tensor:
+        """How large each channel's weights are, (channels,): group L2 magnitude; zeros where no layer has any."""
+        with _followed():
+            importance = self._pruning.importance.GroupMagnitudeImportance(p=2)(group)
+        channels = self.channels(group)
+        return torch.zeros(channels) if importance is None or len(importance) != channels else importance
+
+    def least(self, group: Any, kept: int, importance: Tensor) -> list[int]:
+        """The channels to drop until `kept` are left: those of least importance, the same in each of its `parts`.
+
+        importance: (channels,), whatever the caller ranks by; of equal ones the first stay.
+        """
+        parts = parts_of(group)
         scores = importance.reshape(parts, -1).mean(0).nan_to_num()
         order = torch.argsort(scores, descending=True, stable=True)[kept // parts :]
-        size = channels // parts
+        size = self.channels(group) // parts
         return sorted(part * size + index for part in range(parts) for index in order.tolist())
 
     def cut(self, module: nn.Module, dropped: list[tuple[Any, list[int]]]) -> Cut:
@@ -90,11 +111,16 @@ class ChannelGroups:
                 tensor.data = positions.reshape(tensor.shape)
         for group, channels in dropped:
             root = group[0].dep.target.module
-            smaller = self._graph.get_pruning_group(
-                root, self._graph.get_pruner_of_module(root).prune_out_channels, channels
-            )
-            if self._graph.check_pruning_group(smaller):
-                smaller.prune()
+            with _followed():
+                smaller = self._graph.get_pruning_group(
+                    root, self._graph.get_pruner_of_module(root).prune_out_channels, channels
+                )
+                if self._graph.check_pruning_group(smaller):
+                    smaller.prune()
+        return self._read_off(module, shapes)
+
+    def _read_off(self, module: nn.Module, shapes: dict[str, torch.Size]) -> Cut:
+        """The cut that torch-pruning made of the probe, whose tensors had these shapes."""
         left = _tensors(self._probe)
         cut = Cut()
         for name, shape in shapes.items():
@@ -162,9 +188,7 @@ def _kept_positions(name: str, positions: Tensor, shape: torch.Size) -> dict[int
     }
     whole = torch.arange(shape.numel(), device=positions.device).reshape(shape)
     if not torch.equal(kept_of(whole, kept), positions.long()):
-        raise CompressError(
-            f"distill.student: width: {name} would be cut unevenly. Leave width out. {NAME_A_FACTORY}"
-        )
+        raise UncuttableError(f"{name} would be cut unevenly")
     return kept
 
 

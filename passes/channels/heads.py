@@ -1,4 +1,4 @@
-"""Which attention heads of a transformer a narrower student keeps: whole heads, of the size they had.
+"""Attention heads of a transformer: where they lie, and cutting whole ones, of the size they had.
 
 Heads are independent of one another between `qkv` and the projection, so this needs no tracing.
 """
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CompressError
 from .runs import Call, calls_of
-from .surgery import NAME_A_FACTORY, Cut
+from .surgery import Cut, UncuttableError
 
 _HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
 _INNER_WIDTH = ("attn_dim", "inner_dim", "all_head_dim")  # attributes that some hold heads x head size in
@@ -40,12 +39,12 @@ class Attention:
         return self.qkv.out_features // (3 * self.heads)
 
     def kept(self, width: float) -> int:
-        """How many heads a student of this width has."""
+        """How many heads are left at this width, at least one; all where they cannot be cut."""
         return max(1, int(width * self.heads + 0.5)) if self.projection else self.heads
 
 
 def find_attentions(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Attention]:
-    """All attention of the network; CompressError for one that is not understood."""
+    """All attention of the network; UncuttableError for one that is not understood."""
     named = [(name, m) for name, m in module.named_modules() if _heads_attribute(m)]
     known = [(name, m) for name, m in named if isinstance(getattr(m, "qkv", None), nn.Linear)]
     for name, m in named:
@@ -53,33 +52,30 @@ def find_attentions(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Atten
             inner is not m and _heads_attribute(inner) for inner in m.modules()
         )  # a block around attention
         if not outer and (name, m) not in known:
-            raise CompressError(
-                f"distill.student: width: the heads of {name or 'the network'} ({type(m).__name__}) cannot be"
-                " narrowed: only attention with one `qkv` nn.Linear, and a number like `num_heads`, can."
-                f" Leave width out. {NAME_A_FACTORY}"
+            raise UncuttableError(
+                f"the heads of {name or 'the network'} ({type(m).__name__}) cannot be narrowed: only attention with"
+                " one `qkv` nn.Linear, and a number like `num_heads`, can"
             )
     calls = calls_of(module, inputs, [m for _, m in known])
     return [_described(name, m, calls.get(id(m), [])) for name, m in known]
 
 
-def choose_heads(module: nn.Module, attentions: list[Attention], width: float) -> Cut:
-    """The heads with the largest weights (sum of squares over qkv rows and projection columns)."""
-    cut = Cut()
-    for attention in attentions:
-        if attention.projection is None or attention.kept(width) == attention.heads:
-            continue
-        layer = module.get_submodule(attention.name)
-        heads, size = attention.heads, attention.head_dim
-        projection: Any = layer.get_submodule(attention.projection)
-        read = projection.weight.detach().square().reshape(-1, heads, size).sum((0, 2))
-        made = attention.qkv.weight.detach().square().reshape(3, heads, -1).sum((0, 2))
-        order = torch.argsort(read / read.mean() + made / made.mean(), descending=True, stable=True)
-        kept = sorted(order[: attention.kept(width)].tolist())
-        cut.add(_cut_of(attention, layer, kept))
-    return cut
+def head_magnitude(module: nn.Module, attention: Attention) -> Tensor:
+    """How large each head's weights are, (heads,): sums of squares of its qkv rows and of its projection's columns.
+
+    Each of the two is taken over its mean. attention: one whose heads can be cut.
+    """
+    heads, size = attention.heads, attention.head_dim
+    projection: Any = module.get_submodule(attention.name).get_submodule(attention.projection or "")
+    read = projection.weight.detach().square().reshape(-1, heads, size).sum((0, 2))
+    made = attention.qkv.weight.detach().square().reshape(3, heads, -1).sum((0, 2))
+    magnitude: Tensor = read / read.mean() + made / made.mean()
+    return magnitude
 
 
-def _cut_of(attention: Attention, layer: nn.Module, kept: list[int]) -> Cut:
+def keep_heads(module: nn.Module, attention: Attention, kept: list[int]) -> Cut:
+    """The cut that leaves the given heads, ascending, of attention whose heads can be cut."""
+    layer = module.get_submodule(attention.name)
     size, heads = attention.head_dim, attention.heads
     columns = [head * size + i for head in kept for i in range(size)]
     rows = [part * heads * size + column for part in range(3) for column in columns]

@@ -1,4 +1,4 @@
-"""What makes a student of a copy of its teacher, given what to keep: surgery that decides nothing."""
+"""What makes a smaller network of a copy of one, given what to keep: surgery that decides nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAME_A_FACTORY = "Name a factory for the student instead: `student: {source: pkg.module:factory}`."
+
+class UncuttableError(Exception):
+    """Why a network cannot be cut, in words that follow the name of whoever asked: a pass says it in its own."""
 
 
 @dataclass

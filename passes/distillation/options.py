@@ -10,6 +10,8 @@ from ...calibration.scheme import RangeChoice
 from ..base import NetworkSource, Pass
 from ..training.options import TrainingOptions
 
+NAME_A_FACTORY = "Name a factory for the student instead: `student: {source: pkg.module:factory}`."
+
 
 class StudentOptions(NetworkSource):
     """Who learns: the network itself, a smaller one derived from it, or another one by its factory."""

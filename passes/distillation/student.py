@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from ...errors import CompressError
 from ..channels.runs import failure
-from ..channels.surgery import NAME_A_FACTORY, Cut, keep_blocks, keep_channels, plain_parameters
+from ..channels.surgery import Cut, keep_blocks, keep_channels, plain_parameters
+from .options import NAME_A_FACTORY
 from .student_depth import choose_blocks
 from .student_width import choose_channels
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import CompressError
 from ..channels.runs import Call, calls_of
-from ..channels.surgery import NAME_A_FACTORY
+from .options import NAME_A_FACTORY
 
 Inputs = tuple[Tensor, ...]
 

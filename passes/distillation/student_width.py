@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from ...errors import CompressError
 from ..channels.groups import ChannelGroups, parts_of
-from ..channels.heads import Attention, choose_heads, find_attentions
-from ..channels.runs import failure, first_line
-from ..channels.surgery import NAME_A_FACTORY, Cut, keep_channels
+from ..channels.heads import Attention, find_attentions, head_magnitude, keep_heads
+from ..channels.runs import failure
+from ..channels.surgery import Cut, UncuttableError, keep_channels
+from .options import NAME_A_FACTORY
 
 if TYPE_CHECKING:
     from ...model import Model
+
+WHAT = "distill.student: width"
 
 
 def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut, list[str]]:
@@ -22,6 +26,23 @@ def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut,
 
     Raises CompressError when nothing can be narrowed, or the narrower network does not run to the same shapes.
     """
+    try:
+        return _narrowed(module, model, width)
+    except UncuttableError as error:
+        raise CompressError(f"{WHAT}: {error}. Leave width out. {NAME_A_FACTORY}") from error
+
+
+def choose_heads(module: nn.Module, attentions: list[Attention], width: float) -> Cut:
+    """The cut to the heads of the largest weights."""
+    cut = Cut()
+    for attention in attentions:
+        if attention.kept(width) < attention.heads:
+            order = torch.argsort(head_magnitude(module, attention), descending=True, stable=True)
+            cut.add(keep_heads(module, attention, sorted(order[: attention.kept(width)].tolist())))
+    return cut
+
+
+def _narrowed(module: nn.Module, model: Model, width: float) -> tuple[Cut, list[str]]:
     attentions = find_attentions(module, model.example_inputs)
     heads = choose_heads(module, attentions, width)
     reason: str | None = None
@@ -32,7 +53,7 @@ def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut,
         cut.add(heads)
         if not cut.tensors:
             raise CompressError(
-                f"distill.student: width: no layer can be narrowed to {width}: each makes the network's outputs, or"
+                f"{WHAT}: no layer can be narrowed to {width}: each makes the network's outputs, or"
                 f" has too few channels. Ask for a smaller width, or leave it out. {NAME_A_FACTORY}"
             )
         narrow = copy.deepcopy(module)
@@ -40,9 +61,9 @@ def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut,
         reason = failure(narrow, model)
         if reason is None:
             return cut, [_note(width, sizes), *_head_notes(attentions, width)]
-    raise CompressError(
-        f"distill.student: width: narrowed to {width}, {reason}. Its forward() holds sizes as numbers, or reshapes in"
-        f" a way that cannot be followed. Leave width out. {NAME_A_FACTORY}"
+    raise UncuttableError(
+        f"narrowed to {width}, {reason}. Its forward() holds sizes as numbers, or reshapes in a way that cannot be"
+        " followed"
     )
 
 
@@ -69,24 +90,16 @@ def _followed(
     qkv = [probe.get_submodule(f"{a.name}.qkv" if a.name else "qkv") for a in attentions]
     heads = {q: a.kept(width) * a.head_dim for q, a in zip(qkv, attentions, strict=True)} if coupled else {}
     sizes, dropped = [], []
-    try:
-        groups = ChannelGroups(probe, model.example_inputs, kept_whole=qkv)
-        for group in groups.groups:
-            channels, parts = groups.channels(group), parts_of(group)
-            # Parts of other channels than the group's own (a concatenation) cannot be kept equal.
-            kept = keep_of(channels, width, parts) if channels % parts == 0 else channels
-            kept = next((heads[layer] for layer in groups.readers(group) if layer in heads), kept)
-            sizes.append((channels, kept))
-            if kept < channels:
-                dropped.append((group, groups.least(group, kept)))
-        return groups.cut(module, dropped), sizes
-    except CompressError:
-        raise
-    except Exception as error:  # torch-pruning raises whatever it stumbles over
-        raise CompressError(
-            f"distill.student: width: torch-pruning cannot follow this network: {first_line(error)}."
-            f" Leave width out. {NAME_A_FACTORY}"
-        ) from error
+    groups = ChannelGroups(probe, model.example_inputs, qkv, WHAT)
+    for group in groups.groups:
+        channels, parts = groups.channels(group), parts_of(group)
+        # Parts of other channels than the group's own (a concatenation) cannot be kept equal.
+        kept = keep_of(channels, width, parts) if channels % parts == 0 else channels
+        kept = next((heads[layer] for layer in groups.readers(group) if layer in heads), kept)
+        sizes.append((channels, kept))
+        if kept < channels:
+            dropped.append((group, groups.least(group, kept, groups.magnitude(group))))
+    return groups.cut(module, dropped), sizes
 
 
 def _note(width: float, sizes: list[tuple[int, int]]) -> str:

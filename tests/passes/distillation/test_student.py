@@ -13,10 +13,10 @@ from edgepress.errors import CompressError
 from edgepress.examples.digits import models as digits
 from edgepress.examples.digits.models import ResidualBlock
 from edgepress.model import Model
-from edgepress.passes.channels.heads import choose_heads, find_attentions
+from edgepress.passes.channels.heads import find_attentions
 from edgepress.passes.channels.surgery import Cut, keep_channels
 from edgepress.passes.distillation.student import Student, derive, rederive
-from edgepress.passes.distillation.student_width import keep_of
+from edgepress.passes.distillation.student_width import choose_heads, keep_of
 from edgepress.passes.graph.capture import capture
 from quantization_nets import Net, largest_difference, model_of, settled
 from torch import Tensor, nn
