@@ -21,7 +21,7 @@ from .functions import expanded_size
 from .inputs import pin
 from .names import with_safe_names
 from .normal import InexpressibleError, normal_form
-from .operators import register
+from .operators.table import register
 from .quantized import why_no_pass_on_quantized
 
 if TYPE_CHECKING:

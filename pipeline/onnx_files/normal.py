@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .functions import MAX_NODES, expanded_size
-from .operators import OWN, OWN_KINDS
+from .operators.table import OWN, OWN_KINDS
 from .static import Static, static_values
 
 if TYPE_CHECKING:
