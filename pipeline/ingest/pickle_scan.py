@@ -8,11 +8,12 @@ some functions that rebuild tensors look at memory that arguments name. So an ab
 from __future__ import annotations
 
 import pickletools
-import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
+
+from .zip_archive import is_zip
 
 MAX_PICKLE_BYTES = 256 * 2**20
 MAX_STREAM_PICKLES = 8  # torch.save's old format writes five pickles one after the other
@@ -21,9 +22,6 @@ MAX_SHARED = (
     10_000  # elements of nested tuples written out: tuples that hold each other twice double at each level
 )
 MAX_INTEGER_BYTES = 16
-ZIP_START = b"PK\x03\x04"  # what makes torch read a file as a zip archive
-END_MARK, END_BYTES = b"PK\x05\x06", 22
-END_REACH = 2**17  # readers look for the mark in the last 64 KiB, the longest comment
 _STORAGE_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1, "QInt8": 1, "QUInt8": 1, "QInt32": 4, "QUInt4x2": 1,
@@ -85,46 +83,6 @@ def why_refused(file: IO[bytes]) -> PickleFinding | None:
     except _Refused as refused:
         return refused.finding
     return None
-
-
-def is_zip(file: IO[bytes]) -> bool:
-    """Whether torch reads `file` as a zip archive."""
-    file.seek(0)
-    return file.read(4) == ZIP_START
-
-
-def has_end(file: IO[bytes]) -> bool:
-    """Whether some reader could find the end of a zip archive in `file`: its mark, with a whole record behind it."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - END_REACH))
-    return file.read()[: 4 - END_BYTES].find(END_MARK) >= 0
-
-
-def two_readings(file: IO[bytes]) -> str | None:
-    """Why the zip archive could be read in two ways; None when every reader finds the same members."""
-    with zipfile.ZipFile(file) as archive:
-        names = [info.filename.lower() for info in archive.infolist()]
-        if len(set(names)) != len(names):
-            return "holds two members of one name"
-        if archive.comment or archive.start_dir != _stated_directory(file):
-            return "is not the zip archive that its end describes"
-    return None
-
-
-def _stated_directory(file: IO[bytes]) -> int:
-    """Where the archive's last bytes say that its directory starts; -1 when they say nothing."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - 98))
-    tail = file.read()
-    end = tail[-END_BYTES:]
-    if not end.startswith(END_MARK):
-        return -1
-    locator = tail[-42:-END_BYTES]  # of the record for large archives, which torch seeks where it says
-    if locator.startswith(b"PK\x06\x07") and struct.unpack("<Q", locator[8:16]) != (size - 98,):
-        return -1
-    (offset,) = struct.unpack("<L", end[16:20])
-    large = tail[:56] if tail[:4] == b"PK\x06\x06" else b""
-    return int(struct.unpack("<Q", large[48:56])[0]) if large and offset == 0xFFFFFFFF else int(offset)
 
 
 def _pickles(file: IO[bytes]) -> Iterator[tuple[IO[bytes], Callable[[str], int]]]:

@@ -15,7 +15,8 @@ import torch
 
 from ...errors import CompressError, UnsafeInputError
 from ..files import sha256_file
-from .pickle_scan import has_end, imported_names, is_zip, two_readings, why_refused
+from .pickle_scan import imported_names, why_refused
+from .zip_archive import has_end, is_zip, two_readings
 
 MAX_UNPACKED_BYTES = 64 * 2**30
 MAX_RATIO = 20  # torch.save does not compress; more than this is an archive made to exhaust memory

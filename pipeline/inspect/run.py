@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...calibration.named import is_callable_name
 from ...errors import CompressError
 from ...macs import total_macs, uncounted_notes
-from ...record import Record
 from ..files import require_file
 from ..onnx_files.inputs import NOTHING, GivenShapes
-from .layers import LayerRow, layer_rows
+from .layers import layer_rows
+from .record import Inspection, PassRow, TensorRow
 
 if TYPE_CHECKING:
     import onnx
@@ -22,50 +22,6 @@ if TYPE_CHECKING:
     from ...model import Model
     from ..ingest.state_dicts import Checkpoint
     from ..recipe.sections import ModelSection
-
-
-class TensorRow(Record):
-    """One stored tensor. In an .l2z file: bits of one element, its share of the file, and of its elements the zeros."""
-
-    name: str
-    shape: list[int]
-    dtype: str
-    params: int
-    bits: float | None = None
-    share: float | None = None
-    zeros: float | None = None
-
-
-class PassRow(Record):
-    """Whether a pass can work on this model; `reason` says why not."""
-
-    name: str
-    applies: bool
-    reason: str = ""
-
-
-class Inspection(Record):
-    """What `compress inspect` knows. `bytes`: size of the weights as stored; `macs`: for one sample.
-
-    Where some cannot be counted `macs` is None, `uncounted` says of what, and `counted_macs` are those of the rest.
-    """
-
-    kind: Literal["network", "weights", "onnx", "l2z"]
-    source: str
-    params: int
-    macs: int | None = None
-    counted_macs: int = 0
-    uncounted: list[str] = []
-    bytes: int
-    inputs: dict[str, list[int | str]] = {}
-    outputs: dict[str, list[int | str]] = {}
-    layers: list[LayerRow] = []
-    tensors: list[TensorRow] = []
-    operators: dict[str, int] = {}
-    opset: dict[str, int] = {}
-    ir_version: int | None = None
-    passes: list[PassRow] = []
-    notes: list[str] = []
 
 
 def inspect_model(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ...macs import macs_text
 from ...text import one_line
-from .run import Inspection, TensorRow
+from .record import Inspection, TensorRow
 
 MAX_ROWS = 400  # a terminal; --json has all
 BAR = 20

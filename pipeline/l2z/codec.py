@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ...errors import CompressError
 from ...model import CodedTensor
-from .container import MOST_TABLES, Entry, Header, Part, Plane, Sections, believable, read, write
+from .belief import believable
+from .container import Sections, read, write
 from .contexts import Plan, cuts_of, groups_of
+from .entries import MOST_TABLES, Entry, Header, Part, Plane
 from .forms import Form, coded_form, smallest_form
 from .kernels import CENTRE, Bytes
 from .ladder import from_ladder

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .belief import raw_of
 from .codec import unpack
-from .container import raw_of
 from .planes import bytes_of
 
 

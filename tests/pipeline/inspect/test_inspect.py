@@ -10,7 +10,8 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.pipeline.inspect.layers import layer_rows
-from edgepress.pipeline.inspect.run import Inspection, inspect_model
+from edgepress.pipeline.inspect.record import Inspection
+from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.inspect.tables import print_inspection
 from rich.console import Console
 from safetensors.torch import save_file

@@ -22,7 +22,7 @@ from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor
 from edgepress.pipeline.ingest.checkpoint import read_weights
-from edgepress.pipeline.l2z import container
+from edgepress.pipeline.l2z import belief, container
 from edgepress.pipeline.l2z.codec import pack_tensors, unpack_tensors
 from edgepress.pipeline.l2z.contexts import cuts_of, grouped, groups_of, plan
 from edgepress.pipeline.l2z.kernels import CONTEXTS, TOTAL, contexts, unpredicted
@@ -638,7 +638,7 @@ class TestDamage:
             unpack_tensors(change(packed), "m.l2z")
 
     def test_a_header_that_unpacks_without_end(self, packed: bytes) -> None:
-        bomb = zlib.compress(bytes(container.MOST_HEADER + 1), 9)
+        bomb = zlib.compress(bytes(belief.MOST_HEADER + 1), 9)
         lengths = struct.unpack_from("<5Q", packed, 12)
         rest = packed[52 + lengths[0] : -32]
         with pytest.raises(CompressError, match="longer than its header says"):
