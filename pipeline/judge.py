@@ -16,16 +16,16 @@ from .pages.words import (
     known,
     metric_value,
     ms,
-    number,
     percent,
     ratio,
 )
+from .report.proofs import broken_proof
+from .run_files import shipped
 from .run_record import (
     ArtefactRecord,
     BudgetRecord,
     MetricRecord,
     ParityRecord,
-    SpeedupRecord,
     StepRecord,
     TargetRecord,
 )
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .recipe.sections import Budgets, MetricDrop
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-
-FLOAT_PRECISION = "f32"
 
 
 def judge(
@@ -65,24 +63,6 @@ def judge(
     return records, verdict, reason
 
 
-def target_label(target: TargetRecord) -> str:
-    """The name that budgets use for a device: `openvino:CPU`, whichever way the record spells the device."""
-    if target.name:
-        return target.name
-    if not target.device or target.device == target.runtime or target.device.startswith(f"{target.runtime}:"):
-        return target.device or target.runtime
-    return f"{target.runtime}:{target.device}"
-
-
-def speedup_over_f32(target: TargetRecord) -> SpeedupRecord | None:
-    """The speed-up whose named baseline is the float engine in f32; None when it was not measured."""
-    f32_label = target.baseline.label if target.baseline is not None else None
-    for speedup in target.speedup:
-        if speedup.baseline == f32_label:
-            return speedup
-    return next((s for s in target.speedup if FLOAT_PRECISION in s.baseline.lower()), None)
-
-
 def _verdict(
     records: Sequence[BudgetRecord], proofs: Sequence[ParityRecord], targets: Sequence[TargetRecord]
 ) -> tuple[Verdict, str]:
@@ -97,14 +77,14 @@ def _verdict(
     shipped_edges = [*proofs, *(t.parity for t in targets if t.parity is not None and t.parity not in proofs)]
     problems += [broken_proof(parity) for parity in shipped_edges if not parity.ok]
     problems += [
-        f"The device {target_label(target)} failed: {target.reason or 'no reason was given'}"
+        f"The device {target.label} failed: {target.reason or 'no reason was given'}"
         for target in targets
         if target.status == "failed"
     ]
     notes = [
-        f"The speed-up over a baseline on {target_label(target)} is void. {broken_proof(parity)}"
+        f"The speed-up over a baseline on {target.label} is void. {broken_proof(parity)}"
         for target in targets
-        for parity in broken_baselines(target)
+        for parity in target.broken_baselines
     ]
     if problems:
         return "FAIL", " ".join(map(_sentence, [*problems, *notes]))
@@ -117,22 +97,6 @@ def _verdict(
         return "INCONCLUSIVE", "Nothing is broken so far, but no device of the recipe could run the model."
     kept = "The one budget was kept" if len(records) == 1 else f"All {len(records)} budgets were kept"
     return "PASS", " ".join([f"{kept}, and {held}.", *map(_sentence, notes)])
-
-
-def broken_proof(parity: ParityRecord) -> str:
-    """A broken proof in words: by how much, against which limit, and from which layer on."""
-    found = "the outputs differ by more than the limit" if known(parity.sqnr_db) else "the outputs differ"
-    text = f"The proof {parity.edge} is broken: {found} ({parity.limit})"
-    if parity.worst:
-        text += f"; the worst is {parity.worst}"
-    elif known(parity.sqnr_db):
-        text += f", SQNR {number(parity.sqnr_db, 1)} dB"
-    return text + (f". First layer that differs: {parity.where}" if parity.where else "") + "."
-
-
-def broken_baselines(target: TargetRecord) -> list[ParityRecord]:
-    """The broken proofs of the float engines: what is timed against them says nothing."""
-    return [parity for parity in target.float_parity if not parity.ok]
 
 
 def _sentence(text: str) -> str:
@@ -170,13 +134,13 @@ def _metric_drop(
     name = f"{reference.name} drop"
     places = [("the PyTorch model after the last pass", steps[-1].metric, reference)]
     for target in (t for t in targets if t.status == "run"):
-        where = target_label(target)
+        where = target.label
         measured = target.compressed.metric if target.compressed is not None else None
         if measured is None:
             return _unmeasured(name, limit, f"the compressed engine on {where} ran without its metric.")
         own_float = target.baseline.metric if target.baseline is not None else None
         fair = reference if _same_samples(reference, measured) else own_float
-        if fair is own_float and broken_baselines(target):
+        if fair is own_float and target.broken_baselines:
             return _unmeasured(
                 name, limit, f"the float engine on {where} is wrong, and nothing else ran on these samples."
             )
@@ -231,7 +195,7 @@ def _drop_text(budget: MetricDrop, drop: float, before: MetricRecord, after: Met
 
 def _find(device: str, targets: Sequence[TargetRecord]) -> tuple[TargetRecord | None, str]:
     """The target that a budget names, or None and why there is nothing to judge."""
-    named = [target for target in targets if target_label(target) == device]
+    named = [target for target in targets if target.label == device]
     for target in named or [t for t in targets if t.device == device and not t.name]:
         if target.status == "run" and target.compressed is not None:
             return target, ""
@@ -281,12 +245,12 @@ def _speedup(device: str, limit: float, targets: Sequence[TargetRecord]) -> Budg
     target, why = _find(device, targets)
     if target is None:
         return _unmeasured(name, limit_text, why)
-    if broken := broken_baselines(target):
+    if broken := target.broken_baselines:
         why = f"the proof {broken[0].edge} is broken, so that there is no baseline to be faster than."
         return _unmeasured(name, limit_text, why)
     timed = [s for s in target.speedup if known(s.ci95[0]) and known(s.ratio)]
     # A device of devices.yaml runs the float model in what its own options say, and in nothing else.
-    if not timed or (speedup_over_f32(target) is None and not target.name):
+    if not timed or (target.speedup_over_f32 is None and not target.name):
         return _unmeasured(name, limit_text, "the compressed engine was not timed against the f32 engine.")
     # A float network runs in the runtime's own default where nobody asks: the faster baseline is the honest one.
     speedup = min(timed, key=lambda s: s.ci95[0])
@@ -327,15 +291,6 @@ def _int8_share(device: str, limit: float, targets: Sequence[TargetRecord]) -> B
 
 
 # -- the file
-
-
-def shipped(artefacts: Sequence[ArtefactRecord]) -> tuple[str, int] | None:
-    """Name and bytes of the file that is shipped: model.l2z, else model.onnx; None when neither was written."""
-    if packed := [a for a in artefacts if a.kind == "l2z"]:
-        return "model.l2z", packed[0].bytes
-    files = [a for a in artefacts if a.path.startswith("model.onnx")]
-    # Weights over 2 GB lie beside the model, in model.onnx.data.
-    return ("model.onnx", sum(a.bytes for a in files)) if any(a.kind == "onnx" for a in files) else None
 
 
 def _model_bytes(limit: int, artefacts: Sequence[ArtefactRecord]) -> BudgetRecord:

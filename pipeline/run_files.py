@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import CompressError, UnsafeInputError
 from .files import sha256_file
 from .run_record import ArtefactRecord, RunRecord
+
+
+def shipped(artefacts: Sequence[ArtefactRecord]) -> tuple[str, int] | None:
+    """Name and bytes of the file that is shipped: model.l2z, else model.onnx; None when neither was written."""
+    if packed := [a for a in artefacts if a.kind == "l2z"]:
+        return "model.l2z", packed[0].bytes
+    files = [a for a in artefacts if a.path.startswith("model.onnx")]
+    # Weights over 2 GB lie beside the model, in model.onnx.data.
+    return ("model.onnx", sum(a.bytes for a in files)) if any(a.kind == "onnx" for a in files) else None
 
 
 def path_inside(folder: Path, relative: str, where: str) -> Path:

@@ -11,6 +11,7 @@ from pydantic import Field
 from ..record import Count, Interval, Measured, Milliseconds, Ratio, Record, Seconds
 
 SCHEMA_VERSION = 1
+FLOAT_PRECISION = "f32"
 
 
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +168,29 @@ class TargetRecord(Record):
     def parities(self) -> list[ParityRecord]:
         """Every proof on this device."""
         return [*self.float_parity, *([self.parity] if self.parity is not None else [])]
+
+    @property
+    def label(self) -> str:
+        """The name that budgets use for a device: `openvino:CPU`, whichever way the record spells the device."""
+        if self.name:
+            return self.name
+        if not self.device or self.device == self.runtime or self.device.startswith(f"{self.runtime}:"):
+            return self.device or self.runtime
+        return f"{self.runtime}:{self.device}"
+
+    @property
+    def broken_baselines(self) -> list[ParityRecord]:
+        """The broken proofs of the float engines: what is timed against them says nothing."""
+        return [parity for parity in self.float_parity if not parity.ok]
+
+    @property
+    def speedup_over_f32(self) -> SpeedupRecord | None:
+        """The speed-up whose named baseline is the float engine in f32; None when it was not measured."""
+        f32_label = self.baseline.label if self.baseline is not None else None
+        for speedup in self.speedup:
+            if speedup.baseline == f32_label:
+                return speedup
+        return next((s for s in self.speedup if FLOAT_PRECISION in s.baseline.lower()), None)
 
 
 class RunRecord(Record):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..int8_share import share_text
-from ..judge import target_label
 from ..profile.record import Profile
 from ..report.read import load_run
 from ..report.view import STATUS
@@ -139,7 +138,7 @@ def _read_run(name: str, record: RunRecord) -> tuple[Source, list[Row]]:
         date=record.started_at,
         versions=_versions(record.environment),
         data=str(record.data.get("manifest", name)),
-        conditions=_conditions(rows, {target_label(target): taken for target in record.targets}),
+        conditions=_conditions(rows, {target.label: taken for target in record.targets}),
     )
     return source, rows
 
@@ -151,7 +150,7 @@ def _read_profile(name: str, record: Profile) -> tuple[Source, list[Row]]:
         named = TargetRecord(
             device=device.device, runtime=device.runtime, version=device.version, status=device.status
         )
-        label = device.label or target_label(named)
+        label = device.label or named.label
         cells[label] = Cell(device.status, device.reason, device.engine)
         facts[label] = {
             **_taken(record.environment, str(record.batch)),
@@ -176,7 +175,7 @@ def _read_profile(name: str, record: Profile) -> tuple[Source, list[Row]]:
 def _rows(name: str, targets: Sequence[TargetRecord]) -> list[Row]:
     """A row for each role that has an engine anywhere; the compressed model has one in any case."""
     return [
-        Row(name, role, {target_label(target): _cell(target, key) for target in targets})
+        Row(name, role, {target.label: _cell(target, key) for target in targets})
         for key, role in RUN_ROLES.items()
         if key == COMPRESSED or any(getattr(target, key) is not None for target in targets)
     ]

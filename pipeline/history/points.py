@@ -23,8 +23,8 @@ from pydantic import (
 from ...errors import CompressError
 from ...record import Measured, Record, require_schema
 from ...writing import writing
-from ..judge import shipped, target_label
 from ..record_file import NotARecordError, parsed, told
+from ..run_files import shipped
 from ..run_record import RunRecord
 
 try:
@@ -109,7 +109,7 @@ def untimed(record: RunRecord) -> list[str]:
     """Why a device of the run adds no latency, one sentence a device."""
     told = []
     for target in record.targets:
-        label = target_label(target)
+        label = target.label
         latency = target.compressed.latency_ms if target.compressed is not None else None
         if target.status != "run":
             told.append(f"{label}: {target.status}, not run")
@@ -127,9 +127,9 @@ def _measured(record: RunRecord) -> Iterator[dict[str, Any]]:
             continue
         latency, metric = engine.latency_ms, engine.metric
         if latency is not None and not latency.cached:
-            yield from _number(target_label(target), "latency_ms", "ms", latency.p50, latency.ci95)
+            yield from _number(target.label, "latency_ms", "ms", latency.p50, latency.ci95)
         if metric is not None:
-            yield from _number(target_label(target), "metric", metric.name, metric.value, metric.ci95)
+            yield from _number(target.label, "metric", metric.name, metric.value, metric.ci95)
     if record.steps:
         last = record.steps[-1].metric
         yield from _number("", "metric", last.name, last.value, last.ci95)

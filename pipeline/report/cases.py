@@ -5,7 +5,6 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from ...text import short
-from ..judge import target_label
 from ..pages.junit import add_case, add_outcome, junit_document
 from ..run_record import RunRecord
 from .proofs import all_proofs, proof_text
@@ -23,7 +22,7 @@ def junit_xml(record: RunRecord) -> str:
         if not proof.ok:
             add_outcome(case, "failure", proof_text(proof))
     for target in record.targets:
-        case = add_case(suite, "device", target_label(target))
+        case = add_case(suite, "device", target.label)
         if target.status == "failed":
             add_outcome(case, "failure", target.reason or "failed")
         elif target.status != "run":

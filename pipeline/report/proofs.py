@@ -12,6 +12,17 @@ def all_proofs(record: RunRecord) -> list[ParityRecord]:
     return record.proofs + [proof for proof in own if proof not in record.proofs]
 
 
+def broken_proof(proof: ParityRecord) -> str:
+    """A broken proof in words: by how much, against which limit, and from which layer on."""
+    found = "the outputs differ by more than the limit" if known(proof.sqnr_db) else "the outputs differ"
+    text = f"The proof {proof.edge} is broken: {found} ({proof.limit})"
+    if proof.worst:
+        text += f"; the worst is {proof.worst}"
+    elif known(proof.sqnr_db):
+        text += f", SQNR {number(proof.sqnr_db, 1)} dB"
+    return text + (f". First layer that differs: {proof.where}" if proof.where else "") + "."
+
+
 def proof_text(proof: ParityRecord) -> str:
     """What a proof found, and where: of its numbers those that there are."""
     parts = [f"SQNR {number(proof.sqnr_db, 1)} dB"] * known(proof.sqnr_db)

@@ -9,7 +9,6 @@ from typing import Any
 from markupsafe import Markup
 
 from ..int8_share import share_text, uncounted_text
-from ..judge import speedup_over_f32, target_label
 from ..pages.words import (
     UNKNOWN,
     byte_size,
@@ -135,7 +134,7 @@ def _device(target: TargetRecord, cap: int) -> DeviceView:
     slowest = sorted(rows, key=lambda row: -row.slowest_ms)
     kept = {id(row) for row in slowest[:cap]}
     return DeviceView(
-        label=target_label(target),
+        label=target.label,
         status=STATUS[target.status],
         target=target,
         engines=engines,
@@ -182,7 +181,7 @@ def tiles(record: RunRecord, devices: Sequence[DeviceView]) -> list[Tile]:
     device = timed_device(devices)
     if device is not None:
         detail = f"f32 {ms(device.p50('baseline'))}"
-        speedup = speedup_over_f32(device.target)
+        speedup = device.target.speedup_over_f32
         if speedup is not None:
             detail += f" · speed-up {ratio(speedup.ratio)} ({ratio_interval(speedup.ci95)})"
         found.append(Tile(f"p50 on {device.label}", ms(device.p50("compressed")), detail))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from edgepress.pipeline.judge import judge, target_label
+from edgepress.pipeline.judge import judge
 from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.pipeline.run_record import SpeedupRecord, TargetRecord
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, metric, parity, step, tensorrt
@@ -244,4 +244,4 @@ def test_a_failed_device_fails_the_run():
     ],
 )
 def test_a_device_has_one_label(runtime, device, label):
-    assert target_label(TargetRecord(device=device, runtime=runtime, version=None, status="built")) == label
+    assert TargetRecord(device=device, runtime=runtime, version=None, status="built").label == label
