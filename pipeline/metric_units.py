@@ -19,7 +19,7 @@ def require_share(recipe: Recipe, measured: MetricRecord) -> None:
     no_share = f"of metric {measured.name}, which is {measured.value:.4g} of the float model and so no share of 0 to 1"
     drop = recipe.budgets.metric_drop
     problems = []
-    if drop is not None and not (drop.relative or drop.units):
+    if drop is not None and drop.points:
         problems.append(
             f"budgets.metric_drop: {drop.text} are hundredths of a share, {no_share}; write `{100 * drop.fraction:g}"
             " units` for as much of the metric itself, or per cent of the float value"

@@ -13,7 +13,7 @@ from pathlib import Path
 import edgepress
 import pytest
 from edgepress.passes import PASSES
-from edgepress.pipeline.recipe.sections import Budgets
+from edgepress.pipeline.budgets import KINDS
 from edgepress.targets import TARGETS
 
 ROOT = Path(edgepress.__file__).parent
@@ -160,8 +160,9 @@ class TestCheckout:
         assert any(re.search(rf"\b{name}\b", text) for text in tests)
         assert f"### {name}" in headings()
 
-    @pytest.mark.parametrize("name", Budgets.model_fields)
-    def test_a_budget_has_a_kept_and_a_broken_case(self, name: str) -> None:
+    @pytest.mark.parametrize("name", KINDS)
+    def test_a_budget_has_file_kept_and_broken_case(self, name: str) -> None:
+        assert KINDS[name].__module__ == f"edgepress.pipeline.budgets.{name}"
         cases = (ROOT / "tests" / "pipeline" / "test_judge.py").read_text()
         kept, broken = cases.partition("BROKEN = [")[::2]
         assert f'"{name}":' in kept and f'"{name}":' in broken

@@ -8,11 +8,12 @@ from typing import Any
 
 from ...calibration.named import why_not_named
 from ...passes.base import Pass
+from ..budgets import KINDS
 from ..devices.file import DEVICES_FILE, read_devices
 from ..devices.sections import DeviceSection
 from .paths import is_callable_name, locate
 from .problems import Location, RecipeError, describe, unknown
-from .sections import Budgets, Recipe, TargetSection
+from .sections import Recipe, TargetSection
 from .validation import validated
 from .yaml_text import Document, parse, recipe_text_of
 
@@ -20,7 +21,7 @@ __all__ = ["TARGET_OPTIONS", "RecipeError", "read_recipe", "recipe_text_of"]
 
 _NULL_MEANS_DEFAULT = ("passes", "export", "measure", "budgets")  # all their options may be commented out
 TARGET_OPTIONS = ["threads", "float_precision", "compute_capabilities", "required"]
-_PER_TARGET_BUDGETS = [name for name, field in Budgets.model_fields.items() if field.default == {}]
+_PER_TARGET_BUDGETS = [key for key, kind in KINDS.items() if kind.subject == "device"]
 _MODEL_FILES = (".pt2", ".onnx")
 
 

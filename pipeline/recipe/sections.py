@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SerializeAsAny,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from ...passes.base import Pass
+from ..budgets import Budgets
 from ..devices.sections import DeviceSection
 from .section import Section
-from .values import Bytes, MetricName, Milliseconds, ModelSource, RunName, quantity
+from .values import Bytes, MetricName, ModelSource, RunName
 
 
 def _split(value: dict[str, float]) -> dict[str, float]:
@@ -86,67 +81,6 @@ class DataSection(Section):
     """For image folders only."""
     calibration_samples: int = Field(default=256, ge=1)
     """At most so many samples of the calibration part are used."""
-
-
-_DROP_WORDS = 'a drop such as "0.5 points" of a share, "1 %" of the float value, or "0.3 units" of any metric'
-
-
-class MetricDrop(Section):
-    """How much of the metric may be lost: in points of a share, relative to the float model's value, or in units."""
-
-    fraction: Annotated[float, Field(ge=0)]
-    """0.005 is half a point, or half a percent when `relative`, or that much of the metric itself when `units`."""
-    relative: bool = False
-    """Whether `fraction` is of the float model's value."""
-    units: bool = False
-    """Whether `fraction` is in the metric's own unit, as of a PSNR in dB or an mAP of 0 to 100."""
-
-    @model_validator(mode="after")
-    def _at_most_all(self) -> Self:
-        if self.fraction > 1 and not self.units:
-            raise ValueError(f"expected {_DROP_WORDS}")
-        return self
-
-    @property
-    def text(self) -> str:
-        """As a recipe says it."""
-        if self.units:
-            return f"{self.fraction:g} units"
-        return f"{100 * self.fraction:g} " + ("% of the float value" if self.relative else "points")
-
-
-def _parse_drop(value: object) -> object:
-    if isinstance(value, dict | MetricDrop):
-        return value
-    scale = {"point": 0.01, "points": 0.01, "%": 0.01, "unit": 1, "units": 1}
-    parsed = quantity(value, scale, _DROP_WORDS)
-    units = isinstance(value, str) and value.rstrip().endswith(("unit", "units"))
-    if parsed is None or (parsed > 1 and not units):
-        raise ValueError(f"expected {_DROP_WORDS}")
-    relative = isinstance(value, str) and value.rstrip().endswith("%")
-    return {"fraction": parsed, "relative": relative, "units": units}
-
-
-Drop = Annotated[MetricDrop, BeforeValidator(_parse_drop), Field(json_schema_extra={"expected": _DROP_WORDS})]
-
-
-class Budgets(Section):
-    """The promise to keep. What is not named here is reported and not judged."""
-
-    metric_drop: Drop | None = None
-    """Most that the metric may fall below the float model's, on the part that the verdict is taken on."""
-    latency: dict[str, Milliseconds] = {}
-    """Median latency per device, as `openvino:CPU: 5 ms`."""
-    speedup: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Least speed-up per device over each float engine, f32 and the runtime's own default; the lower end of its
-    95 % interval must reach it."""
-    int8_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    """Least share of the MACs that each device must execute in INT8."""
-    bytes: Bytes | None = None
-    """Largest size of the exported model file."""
-    memory: dict[str, Bytes] = {}
-    """Most memory that the process of the compressed engine may hold at its peak, per device, as
-    `openvino:CPU: 200 MB`."""
 
 
 class TargetSection(DeviceSection):

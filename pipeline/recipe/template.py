@@ -24,15 +24,13 @@ _HEAD = """\
 # Paths are relative to this file. Lines that start with # are explanations, or options at their
 # default: remove the # to set them. `compress run --dry-run` checks the file without running it.
 """
-# What to show for an option whose default says nothing of its form.
+_PROMISED = ("metric_drop", "int8_share")  # the others bind a recipe to a machine, or to a network
+# What to show for an option whose default says nothing of its form, and which has no example of its own.
 _SUGGESTED: dict[str, Any] = {
     "name": "my-network",
     "model.args": {},
     "model.input_shape": [1, 32, 32],
     "data.split": {"train": 0.6, "calibration": 0.1, "validation": 0.1, "test": 0.2},
-    "budgets.latency": {"openvino:CPU": "5 ms"},
-    "budgets.speedup": {"openvino:CPU": 1.2},
-    "budgets.bytes": "2 MB",
     "targets.compute_capabilities": ["SM86", "SM89"],
 }
 
@@ -46,13 +44,12 @@ def template(model: str = DIGITS_MODEL, weights: str = DIGITS_WEIGHTS, data: str
         "model.source": model,
         "data.source": data,
         "metric": "top1",
-        "budgets.metric_drop": "1 point",
-        "budgets.int8_share": {"openvino:CPU": 0.9},
         "seed": 0,
     }
     if weights:
         chosen["model.weights"] = weights
     schema = Recipe.model_json_schema()
+    chosen |= {f"budgets.{key}": _shown(schema, ("budgets", key)) for key in _PROMISED}
     lines = [_HEAD.rstrip("\n")]
     for name in Recipe.model_fields:
         lines += ["", *_option(schema, (name,), chosen)]
@@ -77,8 +74,16 @@ def _option(schema: Mapping[str, Any], location: tuple[str, ...], chosen: Mappin
         yield from ("targets:", "  - openvino:CPU", "  - onnxruntime", "  #- tensorrt:", *_target(schema))
     else:
         yield from _comment(_meaning(schema, location), indent)
-        value = chosen[dotted] if dotted in chosen else _SUGGESTED.get(dotted, option.get("default"))
+        value = chosen[dotted] if dotted in chosen else _shown(schema, location)
         yield f"{indent}{'' if dotted in chosen else '#'}{name}: {_flow(value)}"
+
+
+def _shown(schema: Mapping[str, Any], location: tuple[str, ...]) -> Any:
+    """The value that shows the form of an option: its example, else its default."""
+    option = schema_at(schema, location)
+    if "examples" in option:
+        return option["examples"][0]
+    return _SUGGESTED.get(".".join(location), option.get("default"))
 
 
 def _passes() -> Iterator[str]:

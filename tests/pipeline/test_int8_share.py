@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.int8_share import int8_share, share_text
-from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.pipeline.run_record import BudgetRecord, EngineRecord, LayerRecord
 from run_records import cpu, engine, step
 

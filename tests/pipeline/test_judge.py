@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.judge import judge
-from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.pipeline.run_record import SpeedupRecord, TargetRecord
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, metric, parity, step, tensorrt
 

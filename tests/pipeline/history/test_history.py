@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from edgepress.cli import cli
 from edgepress.errors import CompressError
+from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.history.page import history_html
 from edgepress.pipeline.history.points import Point, append, points_of_run, read, untimed
 from edgepress.pipeline.history.series import (
@@ -30,7 +31,6 @@ from edgepress.pipeline.history.series import (
 )
 from edgepress.pipeline.judge import judge
 from edgepress.pipeline.pages.words import MINUS
-from edgepress.pipeline.recipe.sections import Budgets
 from edgepress.pipeline.run_record import ArtefactRecord
 from run_records import MODEL, cpu, engine, latency, metric, run, step, tensorrt
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from edgepress.passes import PASSES
 from edgepress.passes.base import Pass
+from edgepress.pipeline.budgets import Budgets
+from edgepress.pipeline.budgets.metric_drop import MetricDrop
 from edgepress.pipeline.recipe.file import (
     TARGET_OPTIONS,
     RecipeError,
@@ -18,12 +20,10 @@ from edgepress.pipeline.recipe.file import (
 )
 from edgepress.pipeline.recipe.reference import option_reference
 from edgepress.pipeline.recipe.sections import (
-    Budgets,
     DataSection,
     ExportSection,
     ImagePreprocessing,
     MeasureSection,
-    MetricDrop,
     ModelSection,
     Recipe,
     TargetSection,
