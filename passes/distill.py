@@ -46,11 +46,11 @@ class Distill(DistillOptions):
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The student with its trained tensors: a float network, or the quantized graph."""
-        from .distillation.phases import student_of
+        from .distillation.student import student_of
         from .quantization.quantizers import stored_bytes
         from .quantization.rebuild import rebuild_graph
 
-        student = student_of(self, model, plan.structure["student"], context)
+        student = student_of(model, self.student, plan.structure["student"], context)
         if plan.structure["quantized"] is None:
             network = copy.deepcopy(student.module)  # the student may be the very network that teaches it
             network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})

@@ -7,7 +7,8 @@ so a fresh run and a resumed one get the same student.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -21,6 +22,8 @@ from .student_width import choose_channels
 
 if TYPE_CHECKING:
     from ...model import Model
+    from ..base import PassContext
+    from .options import StudentOptions
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class Student:
     module: nn.Module
     description: dict[str, Any]
     notes: tuple[str, ...]
+
+
+def student_of(
+    model: Model, options: StudentOptions, description: Mapping[str, Any], context: PassContext
+) -> Model:
+    """The student as a recipe and `description` say: the model itself, one derived from it, or one by its factory."""
+    if options.source:
+        if context.load_network is None:
+            raise CompressError("distill.student: a student with a source needs a context that can load it")
+        return replace(context.load_network(options), original=model.float_original, onnx_path=None)
+    if options.same:
+        return model
+    return model.successor(rederive(model, dict(description)))
 
 
 def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:

@@ -9,10 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..distillation.objective import Distillation
-from ..teaching.taps import Tapped
-from ..training.draws import Draws
-from ..training.job import Forward, Group
+from ..teaching.taught import Taught
+from ..training.job import Group
 from .coded import Codes
 from .counter import alike, entropy_bits, rate
 from .names import KernelName
@@ -37,10 +35,9 @@ class Budget:
 
 
 @dataclass
-class UnderRate:
-    """Distillation from the unrounded network plus the rate, whose weight falls while the size is below its target."""
+class UnderRate(Taught):
+    """Likeness to the unrounded network plus the rate, whose weight falls while the size is below its target."""
 
-    distillation: Distillation
     learns: Learns
     budget: Budget
     codes: Sequence[Codes] = field(init=False)
@@ -50,47 +47,26 @@ class UnderRate:
         self.narrow = [each for each in self.codes if not each.wide]
         self.count = sum(each.latent.numel() for each in self.codes)
 
-    @property
-    def network(self) -> Tapped:
-        """The network whose tensors are codes."""
-        return self.distillation.network
-
     def groups(self) -> list[Group]:
-        """Steps and edges, or latent values; all others are told to need no gradient."""
+        """Steps and edges, or latent values."""
         if self.learns == "transforms":
-            groups = [Group([p for m in self.narrow for p in (m.log_step, m.log_edge)], decay=False)]
-        else:
-            vectors = [m.latent for m in self.codes if m.wide or m.latent.dim() <= 1]
-            fast = {id(p) for p in vectors}
-            groups = [
-                Group([m.latent for m in self.codes if id(m.latent) not in fast], decay=False),
-                Group(vectors, VECTORS_LR, decay=False),
-            ]
-        groups = [group for group in groups if group.parameters]
-        chosen = {id(p) for group in groups for p in group.parameters}
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(id(parameter) in chosen)
-        return groups
+            return [Group([p for m in self.narrow for p in (m.log_step, m.log_edge)], decay=False)]
+        vectors = [m.latent for m in self.codes if m.wide or m.latent.dim() <= 1]
+        fast = {id(p) for p in vectors}
+        return [
+            Group([m.latent for m in self.codes if id(m.latent) not in fast], decay=False),
+            Group(vectors, VECTORS_LR, decay=False),
+        ]
 
-    def to(self, device: torch.device) -> None:
-        """Move both networks."""
-        self.distillation.to(device)
-
-    def training(self, on: bool) -> None:
-        """Nothing changes: a captured graph has neither BatchNorm nor dropout."""
-
-    def loss(
-        self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws
-    ) -> dict[str, Tensor]:
-        """teacher, features and rate, each weighted."""
-        parts = self.distillation.loss(forward, inputs, labels, draws)
+    def terms(self) -> dict[str, Tensor]:
+        """The rate, weighted."""
         budget = self.budget
         symbols = [each.symbols() for each in self.narrow]
         groups = [alike(each) for each in symbols]
         taken = sum(entropy_bits(each, group) for each, group in zip(symbols, groups, strict=True))
         weight = budget.weight * (BELOW_TARGET[self.learns] if taken <= budget.bits else 1.0) / self.count
-        bits = torch.zeros((), device=inputs[0].device)
+        bits = torch.zeros((), device=self.codes[0].latent.device)
         if weight > 0:
             for each, group in zip(self.narrow, groups, strict=True):
                 bits = bits + rate(each.codes(), budget.width, budget.kernel, group)
-        return {**parts, "rate": weight * bits}
+        return {"rate": weight * bits}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,15 +15,13 @@ from ...calibration.data import Part
 from ...errors import CompressError
 from ...model import CodedTensor, Model
 from ..base import PassContext, PassPlan
-from ..distillation.objective import Distillation, Teacher
 from ..graph.capture import capture
 from ..graph.operators import set_tensor
 from ..teaching.features import has_blocks, pair
+from ..teaching.likeness import Likeness, Teacher
 from ..teaching.taps import Tapped, frozen
-from ..teaching.task import read_task
-from ..training.job import Job
-from ..training.loop import train
-from ..training.parallel import require_static_batch
+from ..teaching.task import TASK_SAMPLES, first_batch, read_task
+from ..training.stage import Stages
 from .compensation import compensable, second_moments
 from .importance import codable, expected_divergence, information
 from .objective import Budget, Learns, UnderRate
@@ -31,7 +29,6 @@ from .options import L2Options
 from .start import Coding, File, Start, bits_of
 from .stored import bits_taken, flat, rebuilt, symbols_of, wide_in
 
-TASK_SAMPLES = 64
 MOST_STRENGTH = 3.0
 SMALLER = 0.02
 """A file that ends further below its target is told of."""
@@ -58,13 +55,13 @@ class Phases:
         self.options, self.model, self.context = options, model, context
         self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
         self.notes: list[str] = []
-        self.histories: dict[str, Any] = {}
         self.graph = capture(model)
         self.teacher = copy.deepcopy(self.graph)
         self.axes = codable(self.graph)
         self.part = self._part()
-        inputs, labels = self.part.batch(range(self.static_batch or min(TASK_SAMPLES, len(self.part))))
-        self.task = read_task(model.run(*inputs), labels, labels_used=False)
+        self.stages = Stages(options.name, self.part, context, self.static_batch, labelled=False)
+        inputs, labels = first_batch(self.part, TASK_SAMPLES, self.static_batch)
+        self.task = read_task(model.run(*inputs), labels, used_by=None)
         self.float_bytes = model.float_original.facts().bytes
         if not self.axes:
             raise CompressError(
@@ -136,8 +133,7 @@ class Phases:
     # -- training
 
     def _train(self, learns: Learns, coding: Coding, start: Start, target: float) -> None:
-        options, context = self.options, self.context
-        training = options.training
+        options, training = self.options, self.options.training
         if learns == "transforms":
             training = training.model_copy(
                 update={"epochs": options.transform_epochs, "lr": options.transform_lr}
@@ -145,22 +141,19 @@ class Phases:
         learning = [each for each in coding.codes.values() if learns == "weights" or not each.wide]
         if training.epochs == 0 or not learning:
             return
-        require_static_batch("l2", training, self.static_batch)
-        objective = self._objective(learns, coding, start, target)
-        job = Job(
-            f"l2, {learns}", objective, self.part, training, context.seed, context.device, context.folder
+        # The size is in the name so that a search that is resumed finds each one's own.
+        self.notes += self.stages.train(
+            learns,
+            self._objective(learns, coding, start, target),
+            training,
+            kept_as=f"{learns}-{target:.0f}",
         )
-        name = f"{learns}-{target:.0f}"  # so that a search that is resumed finds each size's own
-        checkpoint = context.scratch / f"{name}.safetensors" if context.scratch is not None else None
-        history = train(job, None, checkpoint, context.progress)
-        self.histories[name] = asdict(history)
 
     def _objective(self, learns: Learns, coding: Coding, start: Start, target: float) -> UnderRate:
         options = self.options
         divergence = expected_divergence(start.fisher, {n: each.unit for n, each in coding.codes.items()})
         ours, theirs = self._paired(coding.network) if options.feature_weight else ([], [])
-        distillation = Distillation(
-            network=Tapped(coding.network, ours),
+        likeness = Likeness(
             teachers=[Teacher(frozen(self.teacher, theirs))],
             task=self.task,
             temperature=options.temperature,
@@ -174,11 +167,11 @@ class Phases:
             kernel=options.kernel,
             width=options.kernel_width,
         )
-        return UnderRate(distillation, learns, budget)
+        return UnderRate(Tapped(coding.network, ours), likeness, learns, budget)
 
     def _paired(self, network: fx.GraphModule) -> tuple[list[str], list[str]]:
         """Blocks whose outputs are compared, none in a network that has no repeated ones."""
-        example, _ = self.part.batch(range(self.static_batch or 1))
+        example, _ = first_batch(self.part, 1, self.static_batch)
         if not has_blocks(network, example):
             note = (
                 "no intermediate outputs are compared: the network has no numbered blocks with maps or tokens"
@@ -221,4 +214,4 @@ class Phases:
                     "values": int(torch.bincount(each.indices.reshape(-1)).count_nonzero()),
                 }
             )
-        return {"training": self.histories, "tensors": rows}
+        return {"training": self.stages.histories, "tensors": rows}

@@ -23,6 +23,11 @@ class Tapped(nn.Module):
         if isinstance(network, fx.GraphModule):
             self.network, self.outputs = _with_features(network, self.paths), _count_outputs(network)
 
+    @property
+    def captured(self) -> bool:
+        """Whether the network is a captured graph, and no ordinary module with BatchNorm and dropout."""
+        return self.outputs is not None
+
     def forward(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The outputs as a tuple, and one feature for each path."""
         if self.outputs is not None:

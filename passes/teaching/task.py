@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...calibration.data import Part
 from ...errors import CompressError
 
 IGNORED = -100
 """The label that cross-entropy leaves out."""
 SMALLEST_VARIANCE = 1e-8
+TASK_SAMPLES = 64
+"""On so many samples the task is read."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +28,40 @@ class Task:
     variances: tuple[float, ...]
 
 
-def read_task(outputs: Sequence[Tensor], labels: Tensor, labels_used: bool) -> Task:
+def first_batch(part: Part, most: int, static_batch: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
+    """At most so many samples of a part as one batch, inputs and labels; a static batch is always whole."""
+    return part.batch(range(static_batch or min(most, len(part))))
+
+
+def read_task(outputs: Sequence[Tensor], labels: Tensor, used_by: str | None) -> Task:
     """The task, from the trained network's outputs for some samples and their labels.
 
-    Raises CompressError when labels are used and do not fit the first output.
+    used_by: the pass that learns from labels, for the CompressError when they do not fit the first output; None where
+    nobody looks at them.
     """
     first = outputs[0]
     classes = int(first.shape[1]) if first.dim() > 1 else 1
     whole = not labels.is_floating_point()
     classification = whole and classes > 1 and labels.shape == (first.shape[0], *first.shape[2:])
-    if labels_used:
-        _require_fit(first, labels, classification)
+    if used_by is not None:
+        _require_fit(first, labels, classification, used_by)
     variances = [float(y.detach().float().var()) if y.numel() > 1 else 1.0 for y in outputs]
     return Task(
         classification or (whole and classes > 1), tuple(max(v, SMALLEST_VARIANCE) for v in variances)
     )
 
 
-def _require_fit(output: Tensor, labels: Tensor, classification: bool) -> None:
+def _require_fit(output: Tensor, labels: Tensor, classification: bool, what: str) -> None:
     told = f"the network gives {tuple(output.shape)} for labels of shape {tuple(labels.shape)}"
     alone = "set teacher_weight: 1 to learn from the teacher alone"
     if not classification and labels.numel() != output.numel():
         raise CompressError(
-            f"distill: {told}: they are neither a class of each sample or place, nor values like the output's; {alone}"
+            f"{what}: {told}: they are neither a class of each sample or place, nor values like the output's; {alone}"
         )
     used = labels[labels != IGNORED]
     if classification and used.numel() and not 0 <= int(used.min()) <= int(used.max()) < output.shape[1]:
         raise CompressError(
-            f"distill: labels go from {int(used.min())} to {int(used.max())}, and the network has the classes 0 to"
+            f"{what}: labels go from {int(used.min())} to {int(used.max())}, and the network has the classes 0 to"
             f" {output.shape[1] - 1} ({IGNORED} is left out); {alone}"
         )
 

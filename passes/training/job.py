@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...calibration.data import Part
 from .draws import Draws
 from .options import TrainingOptions
+from .schedule import Moment
 
 Forward = Callable[..., Any]
 """Runs the network that is trained; on several processes a wrapper that keeps them in step."""
@@ -35,13 +36,19 @@ class Objective(Protocol):
         """What is trained; its whole state is what checkpoints hold."""
 
     def groups(self) -> list[Group]:
-        """The parameters that learn."""
+        """The parameters that learn, all of `network`; the loop tells its others to need no gradient."""
 
     def to(self, device: torch.device) -> None:
         """Move all that the loss needs."""
 
     def training(self, on: bool) -> None:
         """Switch between training and evaluation."""
+
+    def schedule(self, now: Moment) -> None:
+        """Change what depends on how far the training is, and on nothing else, as a resumed one comes back to it.
+
+        Called before each step, before the network is measured, and at the end.
+        """
 
     def loss(
         self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import CompressError
 from ...progress import Progress, Silent
@@ -24,7 +23,9 @@ from .augment import augmented
 from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
 from .draws import Draws, generator, sample_order
 from .job import Forward, History, Job
+from .optimizer import moments_of, optimizer_for, restore_moments
 from .precision import mixed_precision, told_of_types
+from .schedule import Moment, learning_rate
 
 SAID_APART = ("epoch", "lr", "metric", "metric_error")
 NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
@@ -54,14 +55,6 @@ def take_part(job: Job) -> None:
     Trainer(job, None, None, Silent()).run()
 
 
-def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """The factor on the largest rate: a linear warm-up over its share of the steps, then half a cosine to 0."""
-    rising = max(1, round(warmup * steps)) if warmup else 0
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 class Trainer:
     """One process's side of a training."""
 
@@ -70,14 +63,15 @@ class Trainer:
     ) -> None:
         self.job, self.options, self.objective = job, job.options, job.objective
         self.evaluate, self.path, self.progress = evaluate, checkpoint, progress
-        self.device = _device(job.device)
-        self.batch = _shared_batch(job)
+        self.device = parallel.device_of(job.device)
+        self.batch = parallel.shared_batch(job)
         self.steps_an_epoch = len(job.part) // self.batch
         self.steps = self.steps_an_epoch * self.options.epochs
         self.objective.to(self.device)
         self.network = self.objective.network
-        self.optimizer = self._optimizer()  # which also tells what learns, as the other processes must know
-        self.forward: Forward = _in_step(self.network, self.device)
+        self.optimizer = optimizer_for(self.objective, self.options)
+        # After it is told what learns, as the other processes must know.
+        self.forward: Forward = parallel.in_step(self.network, self.device)
         self.amp, self.scaler = mixed_precision(self.device, self.options.amp)
         self.step, self.sums, self.history = 0, dict[str, float](), History()
         self.best: dict[str, Tensor] = {}
@@ -100,6 +94,7 @@ class Trainer:
                 if time.monotonic() - self.saved >= self.options.checkpoint_seconds:
                     self._save()
             self._save()
+        self.objective.schedule(self._now())
         if self.best:
             self.network.load_state_dict(self.best)
         self.objective.to(torch.device("cpu"))
@@ -112,12 +107,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self.optimizer.zero_grad()
+        self.objective.schedule(self._now())
         self.objective.training(True)
         epoch, position = divmod(self.step, self.steps_an_epoch)
         order = sample_order(self.job.seed, epoch, len(self.job.part))
         chosen = order[position * self.batch : (position + 1) * self.batch]
         for last, rows in self._shares():
-            with nullcontext() if last else self._unsynchronized():
+            with nullcontext() if last else parallel.unsynchronized(self.forward):
                 self._add_gradients(
                     [chosen[i] for i in rows], Draws(self.job.seed, self.step, self.batch, rows)
                 )
@@ -127,6 +123,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
+
+    def _now(self) -> Moment:
+        return Moment(self.step, self.steps, self.steps_an_epoch)
 
     def _shares(self) -> Iterator[tuple[bool, range]]:
         """The rows of the batch that this process computes, one part after another, and whether it is the last."""
@@ -156,15 +155,12 @@ class Trainer:
         for name, value in told.items():
             self.sums[name] = self.sums.get(name, 0.0) + share * value
 
-    def _unsynchronized(self) -> AbstractContextManager[None]:
-        forward = self.forward
-        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
-
     def _end_epoch(self, sums: dict[str, float]) -> None:
         """Measure, note, keep the weights if none were better, and decide together whether to go on."""
         epoch = self.step // self.steps_an_epoch
         row = {"epoch": float(epoch), "lr": self.optimizer.param_groups[0]["lr"], **sums}
         if self.evaluate is not None and parallel.rank() == 0:
+            self.objective.schedule(self._now())
             self.objective.training(False)
             row["metric"], row["metric_error"] = self.evaluate()
         self.history.epochs.append(row)
@@ -195,26 +191,13 @@ class Trainer:
             told += f", validation {self.history.epochs[-1]['metric']:.4f}"
         return told
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups = [
-            {
-                "params": list(group.parameters),
-                "peak_lr": self.options.lr * group.lr_factor,
-                "weight_decay": self.options.weight_decay if group.decay else 0.0,
-            }
-            for group in self.objective.groups()
-        ]
-        return torch.optim.AdamW(groups, lr=self.options.lr)
-
     def _save(self) -> None:
         if self.path is None:
             return
-        states = self.optimizer.state_dict()["state"]
-        moments = {f"{i}/{key}": value for i, state in states.items() for key, value in state.items()}
         tensors = {
             **with_prefix(NETWORK, self.network.state_dict()),
             **with_prefix(BEST, self.best),
-            **with_prefix(OPTIMIZER, moments),
+            **with_prefix(OPTIMIZER, moments_of(self.optimizer)),
         }
         values = {
             "step": self.step,
@@ -232,13 +215,7 @@ class Trainer:
             return
         self.network.load_state_dict(without_prefix(NETWORK, found.tensors))
         self.best = without_prefix(BEST, found.tensors)
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in without_prefix(OPTIMIZER, found.tensors).items():
-            index, _, key = name.partition("/")
-            states.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict(
-            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        restore_moments(self.optimizer, without_prefix(OPTIMIZER, found.tensors))
         self.step, self.sums = found.values["step"], found.values["sums"]
         self.history = History(**found.values["history"])
         if self.scaler.is_enabled() and found.values["scaler"]:
@@ -250,32 +227,9 @@ class Trainer:
             self.progress.say(f"  {self.job.what}: {where}")
 
 
-def _shared_batch(job: Job) -> int:
-    """The samples of one step. Raises CompressError when they cannot be shared out evenly."""
-    parts = job.options.accumulate * parallel.processes()
-    batch = min(job.options.batch, len(job.part) // parts * parts)
-    if batch == 0 or batch % parts:
-        raise CompressError(
-            f"{job.what}: training.batch: {job.options.batch} samples of {len(job.part)} cannot be shared out to"
-            f" {parallel.processes()} process(es) times {job.options.accumulate} part(s); give a multiple of {parts}"
-        )
-    return batch
-
-
-def _device(name: str) -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-
-
 def _channels_last(x: Tensor) -> Tensor:
     """Images in the memory format that convolutions are fastest in; their outputs keep it."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _in_step(network: nn.Module, device: torch.device) -> Forward:
-    if parallel.processes() == 1:
-        return network
-    ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
 
 
 @contextmanager

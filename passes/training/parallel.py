@@ -12,15 +12,18 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import CompressError
+from .job import Forward, Job
 from .options import TrainingOptions
 
 PATIENCE = timedelta(hours=12)  # the others wait while the first calibrates, exports and measures
@@ -44,6 +47,36 @@ def require_static_batch(what: str, options: TrainingOptions, static_batch: int 
             f"{what}: training.batch is {options.batch}, and the network takes exactly {static_batch} samples at"
             f" once (export.dynamic_batch: false); write training.batch: {static_batch * parts}"
         )
+
+
+def shared_batch(job: Job) -> int:
+    """The samples of one step. Raises CompressError when they cannot be shared out evenly."""
+    parts = job.options.accumulate * processes()
+    batch = min(job.options.batch, len(job.part) // parts * parts)
+    if batch == 0 or batch % parts:
+        raise CompressError(
+            f"{job.what}: training.batch: {job.options.batch} samples of {len(job.part)} cannot be shared out to"
+            f" {processes()} process(es) times {job.options.accumulate} part(s); give a multiple of {parts}"
+        )
+    return batch
+
+
+def device_of(name: str) -> torch.device:
+    """The device by its name; of several GPUs the one of this process."""
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def in_step(network: nn.Module, device: torch.device) -> Forward:
+    """The network as each process runs it: on several, behind what averages gradients."""
+    if processes() == 1:
+        return network
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+
+
+def unsynchronized(forward: Forward) -> AbstractContextManager[None]:
+    """While it is open gradients are added up in each process, and averaged only after it."""
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
@@ -83,7 +116,7 @@ def share(value: Any) -> Any:
     return held[0]
 
 
-def announce(job: Any, folder: Path | None) -> None:
+def announce(job: Job, folder: Path | None) -> None:
     """Tell the processes that serve of a training; `folder`, where its functions lie, before they unpickle it."""
     share(str((folder or Path()).resolve()))
     share(job)

@@ -24,14 +24,14 @@ from torch import nn
 
 
 class Killed(Silent):
-    """Kills the process when the given step of the training begins."""
+    """Kills the process when the given step of the training of the pass `what` begins."""
 
-    def __init__(self, step: int | None) -> None:
-        self.step = step
+    def __init__(self, step: int | None, what: str = "distill") -> None:
+        self.step, self.what = step, what
 
     def track(self, items: Iterable[Any], description: str, *_: Any, **__: Any) -> Iterator[Any]:
         for item in items:
-            if description.startswith("distill") and item == self.step:
+            if description.startswith(self.what) and item == self.step:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield item
 

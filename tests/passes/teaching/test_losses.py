@@ -98,23 +98,31 @@ FITS = {
 @pytest.mark.parametrize("case", FITS)
 def test_what_the_network_is_asked_for(case: str) -> None:
     shape, labels, classification = FITS[case]
-    task = read_task([torch.randn(shape)], labels, labels_used=True)
+    task = read_task([torch.randn(shape)], labels, used_by="distill")
     assert task.classification is classification
 
 
 @pytest.mark.parametrize(
     ("shape", "labels", "message"),
     [
-        ((2, 3), torch.tensor([0, 3]), r"labels go from 0 to 3, and the network has the classes 0 to 2"),
-        ((2, 3), torch.tensor([0.5, 1.5]), r"gives \(2, 3\) for labels of shape \(2,\).*teacher_weight: 1"),
+        (
+            (2, 3),
+            torch.tensor([0, 3]),
+            r"^gates: labels go from 0 to 3, and the network has the classes 0 to 2",
+        ),
+        (
+            (2, 3),
+            torch.tensor([0.5, 1.5]),
+            r"^gates: the network gives \(2, 3\) for labels of shape \(2,\).*teacher_weight: 1",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_where_they_are_used(
     shape: tuple[int, ...], labels: torch.Tensor, message: str
 ) -> None:
     with pytest.raises(CompressError, match=message):
-        read_task([torch.randn(shape)], labels, labels_used=True)
-    read_task([torch.randn(shape)], labels, labels_used=False)
+        read_task([torch.randn(shape)], labels, used_by="gates")
+    read_task([torch.randn(shape)], labels, used_by=None)
 
 
 class TestTeachers:

@@ -17,8 +17,9 @@ from edgepress.errors import CompressError
 from edgepress.passes.training.augment import augmented
 from edgepress.passes.training.draws import Draws, sample_order
 from edgepress.passes.training.job import Forward, Group, Job
-from edgepress.passes.training.loop import learning_rate, train
+from edgepress.passes.training.loop import train
 from edgepress.passes.training.options import TrainingOptions
+from edgepress.passes.training.schedule import Moment, learning_rate
 from quantization_nets import samples
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -58,6 +59,9 @@ class Regression:
 
     def training(self, on: bool) -> None:
         self.network.train(on)
+
+    def schedule(self, now: Moment) -> None:
+        pass
 
     def loss(
         self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws
