@@ -13,9 +13,9 @@ from torch.export import Dim
 from ..errors import CompressError, cause
 from ..model import Model
 from ..passes.graph.capture import capture, quiet
+from ..passes.graph.layers import layer_name, layers_of
 from ..passes.graph.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.deploy import deployable, onnx_translations
-from ..passes.quantization.placement import layer_name, layers_of
 from ..targets.graphs.onnx_graph import require_one_file
 from ..targets.graphs.portable import portable
 from .files import write_atomically

@@ -20,8 +20,8 @@ from torch.export import Dim, ShapesCollection
 
 from ...errors import CompressError
 from ...model import Model, file_name
-from ..quantization.placement import layer_name, layers_of
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
+from .layers import layer_name, layers_of
 from .operators import aten, named_arguments, owner_of
 from .sharing import separate_kinds
 

@@ -17,8 +17,8 @@ from ...calibration.data import Part
 from ...errors import CompressError
 from ...progress import Progress, Silent
 from ..graph.folding import LEARNED
+from ..graph.layers import weight_axis, weight_operands
 from ..graph.operators import MATMULS, get_tensor
-from ..quantization.placement import weight_axis, weight_operands
 from ..teaching.information import drawn_gradients
 from ..teaching.task import Task
 from ..training.draws import generator

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from torch import fx
 
+from ..graph.layers import layer_name
 from ..graph.operators import MATMULS, SOFTMAXES, named_arguments
-from .placement import Placement, layer_name, source_of
+from .placement import Placement, source_of
 
 
 def softmaxes(module: fx.GraphModule) -> dict[str, list[fx.Node]]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from types import MappingProxyType
 
 import torch
@@ -28,12 +27,11 @@ from torch import fx
 
 from ...errors import CompressError
 from ...macs import total_macs
-from ...torch_macs import fixed_size, node_macs
+from ..graph.layers import layer_name, layers_of, macs_of, shape_of, weight_axis, weight_operands
 from ..graph.operators import (
     ACTIVATIONS,
     ADDITIONS,
     AVERAGES,
-    CONVOLUTIONS,
     MATMULS,
     MOVES,
     MULTIPLICATIONS,
@@ -99,33 +97,6 @@ def place(module: fx.GraphModule, keep_float: Mapping[str, str] = MappingProxyTy
     for node in module.graph.nodes:
         policy.visit(node)
     return policy.result()
-
-
-def layer_name(node: fx.Node) -> str:
-    """The name a user knows a layer by: that of the module owning its weight, else the node's own."""
-    if "layer" in node.meta:
-        return str(node.meta["layer"])
-    operands = weight_operands(node)
-    if not operands:
-        return node.name
-    tensor = str(operands[0].target)
-    return tensor.removesuffix(".weight") if tensor.endswith(".weight") else tensor
-
-
-def weight_operands(node: fx.Node) -> list[fx.Node]:
-    """The constant operands of a layer that can be stored as INT8."""
-    if node.target in WEIGHTED:
-        candidates = [node.args[1]]
-    elif node.target in MATMULS:
-        candidates = list(node.args[:2])
-    else:
-        return []
-    return [c for c in candidates if isinstance(c, fx.Node) and c.op == "get_attr"]
-
-
-def layers_of(module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes that multiply and accumulate, in order."""
-    return [n for n in module.graph.nodes if n.target in (*WEIGHTED, *MATMULS) or n.target in NEVER_INT8]
 
 
 def layers_to_keep(module: fx.GraphModule, patterns: Sequence[str], what: str) -> dict[str, str]:
@@ -214,7 +185,7 @@ class _Policy:
                     self.demand(addend)
         elif root.target in MULTIPLICATIONS and len(operands) == 2:
             for factor in operands:
-                if _shape(factor) == _shape(root):  # a per-channel gate is tiny: leave it float
+                if shape_of(factor) == shape_of(root):  # a per-channel gate is tiny: leave it float
                     self.demand(factor)
         elif root.target in AVERAGES:
             self.demand(operands[0])
@@ -252,19 +223,6 @@ def _before_activations(node: fx.Node) -> fx.Node:
     return node
 
 
-def weight_axis(node: fx.Node, constant: fx.Node) -> int:
-    """The axis of a constant operand along which outputs are independent."""
-    if node.target in WEIGHTED:
-        return 1 if node.target in TRANSPOSED else 0
-    rank = len(_shape(constant))
-    return rank - 1 if constant is node.args[1] else rank - 2
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-
-
 def _is_float(node: object) -> bool:
     if not isinstance(node, fx.Node):
         return False
@@ -279,36 +237,3 @@ def factors(module: fx.GraphModule) -> frozenset[str]:
         if node.target in MATMULS and not weight_operands(node):
             found |= {source_of(operand(node, place)).name for place in (0, 1)}
     return frozenset(found)
-
-
-def macs_of(node: fx.Node) -> int | None:
-    """Multiply-accumulates of one sample, from the shapes noted at capture; None where they cannot be counted."""
-    output = node.meta.get("val")
-    if isinstance(output, torch.Tensor):  # these need no more than the shapes that every rewrite notes
-        batch = _batch(node.graph)
-        if node.target in CONVOLUTIONS:
-            return _count(output) * _count(operand(node, 1).meta["val"][0]) // batch
-        if node.target in TRANSPOSED:
-            return _count(operand(node, 0).meta["val"]) * _count(operand(node, 1).meta["val"][0]) // batch
-        if node.target in MATMULS or node.target is aten.linear.default:
-            return _count(output) * fixed_size(operand(node, 0).meta["val"].shape[-1]) // batch
-    known = node.meta.get("macs")
-    if (
-        known is None or known[0] is not node.target
-    ):  # placement is asked many times, and a recurrent layer is slow
-        macs = node_macs(node)
-        known = node.meta["macs"] = (node.target, macs // _batch(node.graph) if macs is not None else None)
-    count: int | None = known[1]
-    return count
-
-
-def _count(tensor: torch.Tensor) -> int:
-    """Number of elements; a dynamic size counts as it is for a batch of one."""
-    return prod(map(fixed_size, tensor.shape))
-
-
-def _batch(graph: fx.Graph) -> int:
-    """The samples in a batch: 1 where it is dynamic, as sizes are then counted for one."""
-    inputs = [n.meta["val"] for n in graph.nodes if n.op == "placeholder" and "val" in n.meta]
-    batch = inputs[0].shape[0] if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].dim() else 1
-    return batch if isinstance(batch, int) else 1

@@ -13,7 +13,8 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.graph.capture import capture
-from edgepress.passes.quantization.placement import layer_name, layers_of, place
+from edgepress.passes.graph.layers import layer_name, layers_of
+from edgepress.passes.quantization.placement import place
 from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.onnx_files.names import with_safe_names

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.graph.capture import capture
+from edgepress.passes.graph.layers import layer_name, layers_of
 from edgepress.passes.graph.operators import get_tensor
-from edgepress.passes.quantization.placement import layer_name, layers_of
 from quantization_nets import Net, largest_difference, model_of, operators, settled
 from torch import Tensor, nn
 
