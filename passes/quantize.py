@@ -75,11 +75,12 @@ class Quantize(Pass):
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
         from .graph.capture import capture
+        from .quantization.choices import StepOptions
         from .quantization.closing import closing_note, measured
         from .quantization.coverage import coverage_note, coverage_rows, nothing_to_do
         from .quantization.float_layers import FloatLayers
         from .quantization.placement import BOTH_ADDENDS, layers_to_keep, place
-        from .quantization.steps import StepOptions, Steps
+        from .quantization.steps import Steps
 
         graph = capture(model)
         graph.meta[BOTH_ADDENDS] = context.scheme.both_addends

@@ -15,12 +15,13 @@ from ..graph.capture import capture
 from ..graph.operators import set_tensor
 from ..quantization.bucket_quantizers import LearnedWeights
 from ..quantization.channel_fit import fit_channels
+from ..quantization.choices import StepOptions
 from ..quantization.coverage import coverage_note, coverage_rows, nothing_to_do
 from ..quantization.placement import BOTH_ADDENDS, layers_to_keep, place
 from ..quantization.quantizers import of_quantizer, weight_quantizers_of
 from ..quantization.rebuild import POINTS_PREFIX, WeightSpec
 from ..quantization.state import State
-from ..quantization.steps import StepOptions, Steps
+from ..quantization.steps import Steps
 from ..teaching.task import first_batch
 from ..training.options import TrainingOptions
 from ..training.stage import Stages

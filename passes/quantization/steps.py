@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from torch import Tensor, fx
 
@@ -18,15 +17,13 @@ from ...calibration.scheme import RangeChoice
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
-from ..graph.folding import ensure_biases
-from ..graph.observe import observe
-from .attention import softmaxes, too_fine
 from .bias_correction import Center, correct_biases, correctable
+from .calibrating import calibrate
+from .choices import Calibrated, Choices, Fitted, StepOptions
 from .equalize import WORTHWHILE_DB, equalize
-from .grids import METHODS, best_grids, grids_for
+from .grids import METHODS
 from .judging import Judge, Noise, roles
-from .placement import BOTH_ADDENDS, factors, place
-from .quantizers import Grid
+from .placement import BOTH_ADDENDS, place
 from .rescale import find_rescalable
 from .state import State, assembled
 
@@ -36,55 +33,6 @@ CORRECTION_SAMPLES = 64
 EXTREMES: RangeChoice = "minmax"
 WORTH_FLOAT_DB = 0.5  # a product in float takes a few hundredths of the network's time
 LEAST_COST_DB = 1.0  # of rounding both addends, which saves time: what the outputs may lose by it
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """What a pass asks of the steps. what: its name, for messages; the others as `Quantize` has them."""
-
-    what: str
-    ranges: RangeChoice = "auto"
-    equalization: Literal["auto", "on", "off"] = "auto"
-    bias_correction: bool = True
-    softmax_sqnr_db: float = 30.0
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What was decided of one graph: enough to fit it again to other samples.
-
-    kept: the layers in float, and why; ranges: one way for all tensors, or "auto"; bias: None leaves them as they are.
-    """
-
-    graph: fx.GraphModule
-    rescaled: tuple[str, ...]
-    kept: Mapping[str, str]
-    both_addends: bool
-    ranges: RangeChoice
-    bias: Center | None
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A graph with biases; the grids by way of choosing them; and softmaxes too fine for theirs, with the reason."""
-
-    graph: fx.GraphModule
-    grids: Mapping[RangeChoice, Mapping[str, Grid]]
-    fine: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A state with the choices that it was fitted by, what it adds to the outputs, and what the report says of it.
-
-    before_biases: what it added before biases were corrected.
-    """
-
-    state: State
-    choices: Choices
-    noise: Noise | None
-    before_biases: Noise | None
-    notes: tuple[str, ...] = ()
 
 
 class Steps:
@@ -204,36 +152,7 @@ class Steps:
     # -- ranges
 
     def _calibrated(self, choices: Choices, part: Part) -> Calibrated:
-        """A copy of the graph of `choices`, calibrated on `part`."""
-        graph = copy.deepcopy(choices.graph)
-        ensure_biases(graph, correctable(graph, place(graph)))
-        placement = place(graph, choices.kept)
-        observers = observe(
-            graph, placement.activations, self.batches(part), self.context.progress, self.options.what
-        )
-        scheme, method = self.context.scheme, self.options.ranges
-        methods = METHODS if method == "auto" else (method,)
-        centred = factors(graph) if scheme.centred_products else frozenset()
-        grids: dict[RangeChoice, Mapping[str, Grid]] = {
-            m: grids_for(observers, m, scheme, centred) for m in methods
-        }
-        judged = set(observers)
-        if method != "auto":
-            fine = {node.name for nodes in softmaxes(graph).values() for node in nodes}
-            judged &= fine if self.options.softmax_sqnr_db else set()
-        sqnr: dict[str, float] = {}
-        best: dict[str, Grid] = {}
-        if judged:
-            best, sqnr = best_grids(
-                graph,
-                [{name: found[name] for name in sorted(judged)} for found in grids.values()],
-                self._trials(),
-                self.context.generator(),
-                self.context.progress,
-                self.options.what,
-            )
-        grids["auto"] = {**grids[methods[0]], **best}
-        return Calibrated(graph, grids, too_fine(graph, placement, sqnr, self.options.softmax_sqnr_db))
+        return calibrate(choices, self.batches(part), self._trials(), self.options, self.context)
 
     def _with_best_ranges(self, choices: Choices, calibrated: Calibrated) -> Fitted:
         """The extremes, unless another way, or one of its own for each tensor, clearly leaves the outputs more exact.
