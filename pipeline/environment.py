@@ -10,25 +10,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..targets import runtime_packages
 from ..targets.measuring.machine import cpu_model, machine_state
 
-_PACKAGES = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "brevitas",
-    "tensorrt",
-    "tensorrt_rtx",
-    "numpy",
-    "onnxscript",
-)
+_PACKAGES = ("torch", "onnx", "brevitas", "numpy", "onnxscript")
+"""Beside those of the targets."""
 
 
 def versions() -> dict[str, str]:
     """The versions of what computes: part of every stored step's key."""
     found = {"edgepress": _own_version(), "python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *runtime_packages()):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

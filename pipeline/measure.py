@@ -138,7 +138,7 @@ def _run(
     folder: Path,
 ) -> Measured:
     options = {COMPRESSED: options_of(section), F32: options_of(section, precision="f32")}
-    if section.float_precision != "f32" and has_own_default(section.runtime):
+    if section.float_precision != "f32" and target.own_float_default:
         options[DEFAULT] = options_of(section)
     with ExitStack() as opened:
         engines: dict[str, IsolatedEngine] = {COMPRESSED: opened.enter_context(compressed)}
@@ -195,11 +195,6 @@ def layer_finder(
         return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
 
     return find
-
-
-def has_own_default(runtime: str) -> bool:
-    """Whether a runtime may choose another float precision than f32 when it is not told."""
-    return runtime in TARGETS and TARGETS[runtime].own_float_default
 
 
 def _time(

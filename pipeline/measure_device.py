@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import CompressError
 from ..passes.base import PassContext
+from ..targets import target_of
 from ..targets.base import FAKE, Artefact
 from ..targets.measuring.device import Device, DeviceLostError, Frozen
 from ..targets.measuring.latency import LaunchSamples, of
@@ -24,7 +25,6 @@ from .measure import (
     Measured,
     example_feeds,
     forward_of,
-    has_own_default,
     latency_record,
     layer_finder,
     limits_of,
@@ -64,7 +64,8 @@ def _measured(
     folder: Path,
 ) -> Measured:
     facts, feeds = device.facts(), example_feeds(candidate.model, plan.batch)
-    base = DEFAULT if section.float_precision != "f32" and has_own_default(section.runtime) else F32
+    own_default = section.float_precision != "f32" and target_of(section.runtime).own_float_default
+    base = DEFAULT if own_default else F32
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
     frozen: dict[str, Frozen] = {}
     for label, name in ((COMPRESSED, "compressed"), (base, "float")):

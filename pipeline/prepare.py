@@ -19,7 +19,7 @@ from ..errors import CompressError, DeviceUnavailableError
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
-from ..targets import TARGETS, onnxruntime
+from ..targets import TARGETS, target_of
 from .devices.opened import require_reached
 from .export import export
 from .ingest.model import ingest
@@ -41,7 +41,7 @@ class Prepared:
     @property
     def scheme(self) -> QuantScheme:
         """The grids that every target accepts; a simulated device computes with onnxruntime."""
-        return intersect(TARGETS.get(t.runtime, onnxruntime).scheme for t in self.recipe.targets)
+        return intersect(target_of(t.runtime).scheme for t in self.recipe.targets)
 
     @property
     def export_options(self) -> dict[str, int]:

@@ -109,10 +109,28 @@ class Engine(Protocol):
 
 
 class Target(Protocol):
-    """What each module of this package provides, and `TARGETS` lists."""
+    """What each module of this package provides, and `TARGETS` lists.
+
+    No other module asks for a runtime by its name: what is particular to one is a fact that each target states here.
+    """
 
     name: str
+    """As recipes and devices files name it."""
     scheme: QuantScheme
+    """The grids of INT8 that it accepts on this machine."""
+    own_float_default: bool
+    """Whether floats are computed in what the runtime chooses when it is not told, as BF16, and not in f32."""
+    builds_ahead: bool
+    """Whether it builds for devices that are not here, which the option `compute_capabilities` names."""
+    bakes_in_batch: bool
+    """Whether an engine's file has its batch and its float precision built in, so that `load` gives it no others."""
+    default_device: str
+    """The device that it takes where none is named."""
+    engine_suffix: str
+    """The suffix of the file that `load` opens: `.xml`. Where it is `.onnx`, a file may be a model or an engine."""
+    packages: tuple[str, ...]
+    """The distributions whose versions decide what it computes, as package indexes name them: part of every record, and
+    of what decides whether an earlier measurement still holds. Those that are not installed are left out."""
 
     def version(self) -> str | None:
         """The library's version, None when it is not installed."""
@@ -126,17 +144,27 @@ class Target(Protocol):
     def facts(self, device: str) -> dict[str, str]:
         """What the runtime says of `device`: its full name, what it can compute in; empty when it is not here."""
 
-    own_float_default: bool
-    """Whether floats are computed in what the runtime chooses when it is not told, as BF16, and not in f32."""
-
     def can_build(self) -> str | None:
         """Why nothing can even be *built* here, in words; None when it can (also without a GPU)."""
 
+    def capabilities(self) -> list[str]:
+        """What `compute_capabilities` may name here; empty where nothing can be built ahead."""
+
     def build(self, onnx_path: Path, options: TargetOptions, folder: Path) -> Engine | BuiltOnly:
-        """Build `onnx_path`, leave engine files in `folder`; CompressError when the runtime refuses it."""
+        """Build `onnx_path`, leave engine files in `folder`; CompressError when the runtime refuses it.
+
+        The model comes as a file because it is built in a child process (`isolated_engine`), over SSH on another
+        machine, to which its bytes are sent. Every runtime here builds from ONNX. For the first one that builds from
+        the torch program, `onnx_path` becomes a frozen `Source` of two paths, that of the ONNX file and that of the
+        exported program (`.pt2`): `Candidate.source(label)` makes it, the child takes it as it takes a path, and the
+        agent's `build` names a second file.
+        """
 
     def load(self, path: Path, options: TargetOptions) -> Engine:
         """Open a file that `build` left (its first artefact), in this process or another one."""
+
+    def files(self, path: Path) -> list[Path]:
+        """Every file of the engine whose first one is `path`, that one first."""
 
     def lint(self, onnx_path: Path) -> list[Lint]:
         """What this runtime would refuse, run in float or clip silently, each with its fix."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import TARGETS, tensorrt
+from . import TARGETS
 from .base import Target
 
 
@@ -33,6 +33,6 @@ def _row(target: Target) -> Row:
 def _builds(target: Target) -> str:
     if reason := target.can_build():
         return f"nothing: {reason}"
-    if target.name == tensorrt.name and (ahead := tensorrt.capabilities()):
+    if target.builds_ahead and (ahead := target.capabilities()):
         return f"engines ahead of time for {', '.join(ahead)}"
     return "for the devices listed" if target.devices() else "models, but no device is here to run them"

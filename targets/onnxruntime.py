@@ -26,6 +26,11 @@ from .graphs.vnni import weight_limit
 name = "onnxruntime"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
 own_float_default = False
+builds_ahead = False
+bakes_in_batch = False
+default_device = "CPU"
+engine_suffix = ".onnx"
+packages = ("onnxruntime",)
 
 PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5
@@ -69,6 +74,11 @@ def can_build() -> str | None:
     return unavailable("")
 
 
+def capabilities() -> list[str]:
+    """None: what is built is compiled where it is loaded."""
+    return []
+
+
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
     """A session on the ONNX file, of which `folder` keeps the copy that is run (`model.onnx`).
 
@@ -105,6 +115,11 @@ def load(path: Path, options: TargetOptions) -> Engine:
     if reason := unavailable(options.device):
         raise DeviceUnavailableError(f"onnxruntime:{options.device}: {reason}; see `compress doctor`")
     return OnnxruntimeEngine(path, options)
+
+
+def files(path: Path) -> list[Path]:
+    """The one ONNX file, which holds its weights."""
+    return [path]
 
 
 def lint(onnx_path: Path) -> list[Lint]:

@@ -24,6 +24,11 @@ from .openvino_shared import part_equal_weights
 name = "openvino"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True, centred_products=True)
 own_float_default = True
+builds_ahead = False
+bakes_in_batch = False
+default_device = "CPU"
+engine_suffix = ".xml"
+packages = ("openvino",)
 
 WARM_UP = 10
 
@@ -70,7 +75,7 @@ def unavailable(device: str) -> str | None:
     if version() is None:
         return "openvino is not installed (pip install openvino)"
     here = devices()
-    if (device or "CPU") not in {*here, "AUTO"}:
+    if (device or default_device) not in {*here, "AUTO"}:
         return f"OpenVINO has no device {device or 'CPU'!r} here, only {', '.join(here) or 'none'}"
     return None
 
@@ -83,12 +88,17 @@ def facts(device: str) -> dict[str, str]:
 
     core = openvino.Core()
     asked = {"name": "FULL_DEVICE_NAME", "capabilities": "OPTIMIZATION_CAPABILITIES"}
-    return {key: _text(core.get_property(device or "CPU", name)) for key, name in asked.items()}
+    return {key: _text(core.get_property(device or default_device, name)) for key, name in asked.items()}
 
 
 def can_build() -> str | None:
     """Why no IR can be made, None when it can."""
     return None if version() else "openvino is not installed (pip install openvino)"
+
+
+def capabilities() -> list[str]:
+    """None: what is built is compiled for a device where it is loaded."""
+    return []
 
 
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
@@ -132,6 +142,12 @@ def load(path: Path, options: TargetOptions) -> Engine:
     """Compile an IR, or an ONNX file as it is."""
     _require(options)
     return OpenvinoEngine(path, options, path if path.suffix == ".onnx" else None)
+
+
+def files(path: Path) -> list[Path]:
+    """An IR's weights lie beside it."""
+    weights = path.with_suffix(".bin")
+    return [path, weights] if path.suffix == engine_suffix and weights.is_file() else [path]
 
 
 def lint(onnx_path: Path) -> list[Lint]:
@@ -178,7 +194,7 @@ def _compile(path: Path, options: TargetOptions, profiling: bool) -> Any:
             name_recurrent(model, load_onnx(path))
         if options.batch:
             _fix_batch(model, options.batch)
-        return core.compile_model(model, options.device or "CPU", config)
+        return core.compile_model(model, options.device or default_device, config)
     except RuntimeError as error:
         raise CompressError(f"{path}: {_refusal(error)}") from error
 

@@ -15,16 +15,20 @@ from .graphs.onnx_graph import OnnxGraph, load_onnx
 name = "tensorrt"
 scheme = QuantScheme(asymmetric=False)
 own_float_default = False
+builds_ahead = True
+bakes_in_batch = True
+default_device = "cuda:0"
+engine_suffix = ".engine"
+packages = ("tensorrt", "tensorrt_rtx")
 
 DEFAULT_CAPABILITIES = ("SM86", "SM89")
 NO_GPU = "no NVIDIA GPU here"
-_PACKAGES = ("tensorrt", "tensorrt_rtx")
 _MISSING = "neither tensorrt nor tensorrt_rtx is installed (pip install 'edgepress[tensorrt-rtx]')"
 
 
 def library() -> Any | None:
     """The vendor module, full TensorRT first; None when neither is installed or loads."""
-    for package in _PACKAGES:
+    for package in packages:
         try:
             return importlib.import_module(package)
         except (ImportError, OSError):  # OSError: the package is there, its shared libraries are not
@@ -65,8 +69,8 @@ def facts(device: str) -> dict[str, str]:
         return {}
     import torch
 
-    major, minor = torch.cuda.get_device_capability(device or "cuda:0")
-    return {"name": torch.cuda.get_device_name(device or "cuda:0"), "capabilities": f"SM{major}{minor}"}
+    major, minor = torch.cuda.get_device_capability(device or default_device)
+    return {"name": torch.cuda.get_device_name(device or default_device), "capabilities": f"SM{major}{minor}"}
 
 
 def can_build() -> str | None:
@@ -135,6 +139,11 @@ def load(path: Path, options: TargetOptions) -> Engine:
     if reason := unavailable(options.device):
         raise DeviceUnavailableError(f"tensorrt: {path.name} cannot run: {reason}; see `compress doctor`")
     return engines.TensorrtEngine(library(), path, options, {})
+
+
+def files(path: Path) -> list[Path]:
+    """The one engine file."""
+    return [path]
 
 
 def _checked(capability: str) -> str:

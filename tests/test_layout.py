@@ -15,6 +15,7 @@ import pytest
 from edgepress.passes import PASSES
 from edgepress.pipeline.budgets import KINDS
 from edgepress.targets import TARGETS
+from edgepress.targets.base import Target
 
 ROOT = Path(edgepress.__file__).parent
 FOLDERS = ("cli", "calibration", "passes", "targets", "pipeline")
@@ -121,6 +122,38 @@ def test_the_import_check_sees_what_it_should() -> None:
     }
     assert "errors.CompressError" in {n for _, n in imported(ROOT / "passes/quantization/placement.py")}
     assert "calibration.scheme.QuantScheme" in {n for _, n in imported(ROOT / "targets/base.py")}
+
+
+def is_of_a_target(dotted: str) -> bool:
+    """Whether a module, or a name in it, is a target's own: `targets.openvino`, `targets.openvino_shared.part`."""
+    return any(re.match(rf"targets\.{name}(_\w+)?(\.|$)", dotted) for name in TARGETS)
+
+
+def named_targets(path: Path) -> list[str]:
+    """Where a module names a target: as a text of its own, or as the module that it imports."""
+    texts = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    found = [(node.lineno, node.value) for node in texts if node.value in TARGETS]
+    found += [(line, name) for line, name in imported(path) if is_of_a_target(name)]
+    return [f"{path.name}:{line}: {name}" for line, name in found]
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+def test_no_module_asks_for_a_runtime_by_its_name(path: Path) -> None:
+    """What is particular to one is a fact of its target, so that one more works everywhere; REFERENCE names one."""
+    if not is_of_a_target(dotted_name(path)) and path != ROOT / "targets/__init__.py":  # the list of them
+        assert named_targets(path) == []
+
+
+def test_the_check_for_names_of_runtimes_sees_what_it_should() -> None:
+    assert any("openvino" in found for found in named_targets(ROOT / "targets/__init__.py"))
+    assert any("tensorrt" in found for found in named_targets(ROOT / "targets/tensorrt.py"))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_states_every_fact(name: str) -> None:
+    facts = {*Target.__annotations__, *(key for key in vars(Target) if not key.startswith("_"))}
+    assert "own_float_default" in facts and "build" in facts
+    assert [fact for fact in sorted(facts) if not hasattr(TARGETS[name], fact)] == []
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted_name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...targets import runtime_packages
 from ..int8_share import share_text
 from ..profile.record import Profile
 from ..report.read import load_run
@@ -23,7 +24,8 @@ MODEL_KINDS = ("onnx", "onnx-float")
 LATENCY_MODE, CORES = "latency", "logical cores"
 NO_MACHINE = "a machine that is not told"
 NO_LATENCY = {**STATUS, "run": "latency not measured", "missing": "not measured"}
-VERSIONS = ("edgepress", "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+VERSIONS = ("edgepress", "torch", "onnx")
+"""Of the packages that are told, beside those of the targets."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _cell(target: TargetRecord, key: str) -> Cell:
 
 
 def _versions(environment: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(environment[name]) for name in VERSIONS if name in environment}
+    return {name: str(environment[name]) for name in (*VERSIONS, *runtime_packages()) if name in environment}
 
 
 def _taken(environment: Mapping[str, Any], batch: str) -> Facts:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import CompressError
-from ...targets import TARGETS
+from ...targets import TARGETS, target_of
 from ...targets.base import FAKE
 from ..recipe.problems import RecipeError, describe, unknown
 from ..recipe.validation import validated
@@ -24,7 +24,6 @@ KIND = FileKind(
     "a key devices: with a name for each",
     "`compress devices example` prints one to start from",
 )
-RUNTIMES = (*TARGETS, FAKE)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """No colon: what is called openvino:CPU is that device of this machine, and no file can say otherwise."""
 
@@ -51,6 +50,11 @@ devices:
 """
 
 
+def runtimes() -> list[str]:
+    """What a device may name as its runtime."""
+    return [*TARGETS, FAKE]
+
+
 def read_devices(path: Path) -> dict[str, DeviceSection]:
     """The devices of a file by name; RecipeError with every problem found, each at its line and column."""
     document = parse(path, KIND)
@@ -75,8 +79,10 @@ def read_devices(path: Path) -> dict[str, DeviceSection]:
         section = validated(document, DeviceSection, options or {}, location)
         if section is None:
             continue
-        if section.runtime not in RUNTIMES:
-            document.refuse((*location, "runtime"), unknown("runtime", section.runtime, RUNTIMES))
+        if section.runtime not in runtimes():
+            document.refuse((*location, "runtime"), unknown("runtime", section.runtime, runtimes()))
+        elif section.compute_capabilities and (reason := why_not_ahead(section.runtime)):
+            document.refuse((*location, "compute_capabilities"), reason)
         found[name] = _beside(section, path.parent)
     if document.problems:
         raise RecipeError(path, document.problems)
@@ -108,23 +114,31 @@ def find_devices(names: Sequence[str], file: Path | None) -> dict[str, DeviceSec
     for name in names:
         if name in listed:
             found[name] = listed[name]
-        elif name.partition(":")[0] in RUNTIMES:
-            runtime, device = runtime_and_device(name, RUNTIMES)
+        elif name.partition(":")[0] in runtimes():
+            runtime, device = runtime_and_device(name, runtimes())
             found[name] = DeviceSection(runtime=runtime, device=device)
         else:
             where = f" in {path}" if path is not None else "; there is no devices.yaml here"
-            raise CompressError(unknown("device", name.partition(":")[0], [*listed, *RUNTIMES]) + where)
+            raise CompressError(unknown("device", name.partition(":")[0], [*listed, *runtimes()]) + where)
     return found
 
 
-def runtime_and_device(label: str, runtimes: Collection[str] = TARGETS) -> tuple[str, str]:
+def runtime_and_device(label: str, known: Collection[str] = TARGETS) -> tuple[str, str]:
     """`openvino:CPU` as ("openvino", "CPU"); CompressError for a runtime that there is not."""
     runtime, colon, device = label.partition(":")
-    if runtime not in runtimes:
-        raise CompressError(unknown("target", runtime, runtimes))
+    if runtime not in known:
+        raise CompressError(unknown("target", runtime, known))
     if colon and not device:
         raise CompressError(f"target {label!r}: expected a device after the colon, as in openvino:CPU")
     return runtime, device
+
+
+def why_not_ahead(runtime: str) -> str:
+    """Why nothing can be built ahead of time for a runtime, as `compute_capabilities` asks for it; "" where it can."""
+    if target_of(runtime).builds_ahead:
+        return ""
+    ahead = " or ".join(name for name, target in TARGETS.items() if target.builds_ahead)
+    return f"only {ahead} builds ahead of time, {runtime} does not: remove this key"
 
 
 def changed(section: DeviceSection, **settings: Any) -> DeviceSection:

@@ -12,6 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...errors import CompressError
+from ...targets import TARGETS
+from ...targets.base import Target
 from ...targets.measuring.device import Device, Frozen, LocalDevice
 from ..devices.feeds import Feeds, batch_of, random_feeds
 from ..devices.opened import folder_name
@@ -24,8 +26,6 @@ from ..run_record import RunRecord
 
 if TYPE_CHECKING:
     import onnx
-
-ENGINES = (".xml", ".engine")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,16 @@ def _opened(path: Path) -> Iterator[Subject]:
         raise CompressError(
             f"{path}: no such file or folder; give a run folder, an .onnx, .l2z or engine file"
         )
-    elif path.suffix in ENGINES:
-        yield Subject(path, path.stem, None, _bytes(path, path.with_suffix(".bin")))
+    elif (target := _runs_engine(path)) is not None:
+        yield Subject(path, path.stem, None, _bytes(*target.files(path)))
     else:
         with as_onnx(path) as graph:
             yield Subject(path, path.stem, graph, _bytes(path, *_beside(path)))
+
+
+def _runs_engine(path: Path) -> Target | None:
+    """The target whose engine a file is, by its suffix; an ONNX file is a model."""
+    return next((t for t in TARGETS.values() if t.engine_suffix == path.suffix != ".onnx"), None)
 
 
 def _bytes(*paths: Path) -> int:
@@ -121,8 +126,8 @@ def _built(side: Subject, device: Device, feeds: Feeds, place: Path) -> Frozen:
 
 def _engine_of_run(side: Subject, device: Device) -> Path | None:
     """The first file of the compressed engine, if the side's run ran one on this device and it is still the same."""
-    if side.run is None or not isinstance(device, LocalDevice) or device.runtime == "tensorrt":
-        return None  # a TensorRT engine has its batch and its precision built in
+    if side.run is None or not isinstance(device, LocalDevice) or TARGETS[device.runtime].bakes_in_batch:
+        return None
     own = (device.runtime, device.options.device)
     if not any((t.runtime, t.device) == own and t.status == "run" for t in side.run.targets):
         return None

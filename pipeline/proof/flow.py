@@ -13,7 +13,7 @@ import torch
 from ...calibration.data import DataParts, Part
 from ...errors import CompressError, cause
 from ...model import Model
-from ...targets import TARGETS
+from ...targets import REFERENCE, TARGETS
 from ...targets.base import TargetOptions
 from ...targets.isolated_engine import load
 from ...targets.measuring.machine import cpu_model
@@ -114,10 +114,10 @@ class FlowProofs:
         batch = metric_batch(model)
         try:
             limits = limits_of(self.recipe.measure)
-            with load(TARGETS["onnxruntime"], path, TargetOptions(), limits) as engine:
+            with load(TARGETS[REFERENCE], path, TargetOptions(), limits) as engine:
                 found = outputs_of(forward_of(engine.run, model), part, batch)
         except CompressError as error:
-            self.records.append(broken(edge, f"onnxruntime: {error}", len(part.head(SAMPLES))))
+            self.records.append(broken(edge, f"{REFERENCE}: {error}", len(part.head(SAMPLES))))
             return eager
         ranked, classes = ranked_outputs(path), labels_are_classes(part)
         proof = prove(edge, eager, found, limit, model.output_names, ranked, classes=classes)
@@ -144,7 +144,7 @@ class FlowProofs:
 
     def _where_exported(self, path: Path, model: Model, feeds: Values, limit: Limit) -> str:
         """The first layer of an exported file that is not what PyTorch computes, in words."""
-        suspect = Suspect(path, "onnxruntime", TargetOptions(), as_is=True, limit_db=limit.sqnr_db)
+        suspect = Suspect(path, REFERENCE, TargetOptions(), as_is=True, limit_db=limit.sqnr_db)
         if model.onnx_path is not None:  # not exported: only onnxruntime itself can be asked
             return where(suspect, feeds)
         try:

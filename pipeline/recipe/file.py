@@ -9,7 +9,7 @@ from typing import Any
 from ...calibration.named import why_not_named
 from ...passes.base import Pass
 from ..budgets import KINDS
-from ..devices.file import DEVICES_FILE, read_devices
+from ..devices.file import DEVICES_FILE, read_devices, why_not_ahead
 from ..devices.sections import DeviceSection
 from .paths import is_callable_name, locate
 from .problems import Location, RecipeError, describe, unknown
@@ -130,10 +130,10 @@ def _read_targets(
     document: Document, data: dict[str, Any], devices: Mapping[str, DeviceSection]
 ) -> list[TargetSection]:
     """The targets that are right; a list is taken out of `data`, and one valid target stands in for it."""
-    from ...targets import TARGETS
+    from ...targets import REFERENCE, TARGETS
 
     targets: list[TargetSection] = []
-    stand_in = [{"runtime": "onnxruntime"}]
+    stand_in = [{"runtime": REFERENCE}]
     for location, label, options in _named_items(document, data, "targets", left_behind=stand_in):
         runtime, colon, device = label.partition(":")
         if runtime not in TARGETS and label not in devices:
@@ -159,10 +159,9 @@ def _read_targets(
         )  # the others are said in devices.yaml
         for key in options.keys() - set(possible):
             document.refuse((*location, key), unknown("option", key, possible), at_key=True)
-        if options.get("compute_capabilities") and runtime != "tensorrt":
-            message = f"only tensorrt builds ahead of time, {runtime} does not: remove this key"
-            document.refuse((*location, "compute_capabilities"), message)
         chosen = {key: options[key] for key in possible if key in options}
+        if chosen.get("compute_capabilities") and (reason := why_not_ahead(runtime)):
+            document.refuse((*location, "compute_capabilities"), reason)
         if runtime in TARGETS:
             chosen |= {"runtime": runtime, "device": device}
         else:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CompressError
-from .. import TARGETS
+from .. import REFERENCE, TARGETS
 from ..base import FAKE, Feeds, TargetOptions
 from ..isolated_engine import KeptEngine
 from .device import DeviceFacts, DeviceLostError, Frozen
@@ -66,7 +66,7 @@ class FakeDevice:
         self._noise = noise
         self._seed = seed
         self._draw = np.random.default_rng(seed)
-        self._computes = KeptEngine(TARGETS["onnxruntime"], TargetOptions())
+        self._computes = KeptEngine(TARGETS[REFERENCE], TargetOptions())
         self._drift = 0.0
         self._throttled = 0
         self._throttle_events = 0
@@ -102,7 +102,7 @@ class FakeDevice:
         raise CompressError(f"{engine}: the fake device runs .onnx files only; give the ONNX file")
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
-        """What onnxruntime computes."""
+        """What the reference computes."""
         return self._computes.run(frozen.path, frozen.sha256, feeds)
 
     def launch(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import TARGETS
+
 ROOT = Path("/")
 _CPU = "sys/devices/system/cpu"
 
@@ -55,8 +57,8 @@ def cpu_model() -> str:
 
 
 def gpu_of(runtime: str, device: str) -> str:
-    """The device that NVML may know: TensorRT's default is the first GPU."""
-    return (device or "cuda:0") if runtime == "tensorrt" else device
+    """The device that NVML may know, if it is a GPU: the runtime's default where none is named."""
+    return device or TARGETS[runtime].default_device
 
 
 def throttled(before: MachineState, after: MachineState) -> str | None:

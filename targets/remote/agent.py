@@ -29,7 +29,7 @@ from ..base import Feeds
 from ..measuring.device import Frozen, LocalDevice
 from ..measuring.launch import read_feeds
 from . import guard
-from .files import AgentFiles, engine_files
+from .files import AgentFiles
 from .lease import Lease
 from .wire import (
     MAX_REQUEST,
@@ -110,7 +110,7 @@ class Agent:
         if runtime not in TARGETS:
             raise CompressError(f"runtime {runtime!r} is unknown; known: {', '.join(sorted(TARGETS))}")
         chosen, wait_s = options_of(options), _number("wait_s", wait_s, LONGEST_S)
-        name = chosen.device or next(iter(TARGETS[runtime].devices()), "")
+        name = chosen.device or TARGETS[runtime].default_device
         self._lease = Lease(name, wait_s)  # of the hardware: two runtimes on one CPU disturb each other
         folder = Path(workdir).expanduser() if workdir else self._scratch / "files"
         self._own_files = not workdir  # others may be using what is in a kept folder
@@ -134,7 +134,7 @@ class Agent:
         frozen = self._device().build(path, path.parent / "engine", self._feeds(feeds))
         self._engines[frozen.sha256] = frozen
         files = []
-        for part in engine_files(Path(frozen.path)):
+        for part in TARGETS[self._device().runtime].files(Path(frozen.path)):
             sha256, size = self._stored().add(part)
             files.append({"name": part.name, "sha256": sha256, "bytes": size})
         return {"frozen": told_frozen(frozen), "onnx_sha256": digest(path.read_bytes()), "files": files}

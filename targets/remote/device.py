@@ -13,10 +13,10 @@ import numpy as np
 
 from ...errors import CompressError
 from ...version import __version__
+from .. import TARGETS
 from ..base import Feeds, TargetOptions
 from ..measuring.device import DeviceFacts, Frozen, require_frozen
 from ..measuring.launch import LaunchResult, result_of, save_feeds
-from .files import engine_files
 from .link import AgentLink, There
 from .ssh import SshHost, ssh_command
 from .wire import Body, digest, facts_of, frozen_from, unpacked
@@ -92,7 +92,7 @@ class RemoteDevice:
         """Take an engine file of this machine there, and open it once."""
         if not engine.is_file():
             raise CompressError(f"{engine}: there is no such file; give the engine that a build left")
-        paths = engine_files(engine)
+        paths = TARGETS[self.runtime].files(engine)
         frozen = self._sent(paths)
         self._engines[frozen.sha256] = paths
         return frozen

@@ -125,12 +125,6 @@ class AgentFiles:
         self._there.add(sha256)
 
 
-def engine_files(path: Path) -> list[Path]:
-    """The files of an engine whose first one is `path`: an IR's weights lie beside it."""
-    weights = path.with_suffix(".bin")
-    return [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
-
-
 def _checked(sha256: str) -> str:
     """A digest, which becomes a file name."""
     if not isinstance(sha256, str) or len(sha256) != 64 or not _HEXADECIMAL.issuperset(sha256):

@@ -92,6 +92,10 @@ def test_a_device_that_does_not_answer(tmp_path: Path) -> None:
         ("quiet:CPU", "targets[0]: quiet is a device of devices.yaml, which says which one: leave out :CPU"),
         ("flood", "targets[0]: devices.yaml has it in throughput mode, and a run times single inferences"),
         ({"quiet": {"threads": 2}}, "targets[0].quiet: unknown option 'threads' (known: required)"),
+        (
+            {"quiet": {"compute_capabilities": ["SM86"]}},
+            "targets[0].quiet: unknown option 'compute_capabilities' (known: required)",
+        ),
     ],
 )
 def test_what_a_recipe_says_wrongly_of_a_device(tmp_path: Path, target: object, message: str) -> None:

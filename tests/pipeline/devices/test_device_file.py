@@ -61,6 +61,10 @@ def test_keys_of_ssh_are_beside_the_file(tmp_path: Path) -> None:
             "devices.a: unknown key 'thread'; did you mean 'threads'?",
         ),
         ("devices:\n  openvino: { runtime: openvino }", "openvino is a runtime, and no name for one device"),
+        (
+            "devices:\n  a: { runtime: openvino, compute_capabilities: [SM86] }",
+            "devices.a.compute_capabilities: only tensorrt builds ahead of time, openvino does not",
+        ),
         ("devices:\n  a: { runtime: fake, threads: two }", "expected a whole number, 0 to 1024, got 'two'"),
         ("devices:\n  a: { runtime: fake, mode: fast }", "expected 'latency' or 'throughput', got 'fast'"),
         (

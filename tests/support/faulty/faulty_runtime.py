@@ -13,12 +13,42 @@ from typing import Any
 
 from edgepress.targets import onnxruntime
 from edgepress.targets.base import Engine, Feeds, Lint, TargetOptions
-from edgepress.targets.onnxruntime import can_build, devices, facts, scheme, unavailable, version
+from edgepress.targets.onnxruntime import (
+    bakes_in_batch,
+    builds_ahead,
+    can_build,
+    capabilities,
+    default_device,
+    devices,
+    engine_suffix,
+    facts,
+    files,
+    own_float_default,
+    packages,
+    scheme,
+    unavailable,
+    version,
+)
 
-__all__ = ["can_build", "devices", "facts", "lint", "scheme", "unavailable", "version"]
+__all__ = [
+    "bakes_in_batch",
+    "builds_ahead",
+    "can_build",
+    "capabilities",
+    "default_device",
+    "devices",
+    "engine_suffix",
+    "facts",
+    "files",
+    "lint",
+    "own_float_default",
+    "packages",
+    "scheme",
+    "unavailable",
+    "version",
+]
 
 name = "faulty"
-own_float_default = False
 
 
 def build(onnx_path: Path, options: TargetOptions, folder: Path) -> Engine:
