@@ -11,18 +11,18 @@ from ...errors import DeviceUnavailableError
 from ...isolated import Limits
 from ...targets import TARGETS
 from ...targets.base import FAKE
-from ...targets.measuring.device import Device, LocalDevice
+from ...targets.measuring.device import LIMITS, Device, LocalDevice
 from ...targets.measuring.fake import FakeDevice, Noise
 from .sections import DeviceSection
 
 
 @contextmanager
 def opened(
-    sections: Mapping[str, DeviceSection], batch: int = 0, limits: Limits = Limits(seconds=900)
+    sections: Mapping[str, DeviceSection], batch: int = 0, limits: Limits | None = None
 ) -> Iterator[dict[str, Device]]:
     """The devices, let go at the end; those over SSH connect when they are first asked.
 
-    batch: what a varying one is; limits: of the processes of devices here (over SSH `timeout_s` of their section is).
+    batch: what a varying one is; limits: of every process of an engine, on whichever machine it is.
 
     DeviceUnavailableError when one is not in the power mode that its section demands.
     """
@@ -54,15 +54,17 @@ def folder_name(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in label)
 
 
-def _device(name: str, section: DeviceSection, batch: int, folder: Path, limits: Limits) -> Device:
+def _device(name: str, section: DeviceSection, batch: int, folder: Path, limits: Limits | None) -> Device:
     options = section.options(batch)
     if section.runtime == FAKE:
         return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
     if section.ssh is not None:
         from ...targets.remote.device import RemoteDevice, SshHost
 
-        return RemoteDevice(name, section.runtime, options, SshHost(**section.ssh.model_dump()))
-    return LocalDevice(name, section.runtime, options, folder, limits)
+        return RemoteDevice(
+            name, section.runtime, options, SshHost(**section.ssh.model_dump()), limits=limits
+        )
+    return LocalDevice(name, section.runtime, options, folder, limits or LIMITS)
 
 
 def _require_power_mode(name: str, wanted: str, device: Device) -> None:

@@ -20,6 +20,8 @@ from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state
 
 LAYER_ITERATIONS = 30
+LIMITS = Limits(seconds=900)
+"""Of every process of a device, where nobody names others."""
 
 
 class DeviceLostError(DeviceUnavailableError):
@@ -107,7 +109,7 @@ class LocalDevice:
         runtime: str,
         options: TargetOptions,
         folder: Path,
-        limits: Limits = Limits(seconds=900),
+        limits: Limits = LIMITS,
     ) -> None:
         self.label = label
         self.runtime = runtime
@@ -115,7 +117,7 @@ class LocalDevice:
         self._folder = folder
         self._limits = limits
         self._saved: dict[int, tuple[Feeds, Path]] = {}
-        self._kept = KeptEngine(TARGETS[runtime], options)
+        self._kept = KeptEngine(TARGETS[runtime], options, limits)
 
     def facts(self) -> DeviceFacts:
         """What the runtime and the system say."""
@@ -131,7 +133,7 @@ class LocalDevice:
 
     def adopt(self, engine: Path) -> Frozen:
         """Open the engine once, to see that it can be."""
-        with isolated_engine.load(TARGETS[self.runtime], engine, self.options) as opened:
+        with isolated_engine.load(TARGETS[self.runtime], engine, self.options, self._limits) as opened:
             return frozen_of(opened, ())
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:

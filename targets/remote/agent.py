@@ -23,10 +23,11 @@ from queue import Full, Queue
 from typing import Any
 
 from ...errors import CompressError, ExitCode
+from ...isolated import Limits
 from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds
-from ..measuring.device import Frozen, LocalDevice
+from ..measuring.device import LIMITS, Frozen, LocalDevice
 from ..measuring.launch import read_feeds
 from . import guard
 from .files import AgentFiles
@@ -41,6 +42,7 @@ from .wire import (
     decode,
     digest,
     encode,
+    limits_of,
     lines,
     options_of,
     packed,
@@ -105,16 +107,22 @@ class Agent:
         who = {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()}
         return {"protocol": PROTOCOL, "version": __version__, **who}
 
-    def _lease_device(self, label: str, runtime: str, options: Body, workdir: str, wait_s: float) -> None:
-        """Take the device for this connection; who asks and whether two clients name it alike does not matter."""
+    def _lease_device(
+        self, label: str, runtime: str, options: Body, workdir: str, limits: Body | None, wait_s: float
+    ) -> None:
+        """Take the device for this connection; who asks and whether two clients name it alike does not matter.
+
+        limits: of every process of an engine here; None for those that hold where nobody names others.
+        """
         if runtime not in TARGETS:
             raise CompressError(f"runtime {runtime!r} is unknown; known: {', '.join(sorted(TARGETS))}")
         chosen, wait_s = options_of(options), _number("wait_s", wait_s, LONGEST_S)
+        most = _limits(limits)
         name = chosen.device or TARGETS[runtime].default_device
         self._lease = Lease(name, wait_s)  # of the hardware: two runtimes on one CPU disturb each other
         folder = Path(workdir).expanduser() if workdir else self._scratch / "files"
         self._own_files = not workdir  # others may be using what is in a kept folder
-        device = LocalDevice(label, runtime, chosen, self._scratch)
+        device = LocalDevice(label, runtime, chosen, self._scratch, most)
         self._leased = device, AgentFiles(folder, self._scratch)
 
     def _device(self) -> LocalDevice:
@@ -266,6 +274,15 @@ def _number(name: str, value: object, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise CompressError(f"{name} {value!r:.40}: expected seconds, from 0 to {most:g}")
     return value
+
+
+def _limits(told: Body | None) -> Limits:
+    """What a client lets each process of an engine take."""
+    if told is None:
+        return LIMITS
+    limits = limits_of(told)
+    _number("limits.seconds", limits.seconds, LONGEST_S)
+    return limits
 
 
 def _count(name: str, value: object) -> int:

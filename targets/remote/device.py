@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CompressError
+from ...isolated import Limits
 from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds, TargetOptions
@@ -25,6 +26,9 @@ ENGINE_FILES = 8
 ENGINE_ROOM, ENGINE_TIMES = 256 << 20, 8
 """Bytes that an engine may have: those of kernels that are compiled into it, and so many times its model's."""
 
+LIMITED_CALLS = 2
+"""Calls of a limited process in one request, at most: a build and the timing of its layers; the two of a pair."""
+
 PACKED = 4
 """Inputs of which the packed bytes are kept: those of launches, and the last ones of many samples."""
 
@@ -34,8 +38,9 @@ __all__ = ["RemoteDevice", "SshHost"]
 class RemoteDevice:
     """A device of another machine; see `Device`. The first call connects, and then holds the device's only lease.
 
-    command: what starts an agent and is the pipe to it, in place of ssh. After DeviceLostError every call raises it
-    again until `reconnect`. Engines are on this machine too, so they survive that: the same files go there again.
+    command: what starts an agent and is the pipe to it, in place of ssh. limits: of every process of an engine there;
+    None for the agent's own. After DeviceLostError every call raises it again until `reconnect`. Engines are on this
+    machine too, so they survive that: the same files go there again.
     """
 
     def __init__(
@@ -45,11 +50,20 @@ class RemoteDevice:
         options: TargetOptions,
         host: SshHost,
         command: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.label = label
         self.runtime = runtime
         self.options = options
-        lease = {"label": label, "runtime": runtime, "options": asdict(options), "workdir": host.workdir}
+        lease = {
+            "label": label,
+            "runtime": runtime,
+            "options": asdict(options),
+            "workdir": host.workdir,
+            "limits": None if limits is None else asdict(limits),
+        }
+        if limits is not None:  # the agent ends what takes longer, and its word says why: it is waited for
+            host = replace(host, timeout_s=host.timeout_s + LIMITED_CALLS * limits.seconds)
         self._link = AgentLink(label, host, ssh_command(host) if command is None else command, lease)
         self._engines: dict[str, list[Path]] = {}
         self._packed: dict[int, tuple[Feeds, bytes]] = {}

@@ -20,7 +20,8 @@ class SshHost:
     identity: a private key; known_hosts: the only file of host keys that then counts.
     python: the Python there that has edgepress; workdir: a folder there that keeps files between connections, else a
         temporary one.
-    timeout_s: for one answer; heartbeat_s: the longest silence; connect_timeout_s: for the connection.
+    timeout_s: for one answer, beyond what the limits of engines allow where some are named; heartbeat_s: the longest
+        silence; connect_timeout_s: for the connection.
     config: ssh's configuration file, `Path("none")` for none.
     """
 

@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ...errors import CompressError
+from ...isolated import Limits
 from ..arrays import read_arrays
 from ..base import TargetOptions
 from ..measuring.device import DeviceFacts, Frozen
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when two versions would misunderstand each other; the form of `hello` never changes."""
 MAX_LINE = 64 << 20
 MAX_REQUEST = 4 << 20
@@ -143,6 +144,12 @@ def options_of(told: Body) -> TargetOptions:
     """Options that came as JSON; ValueError for what no options are."""
     options: TargetOptions = TypeAdapter(TargetOptions).validate_python(told)
     return options
+
+
+def limits_of(told: Body) -> Limits:
+    """Limits that came as JSON; ValueError for what none are."""
+    limits: Limits = TypeAdapter(Limits).validate_python(told)
+    return limits
 
 
 def told_frozen(frozen: Frozen) -> Body:

@@ -39,7 +39,14 @@ from edgepress.targets.remote.wire import (
 
 AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
 ONE_THREAD = TargetOptions("CPU", threads=1)
-LEASE = {"label": "lab", "runtime": "onnxruntime", "options": ONE_THREAD.__dict__, "workdir": "", "wait_s": 0}
+LEASE = {
+    "label": "lab",
+    "runtime": "onnxruntime",
+    "options": ONE_THREAD.__dict__,
+    "workdir": "",
+    "limits": None,
+    "wait_s": 0,
+}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -146,6 +153,20 @@ def test_a_launch_has_bounds(wrong: dict[str, Any], tmp_path: Path, monkeypatch:
     told = decode(agent.answer(Message(1, {"do": "launch", **arguments}))).body
     assert told["exit_code"] == 2
     assert told["error"].startswith(f"{next(iter(wrong))} {next(iter(wrong.values()))}: expected")
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9])
+def test_the_limits_of_an_engine_have_bounds(seconds: float) -> None:
+    talk = Talk()
+    limits = {"seconds": seconds, "bytes": 0, "raised_by": ["a", "b"]}
+    told = talk.ask("lease", **{**LEASE, "limits": limits})
+    assert told == {
+        "error": f"limits.seconds {float(seconds)!r}: expected seconds, from 0 to 86400",
+        "exit_code": 2,
+    }
+    assert talk.ask("lease", **LEASE) == {"ok": None}
+    talk.process.stdin.close()
+    talk.ended()
 
 
 # Arrays

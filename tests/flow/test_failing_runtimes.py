@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,57 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
     assert failed.reason in record.reason
     assert [step.pass_name for step in record.steps] == ["float"]
     assert (place / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("fault", "measure", "told"),
+    [
+        pytest.param(
+            "build:hang",
+            {"timeout_s": 4},
+            r"no answer within 4 s \(measure\.timeout_s raises it\) while building model\.onnx",
+            id="a build that hangs",
+        ),
+        pytest.param(
+            "inference:hang",
+            {"timeout_s": 10},
+            r"no answer within 10 s \(measure\.timeout_s raises it\) while in the first inference of",
+            id="an inference that hangs",
+        ),
+        pytest.param(
+            "build:memory",
+            {"memory": "1 GB"},
+            r"more than 1 GB of memory \(measure\.memory raises it\) while building model\.onnx",
+            id="a build without end",
+        ),
+    ],
+)
+@pytest.mark.parametrize("where", ["here", "over SSH"])
+def test_the_limits_of_a_recipe_hold_on_a_named_device(
+    where: str,
+    fault: str,
+    measure: dict[str, object],
+    told: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over SSH too the engine's process is ended where it runs, and the message says what raises the limit."""
+    device: dict[str, object] = {"runtime": "faulty"}
+    if where == "over SSH":
+        monkeypatch.setenv(
+            "PATH", os.pathsep.join([str(FAULTY), os.environ["PATH"]])
+        )  # an `ssh` to this machine
+        device["ssh"] = {"host": "lab", "python": sys.executable}
+    (place / "devices.yaml").write_text(yaml.safe_dump({"devices": {"far": device}}))
+    monkeypatch.setenv("FAULT", fault)
+    document = yaml.safe_load((place / "recipe.yaml").read_text())
+    document["targets"], document["budgets"] = ["far"], {"metric_drop": "50 points"}
+    document["measure"] |= measure
+    (place / "far.yaml").write_text(yaml.safe_dump(document))
+    [failed] = compress(place / "far.yaml", place / "run", remeasure=True).targets
+    assert failed.status == "failed"
+    said = "far on lab: " if where == "over SSH" else ""
+    assert re.match(said + told, failed.reason), failed.reason
 
 
 def test_a_runtime_that_dies_while_linting_is_a_finding_of_its_own(

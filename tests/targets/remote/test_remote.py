@@ -41,7 +41,13 @@ needs_ssh = pytest.mark.skipif(
 AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
 HERE = SshHost("here")
 ONE_THREAD = TargetOptions("CPU", threads=1)
-LEASE = {"label": "lab", "runtime": "onnxruntime", "options": ONE_THREAD.__dict__, "workdir": ""}
+LEASE = {
+    "label": "lab",
+    "runtime": "onnxruntime",
+    "options": ONE_THREAD.__dict__,
+    "workdir": "",
+    "limits": None,
+}
 
 
 @pytest.fixture(autouse=True)
