@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from ..errors import CompressError, DeviceUnavailableError
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
 from ..progress import Progress, Silent
-from ..targets import TARGETS, target_of
+from ..targets import TARGETS
 from .devices.opened import require_reached
+from .devices.scheme import scheme_of
 from .export import export
 from .ingest.model import ingest
 from .measure import layer_times, limits_of
@@ -38,10 +39,10 @@ class Prepared:
     trust_pickle: str | None = None
     progress: Progress = field(default_factory=Silent)
 
-    @property
+    @cached_property
     def scheme(self) -> QuantScheme:
-        """The grids that every target accepts; a simulated device computes with onnxruntime."""
-        return intersect(target_of(t.runtime).scheme for t in self.recipe.targets)
+        """The grids that every target accepts; devices over SSH are asked for theirs, once."""
+        return intersect(scheme_of(t.label, t) for t in self.recipe.targets)
 
     @property
     def export_options(self) -> dict[str, int]:

@@ -118,6 +118,8 @@ class Target(Protocol):
     """As recipes and devices files name it."""
     scheme: QuantScheme
     """The grids of INT8 that it accepts on this machine."""
+    saturates: bool
+    """Whether sums of INT8 products saturate on CPUs without VNNI, where weights must be smaller (`graphs.vnni`)."""
     own_float_default: bool
     """Whether floats are computed in what the runtime chooses when it is not told, as BF16, and not in f32."""
     builds_ahead: bool

@@ -25,6 +25,7 @@ from .graphs.vnni import weight_limit
 
 name = "onnxruntime"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)
+saturates = True
 own_float_default = False
 builds_ahead = False
 bakes_in_batch = False

@@ -23,6 +23,7 @@ from .openvino_shared import part_equal_weights
 
 name = "openvino"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True, centred_products=True)
+saturates = True
 own_float_default = True
 builds_ahead = False
 bakes_in_batch = False

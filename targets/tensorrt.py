@@ -14,6 +14,7 @@ from .graphs.onnx_graph import OnnxGraph, load_onnx
 
 name = "tensorrt"
 scheme = QuantScheme(asymmetric=False)
+saturates = False
 own_float_default = False
 builds_ahead = True
 bakes_in_batch = True

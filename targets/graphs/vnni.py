@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 FULL, WITHOUT_VNNI = 127, 64
+CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
@@ -21,7 +22,7 @@ def weight_limit() -> int:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return FULL  # ARM's dot products add in 32 bits
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return FULL
     flags = next((set(line.split()) for line in lines if line.startswith("flags")), _FLAGS)

@@ -14,6 +14,7 @@ from ...isolated import Limits
 from .. import TARGETS, isolated_engine
 from ..base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
 from ..graphs.attribution import precision_shares
+from ..graphs.vnni import weight_limit
 from ..isolated_engine import KeptEngine
 from .digests import files_digest
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
@@ -38,7 +39,10 @@ class BuiltOnlyError(DeviceUnavailableError):
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a device is and how it is now. capabilities: the runtime's word; versions: of what runs on it."""
+    """What a device is and how it is now. capabilities: the runtime's word; versions: of what runs on it.
+
+    weight_limit: the largest magnitude of an INT8 weight that its CPU sums without saturating; None: not told.
+    """
 
     runtime: str
     device: str
@@ -46,6 +50,7 @@ class DeviceFacts:
     capabilities: dict[str, str]
     machine: str
     state: MachineState
+    weight_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ def local_facts(runtime: str, device: str) -> DeviceFacts:
         target.facts(device),
         cpu_model(),
         machine_state(gpu_of(runtime, device)),
+        weight_limit(),
     )
 
 

@@ -17,6 +17,7 @@ from ...errors import CompressError
 from ...isolated import Limits
 from ..arrays import read_arrays
 from ..base import TargetOptions
+from ..graphs.vnni import FULL
 from ..measuring.device import DeviceFacts, Frozen
 
 PROTOCOL = 2
@@ -173,4 +174,6 @@ def frozen_from(told: Body) -> Frozen:
 def facts_of(told: Body) -> DeviceFacts:
     """Facts that came as JSON; ValueError for what no facts are."""
     facts: DeviceFacts = TypeAdapter(DeviceFacts).validate_python(told)
+    if facts.weight_limit is not None and not 1 <= facts.weight_limit <= FULL:
+        raise ValueError(f"INT8 weights of {facts.weight_limit}")
     return facts

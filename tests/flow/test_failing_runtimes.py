@@ -16,6 +16,8 @@ from edgepress.targets import TARGETS
 from small_run import ONNXRUNTIME, write_recipe
 
 FAULTY = Path(__file__).parents[1] / "support" / "faulty"
+LOOPBACK = Path(__file__).parents[1] / "support" / "loopback"
+"""Where an `ssh` is whose every host is this machine."""
 STAGES = {
     "build": "building model.onnx",
     "load": "measuring model.onnx on faulty",
@@ -111,9 +113,8 @@ def test_the_limits_of_a_recipe_hold_on_a_named_device(
     """Over SSH too the engine's process is ended where it runs, and the message says what raises the limit."""
     device: dict[str, object] = {"runtime": "faulty"}
     if where == "over SSH":
-        monkeypatch.setenv(
-            "PATH", os.pathsep.join([str(FAULTY), os.environ["PATH"]])
-        )  # an `ssh` to this machine
+        monkeypatch.setenv("PATH", os.pathsep.join([str(LOOPBACK), os.environ["PATH"]]))
+        monkeypatch.setenv("TMPDIR", str(place))  # the lease of its CPU is nobody else's
         device["ssh"] = {"host": "lab", "python": sys.executable}
     (place / "devices.yaml").write_text(yaml.safe_dump({"devices": {"far": device}}))
     monkeypatch.setenv("FAULT", fault)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
+from edgepress.targets.graphs.vnni import FULL, weight_limit
 from small_run import ONNXRUNTIME, write_recipe
 
 
@@ -28,3 +33,59 @@ def test_data_and_scheme_are_those_of_the_recipe(tmp_path: Path) -> None:
     prepared = Prepared(read_recipe(write_recipe(tmp_path)), tmp_path)
     assert prepared.data().manifest == prepared.data().manifest
     assert prepared.scheme.asymmetric and prepared.scheme.centred_products  # OpenVINO and onnxruntime take it
+
+
+AGENT_OF_ANOTHER_CPU = """\
+#!{python}
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from edgepress.targets.graphs import vnni
+vnni.CPUINFO = Path({cpuinfo!r})
+vnni.weight_limit.cache_clear()
+from edgepress.targets.remote.agent import main
+main()
+"""
+needs_vnni = pytest.mark.skipif(weight_limit() != FULL, reason="this machine's own CPU limits the weights")
+
+
+def scheme_with_a_device_over_ssh(folder: Path, runtime: str = "openvino") -> Prepared:
+    ssh = {"host": "127.0.0.1", "port": 1, "connect_timeout_s": 2, "python": sys.executable}
+    devices = {"far": {"runtime": runtime, "ssh": ssh}}
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": devices}))
+    return Prepared(read_recipe(write_recipe(folder, targets=["far"], budgets={})), folder)
+
+
+@needs_vnni
+@pytest.mark.parametrize(("flags", "limit"), [("fpu avx2", 64), ("fpu avx2 avx_vnni", 127)])
+def test_a_device_over_ssh_says_what_its_own_cpu_bears(
+    flags: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    ssh = tmp_path / "bin" / "ssh"  # whatever the host is, the agent that answers is on a machine of this CPU
+    ssh.parent.mkdir()
+    values = {
+        "python": sys.executable,
+        "root": str(Path(__file__).parents[3]),
+        "cpuinfo": str(tmp_path / "cpuinfo"),
+    }
+    ssh.write_text(AGENT_OF_ANOTHER_CPU.format(**values))
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(ssh.parent), os.environ["PATH"]]))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the lease of its CPU is nobody else's
+    scheme = scheme_with_a_device_over_ssh(tmp_path).scheme
+    assert (scheme.weight_limit, scheme.because) == (limit, "")
+
+
+@needs_vnni
+def test_weights_are_safe_for_every_cpu_where_a_device_does_not_answer(tmp_path: Path) -> None:
+    prepared = scheme_with_a_device_over_ssh(tmp_path)
+    assert prepared.scheme.weight_limit == 64
+    data, model = prepared.read()
+    [quantize] = prepared.recipe.passes
+    plan = quantize.plan(model, prepared.context(data))
+    assert "weights at most 64 (far does not tell whether its CPU has VNNI)" in " ".join(plan.notes)
+
+
+def test_a_runtime_that_does_not_saturate_is_not_asked(tmp_path: Path) -> None:
+    assert scheme_with_a_device_over_ssh(tmp_path, "tensorrt").scheme.weight_limit == FULL

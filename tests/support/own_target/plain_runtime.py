@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 name = "plain"
 scheme = QuantScheme()
+saturates = False
 own_float_default = False
 builds_ahead = False
 bakes_in_batch = False
