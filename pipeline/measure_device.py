@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CompressError
+from ..model import Model
 from ..passes.base import PassContext
 from ..targets import target_of
 from ..targets.base import FAKE, Artefact
@@ -49,10 +50,30 @@ def measure_device(
     require_batch(candidate.model, plan)
 
     def work() -> Measured:
+        _require_samples(candidate.model)
         with opened({section.name: section}, plan.batch, limits_of(plan)) as devices:
             return _measured(devices[section.name], section, candidate, context, plan, folder)
 
     return measured_or_why(section, work)
+
+
+def _require_samples(model: Model) -> None:
+    """Raise CompressError for an output that is one for all samples, where the reference was made in other batches.
+
+    Engines of a named device take `measure.batch` samples at once, and the exported file was run on others; with a
+    fixed batch both are one.
+    """
+    if not model.dynamic_batch:
+        return
+    for size in (2, 3):  # an output of as many rows as there are samples may be chance
+        inputs = [x[:1].expand(size, *x.shape[1:]) for x in model.example_inputs]
+        for name, output in zip(model.output_names, model.run(*inputs), strict=True):
+            if not output.dim() or output.shape[0] != size:
+                raise CompressError(
+                    f"output {name!r} has no axis of samples, and a named device is given measure.batch samples at a "
+                    "time where the exported file was given others: its outputs cannot be compared. Write "
+                    "export: {dynamic_batch: false}"
+                )
 
 
 def _measured(

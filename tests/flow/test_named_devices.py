@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,49 @@ def test_the_float_engine_of_a_device_is_what_its_own_options_say(tmp_path: Path
     assert target.baseline is None and target.default is not None
     assert [s.baseline for s in target.speedup] == ["float, runtime default"]
     assert record.budgets[1].reason.startswith("against float, runtime default")
+
+
+ANCHORED = """
+import torch
+from small_network import Net
+
+class Anchored(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("anchors", torch.arange(6.0).reshape(3, 2))
+
+    def forward(self, x):
+        return super().forward(x), self.anchors * 2
+
+def net():
+    torch.manual_seed(0)
+    return Anchored()
+"""
+
+
+def anchored(folder: Path, **sections: object) -> Path:
+    """A recipe whose network has a second output that is one for all samples."""
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": {"quiet": QUIET}}))
+    model = {"source": "anchored_network:net", "outputs": ["logits", "anchors"]}
+    document = {"model": model, "passes": [], "budgets": {"metric_drop": "50 points"}, **sections}
+    recipe = write_recipe(folder, targets=["quiet"], **document)
+    (folder / "anchored_network.py").write_text(ANCHORED)
+    sys.modules.pop("anchored_network", None)
+    return recipe
+
+
+def test_an_output_that_is_one_for_all_samples_is_not_compared_sample_by_sample(tmp_path: Path) -> None:
+    record = compress(anchored(tmp_path), tmp_path / "run")
+    [target] = record.targets
+    assert target.status == "failed"
+    assert target.reason == (
+        "output 'anchors' has no axis of samples, and a named device is given measure.batch samples at a time where "
+        "the exported file was given others: its outputs cannot be compared. Write export: {dynamic_batch: false}"
+    )
+
+
+def test_nor_need_it_be_where_the_exported_file_takes_as_many(tmp_path: Path) -> None:
+    record = compress(anchored(tmp_path, export={"dynamic_batch": False}), tmp_path / "run")
+    assert record.verdict == "PASS", record.reason
+    [target] = record.targets
+    assert target.parity is not None and target.parity.ok and target.parity.n == 64
