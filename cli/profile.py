@@ -16,8 +16,9 @@ from .output import common_options, console, print_json, quiet_stdout, say, tabl
 
 if TYPE_CHECKING:
     from ..pipeline.profile.record import DeviceProfile, Profile, Profiles
-    from ..pipeline.run_record import LatencyRecord, LayerRecord
+    from ..pipeline.run_record import LatencyRecord
     from ..targets.base import FloatPrecision, Mode
+    from ..targets.layer import Layer
 
 SLOWEST = 10
 
@@ -237,7 +238,7 @@ def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
     return rows
 
 
-def _print_layers(layers: list[LayerRecord]) -> None:
+def _print_layers(layers: list[Layer]) -> None:
     from ..pipeline.pages.words import bare_ms, count_size
     from ..pipeline.report.layers import heaviness
     from ..text import short

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..macs import listed
+from ..targets.layer import Layer
 from ..text import short
 from .pages.words import NOT_MEASURED, UNKNOWN, count_size, ms, percent
 from .report.layers import heaviness
-from .run_record import EngineRecord, LayerRecord
+from .run_record import EngineRecord
 
 INT8 = "int8"
 NAMED = 5
@@ -22,7 +23,7 @@ class Int8Share:
 
     low: float
     high: float
-    uncounted: tuple[LayerRecord, ...] = ()
+    uncounted: tuple[Layer, ...] = ()
 
     def text(self, decimals: int = 1) -> str:
         """ "97.1 %", or what is known of it."""
@@ -63,13 +64,13 @@ def share_text(engine: EngineRecord | None) -> str:
     return share.text() + (f": {uncounted_text(share.uncounted)}" if share.low != share.high else "")
 
 
-def uncounted_text(layers: Sequence[LayerRecord]) -> str:
+def uncounted_text(layers: Sequence[Layer]) -> str:
     """Why a share is unknown."""
     names = [f"{short(layer.type)} {short(_name(layer))!r}" for layer in layers]
     return f"the MACs of {listed(names)} cannot be counted"
 
 
-def not_in_int8(layers: Sequence[LayerRecord]) -> str:
+def not_in_int8(layers: Sequence[Layer]) -> str:
     """The layers that multiply and were not executed in INT8, with their share and time; "" when there is none."""
     rest = sorted((x for x in layers if x.macs != 0 and x.precision != INT8), key=heaviness, reverse=True)
     counts = [layer.macs for layer in layers]
@@ -79,12 +80,12 @@ def not_in_int8(layers: Sequence[LayerRecord]) -> str:
     return "; ".join(told) + more
 
 
-def _told(layer: LayerRecord, whole: int | None) -> str:
+def _told(layer: Layer, whole: int | None) -> str:
     share = f" ({percent(layer.macs / whole, 1)})" if layer.macs is not None and whole else ""
     time = "not timed" if layer.ms is None else ms(layer.ms)
     kind = f"{short(layer.type)}, {short(layer.precision)}"
     return f"{short(_name(layer))} ({kind}): {count_size(layer.macs)} MACs{share}, {time}"
 
 
-def _name(layer: LayerRecord) -> str:
+def _name(layer: Layer) -> str:
     return layer.onnx_nodes[0] if layer.onnx_nodes else layer.name

@@ -41,7 +41,6 @@ from .recipe.sections import MeasureSection, TargetSection
 from .run_record import (
     EngineRecord,
     LatencyRecord,
-    LayerRecord,
     ParityRecord,
     SpeedupRecord,
     TargetRecord,
@@ -240,8 +239,7 @@ def _layers(
         assert not isinstance(engine, BuiltOnly)
         with engine:
             layers = engine.layers(feeds, LAYER_ITERATIONS)
-    rows = [LayerRecord.model_validate(asdict(layer)) for layer in layers]
-    return {"precision": precision_shares(layers), "layers": rows}
+    return {"precision": precision_shares(layers), "layers": layers}
 
 
 def layer_times(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,7 +35,7 @@ from .measure import (
     target_record,
 )
 from .recipe.sections import MeasureSection, TargetSection
-from .run_record import EngineRecord, LayerRecord, plain_settings
+from .run_record import EngineRecord, plain_settings
 
 
 def measure_device(
@@ -114,7 +113,7 @@ def _measured(
             metric=metrics[label],
             engine_bytes=engine.bytes,
             precision=engine.precision if engine.layers else {},
-            layers=[LayerRecord.model_validate(asdict(layer)) for layer in engine.layers],
+            layers=list(engine.layers),
             **resources(of(launches, label)),
         )
         for label, engine in frozen.items()

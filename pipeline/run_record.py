@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..record import Count, Interval, Measured, Milliseconds, Ratio, Record, Seconds
+from ..targets.layer import Layer
 
 SCHEMA_VERSION = 1
 FLOAT_PRECISION = "f32"
@@ -87,17 +88,6 @@ class LatencyRecord(Record):
     """Raw samples of each launch, in order."""
 
 
-class LayerRecord(Record):
-    """One executed layer; `ms` is null when the runtime does not time layers, `macs` when they cannot be counted."""
-
-    name: str
-    type: str
-    precision: str
-    ms: Milliseconds | None
-    macs: Count | None
-    onnx_nodes: list[str] = []
-
-
 class EngineRecord(Record):
     """One model on one device."""
 
@@ -108,7 +98,7 @@ class EngineRecord(Record):
     engine_bytes: Count
     precision: dict[str, float] = {}
     """Share of the MACs executed in each precision, by the runtime's own word; empty when not all MACs are known."""
-    layers: list[LayerRecord] = []
+    layers: list[Layer] = []
     peak_memory_bytes: Count | None = None
     """Most that the process of a launch held, the median of the launches; null where the machine cannot tell."""
     joules: float | None = None

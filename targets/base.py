@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 Feeds = Mapping[str, "np.ndarray[Any, Any]"]
 FloatPrecision = Literal["default", "f32"]
@@ -49,24 +52,6 @@ class TargetOptions:
     def declared(self) -> dict[str, Any]:
         """As records keep it: what must be the same before two times are compared."""
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer as the runtime executed it.
-
-    name: the runtime's; onnx_nodes: names of the ONNX nodes fused in it;
-    macs: their multiply-accumulates, one sample, None when any of them cannot be counted;
-    precision: what it *executed* in ("int8", "bf16", "f32", ...);
-    ms: mean time per inference, None when not measured.
-    """
-
-    name: str
-    type: str
-    precision: str
-    ms: float | None = None
-    macs: int | None = 0
-    onnx_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

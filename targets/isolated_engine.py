@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from ..errors import CompressError, cause
 from ..isolated import Child, ChildDiedError, Limits
-from .base import Artefact, BuiltOnly, Engine, Feeds, Layer, Target, TargetOptions
+from .base import Artefact, BuiltOnly, Engine, Feeds, Target, TargetOptions
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 Result = TypeVar("Result")
 

@@ -8,20 +8,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing_whole
-from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
+from .base import Artefact, Engine, Feeds, Lint, TargetOptions, require_feeds
 from .graphs.attribution import Executed, attribute
 from .graphs.macs import CONTROL_FLOW
 from .graphs.onnx_formulas import is_free_type
 from .graphs.onnx_graph import OnnxGraph, load_onnx, require_one_file, stable_names
 from .graphs.portable import portable
 from .graphs.vnni import weight_limit
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 name = "onnxruntime"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..calibration.scheme import QuantScheme
 from ..errors import CompressError, DeviceUnavailableError, cause
 from ..writing import writing_whole
-from .base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
+from .base import Artefact, Engine, Feeds, Lint, TargetOptions, require_feeds
 from .graphs.attribution import Executed, attribute
 from .graphs.fusable import shift_to_unsigned, trim_to_unsigned
 from .graphs.onnx_graph import OnnxGraph, load_onnx
@@ -20,6 +20,9 @@ from .graphs.portable import portable
 from .graphs.vnni import weight_limit
 from .openvino_recurrent import RECURRENT_LAYERS, name_recurrent, one_direction_of
 from .openvino_shared import part_equal_weights
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 name = "openvino"
 scheme = QuantScheme(asymmetric=True, weight_limit=weight_limit(), both_addends=True, centred_products=True)

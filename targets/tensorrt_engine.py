@@ -6,15 +6,18 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CompressError
-from .base import Artefact, Feeds, Layer, TargetOptions, require_feeds
+from .base import Artefact, Feeds, TargetOptions, require_feeds
 from .graphs.attribution import UNKNOWN, Executed, attribute
 from .graphs.onnx_graph import OnnxGraph, load_onnx
 from .tensorrt_build import collecting_logger
+
+if TYPE_CHECKING:
+    from .layer import Layer
 
 WARM_UP = 10
 

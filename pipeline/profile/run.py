@@ -27,7 +27,7 @@ from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..files import sha256_file
 from ..onnx_files.file import read_graph
-from ..run_record import EngineRecord, LatencyRecord, LayerRecord, plain_settings
+from ..run_record import EngineRecord, LatencyRecord, plain_settings
 from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
 
 
@@ -139,7 +139,7 @@ def _built(device: Device, model: _Model, place: Path) -> _Cell:
             settings=plain_settings(frozen.settings),
             engine_bytes=frozen.bytes,
             precision=frozen.precision,
-            layers=[LayerRecord.model_validate(asdict(layer)) for layer in frozen.layers],
+            layers=list(frozen.layers),
         )
     return cell
 

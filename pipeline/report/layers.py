@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..run_record import LayerRecord
+from ...targets.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LayerRow:
         return max((side.ms or 0.0 for side in (self.before, self.after) if side is not None), default=0.0)
 
 
-def match_layers(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) -> list[LayerRow]:
+def match_layers(before: Sequence[Layer], after: Sequence[Layer]) -> list[LayerRow]:
     """Group the layers of both engines that share an ONNX node, in the order in which `after` executes them.
 
     A layer without ONNX nodes is matched by its own name.
@@ -58,30 +58,30 @@ def match_layers(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) ->
         first, *others = _nodes(layer)
         for other in others:
             root_of[root(other)] = root(first)
-    groups: dict[str, tuple[list[LayerRecord], list[LayerRecord]]] = {}
+    groups: dict[str, tuple[list[Layer], list[Layer]]] = {}
     for side, layers in ((1, after), (0, before)):
         for layer in layers:
             groups.setdefault(root(_nodes(layer)[0]), ([], []))[side].append(layer)
     return [LayerRow(_row_name(*pair), _side(pair[0]), _side(pair[1])) for pair in groups.values()]
 
 
-def heaviness(layer: LayerRecord) -> float:
+def heaviness(layer: Layer) -> float:
     """The key that sorts layers by their multiply-accumulates: one that could not be counted may be the heaviest."""
     return layer.macs if layer.macs is not None else math.inf
 
 
-def _nodes(layer: LayerRecord) -> list[str]:
-    return layer.onnx_nodes or [layer.name]
+def _nodes(layer: Layer) -> tuple[str, ...]:
+    return layer.onnx_nodes or (layer.name,)
 
 
-def _row_name(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) -> str:
+def _row_name(before: Sequence[Layer], after: Sequence[Layer]) -> str:
     """The node both engines know; the heaviest layer's name when they share none."""
     heaviest = max((*before, *after), key=heaviness)
     shared = {n for b in before for n in _nodes(b)} & {n for a in after for n in _nodes(a)}
     return next((node for node in _nodes(heaviest) if node in shared), _nodes(heaviest)[0])
 
 
-def _side(layers: Sequence[LayerRecord]) -> Side | None:
+def _side(layers: Sequence[Layer]) -> Side | None:
     if not layers:
         return None
     times = [layer.ms for layer in layers]

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...targets.layer import Layer
 from ..int8_share import share_text, uncounted_text
 from ..pages.words import (
     UNKNOWN,
@@ -20,7 +21,7 @@ from ..pages.words import (
     ratio,
     ratio_interval,
 )
-from ..run_record import EngineRecord, LayerRecord, MetricRecord, RunRecord, TargetRecord
+from ..run_record import EngineRecord, MetricRecord, RunRecord, TargetRecord
 from .charts import Strip, latency_strips
 from .layers import LayerRow, match_layers
 
@@ -150,7 +151,7 @@ def _p50(engine: EngineRecord | None) -> float | None:
     return engine.latency_ms.p50 if engine is not None and engine.latency_ms is not None else None
 
 
-def _total_ms(layers: Sequence[LayerRecord]) -> float | None:
+def _total_ms(layers: Sequence[Layer]) -> float | None:
     times = [layer.ms for layer in layers if layer.ms is not None]
     return sum(times) if times and len(times) == len(layers) else None
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...macs import total_macs
-from ..base import Layer
 from .macs import node_macs
 from .onnx_graph import OnnxGraph
 
+if TYPE_CHECKING:
+    from ..layer import Layer
+
 UNKNOWN = "unknown"
+LARGEST_COUNT = 2**63 - 1
+"""Of multiply-accumulates that a layer can tell; no device computes more."""
 
 # What runtimes append to the name of a node or tensor that they rewrote; after that, a part of their own.
 _SUFFIX = re.compile(r"(_token_\d+|_nchwc|_quant)$")
@@ -40,9 +45,18 @@ def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
     Every multiplying node of the ONNX graph is in exactly one layer. One that the runtime's names do not lead
     to is a layer of its own with precision "unknown": it is not guessed.
     """
+    from ..layer import Layer  # which brings pydantic
+
     macs = node_macs(graph.model)
     made_of = [tuple(dict.fromkeys(_resolve(graph, layer.sources))) for layer in executed]
     home = _homes(graph, executed, made_of, macs)
+
+    def unknown(node: str, name: str) -> Layer:
+        kind = graph.by_name[node].op_type
+        return Layer(
+            name=name, type=kind, precision=UNKNOWN, ms=None, macs=_counted(macs[node]), onnx_nodes=(node,)
+        )
+
     layers: list[Layer] = []
     for index, layer in enumerate(executed):
         here = [name for name in macs if home.get(name) == index]
@@ -50,15 +64,18 @@ def attribute(graph: OnnxGraph, executed: Sequence[Executed]) -> list[Layer]:
         kept = [n for n in here if n not in doubtful]
         nodes = tuple(dict.fromkeys((*kept, *made_of[index])))  # what multiplies names the layer
         nodes = tuple(n for n in nodes if n not in macs or n in kept)
-        total = total_macs(macs[name] for name in kept)
-        layers.append(Layer(layer.name, layer.type, layer.precision, layer.ms, total, nodes))
-        for name in doubtful:
-            part = f"{name} (in {layer.name})"
-            layers.append(Layer(part, graph.by_name[name].op_type, UNKNOWN, None, macs[name], (name,)))
-    for name in macs:
-        if name not in home:
-            layers.append(Layer(name, graph.by_name[name].op_type, UNKNOWN, None, macs[name], (name,)))
-    return layers
+        layers.append(
+            Layer(
+                name=layer.name,
+                type=layer.type,
+                precision=layer.precision,
+                ms=layer.ms,
+                macs=_counted(total_macs(macs[n] for n in kept)),
+                onnx_nodes=nodes,
+            )
+        )
+        layers += [unknown(name, f"{name} (in {layer.name})") for name in doubtful]
+    return layers + [unknown(name, name) for name in macs if name not in home]
 
 
 def precision_shares(layers: Iterable[Layer]) -> dict[str, float]:
@@ -74,6 +91,10 @@ def precision_shares(layers: Iterable[Layer]) -> dict[str, float]:
             totals[layer.precision] = totals.get(layer.precision, 0) + layer.macs
     whole = sum(totals.values())
     return {name: count / whole for name, count in sorted(totals.items(), key=lambda item: -item[1])}
+
+
+def _counted(macs: int | None) -> int | None:
+    return macs if macs is not None and macs <= LARGEST_COUNT else None
 
 
 def _doubtful(graph: OnnxGraph, layer: Executed, node: str) -> bool:

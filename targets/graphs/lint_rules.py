@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from ..base import Layer, Lint
+from ..base import Lint
+from ..layer import Layer
 from .onnx_graph import OnnxGraph
 
 Rule = Callable[[OnnxGraph], Iterator[Lint]]

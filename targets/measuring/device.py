@@ -12,10 +12,11 @@ import numpy as np
 from ...errors import CompressError, DeviceUnavailableError
 from ...isolated import Limits
 from .. import TARGETS, isolated_engine
-from ..base import BuiltOnly, Engine, Feeds, Layer, TargetOptions
+from ..base import BuiltOnly, Engine, Feeds, TargetOptions
 from ..graphs.attribution import precision_shares
 from ..graphs.vnni import weight_limit
 from ..isolated_engine import KeptEngine
+from ..layer import Layer
 from .digests import files_digest
 from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state

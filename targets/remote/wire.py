@@ -159,15 +159,15 @@ def told_frozen(frozen: Frozen) -> Body:
         key: value if isinstance(value, str | int | float | None) else str(value)
         for key, value in frozen.settings.items()
     }
-    return {**asdict(frozen), "settings": settings}
+    layers = [layer.model_dump() for layer in frozen.layers]
+    return {**asdict(frozen), "settings": settings, "layers": layers}
 
 
 def frozen_from(told: Body) -> Frozen:
     """A frozen engine that came as JSON; ValueError for what no engine is."""
     frozen: Frozen = TypeAdapter(Frozen).validate_python(told)
-    counts = [n for layer in frozen.layers for n in (layer.ms, layer.macs) if n is not None]
-    if min([frozen.bytes, *counts]) < 0:
-        raise ValueError("a time or a size below 0")
+    if frozen.bytes < 0:
+        raise ValueError("a size below 0")
     return frozen
 
 

@@ -148,3 +148,20 @@ def test_lint_says_of_an_invalid_file_what_inspect_says(
         "net.onnx is not valid ONNX: Node with schema(::Relu:14) has input size 2 not in range"
         in said[0].stderr
     )
+
+
+def test_lint_of_more_multiplications_than_can_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of 2^31 x 2^31 pixels that nobody stores: lint runs nothing, and says what it says of a small one."""
+    monkeypatch.chdir(tmp_path)
+    nodes = [
+        helper.make_node("Expand", ["x", "size"], ["vast"], "expand"),
+        helper.make_node("Conv", ["vast", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"], "pool"),
+    ]
+    stored = {"size": np.array([1, 1, 2**31, 2**31], np.int64), "w": np.ones((1, 1, 3, 3), np.float32)}
+    save(tmp_path / "net.onnx", nodes, stored, x=[1, 1, 1, 1])
+    result = CliRunner().invoke(cli, ["lint", "net.onnx"])
+    assert "onnxruntime: net.onnx is clean" in result.output
+    assert "internal error" not in result.stderr

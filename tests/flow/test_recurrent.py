@@ -16,9 +16,10 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
 from edgepress.targets import TARGETS
-from edgepress.targets.base import BuiltOnly, Layer, TargetOptions
+from edgepress.targets.base import BuiltOnly, TargetOptions
 from edgepress.targets.graphs.attribution import precision_shares
 from edgepress.targets.graphs.macs import node_macs
+from edgepress.targets.layer import Layer
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.int8_share import int8_share, share_text
-from edgepress.pipeline.run_record import BudgetRecord, EngineRecord, LayerRecord
+from edgepress.pipeline.run_record import BudgetRecord, EngineRecord
+from edgepress.targets.layer import Layer
 from run_records import cpu, engine, step
 
 UNKNOWN = "unknown"
 
 
-def layer(
-    name: str, precision: str, macs: int | None, kind: str = "Conv", ms: float | None = 0.5
-) -> LayerRecord:
-    return LayerRecord(name=name, type=kind, precision=precision, ms=ms, macs=macs, onnx_nodes=[name])
+def layer(name: str, precision: str, macs: int | None, kind: str = "Conv", ms: float | None = 0.5) -> Layer:
+    return Layer(name=name, type=kind, precision=precision, ms=ms, macs=macs, onnx_nodes=[name])
 
 
-def of(*layers: LayerRecord, precision: dict[str, float] | None = None) -> EngineRecord:
+def of(*layers: Layer, precision: dict[str, float] | None = None) -> EngineRecord:
     return engine("openvino:CPU int8", 1.0, 0.86, precision or {}, layers=list(layers))
 
 
@@ -48,7 +47,7 @@ IN_FLOAT = layer("head", "bf16", 100)
         pytest.param([IN_FLOAT, layer("e", "f32", None)], (0, 0), "0.0 %", id="all in float whatever it is"),
     ],
 )  # fmt: skip
-def test_what_is_known_of_a_share(layers: list[LayerRecord], bounds: tuple[float, float], text: str) -> None:
+def test_what_is_known_of_a_share(layers: list[Layer], bounds: tuple[float, float], text: str) -> None:
     share = int8_share(of(*layers))
     assert share is not None
     assert (share.low, share.high) == bounds

@@ -26,8 +26,8 @@ from edgepress.pipeline.profile.record import (
     ResourceRecord,
     SustainedRecord,
 )
-from edgepress.pipeline.run_record import LayerRecord, RunRecord
-from edgepress.targets.base import Layer
+from edgepress.pipeline.run_record import RunRecord
+from edgepress.targets.layer import Layer
 from edgepress.targets.measuring.latency import LaunchSamples
 from edgepress.targets.measuring.launch import LaunchResult
 from edgepress.targets.measuring.sustained import sustained
@@ -63,9 +63,16 @@ def test_a_speedup_as_json() -> None:
 
 
 def test_layers_as_json() -> None:
-    timed = Layer("conv+relu", "Convolution", "int8", 0.25, 1000, ("conv", "relu"))
-    unknown = Layer("loop", "Loop", "unknown", None, None)
-    assert [LayerRecord.model_validate(asdict(layer)).model_dump_json() for layer in (timed, unknown)] == [
+    timed = Layer(
+        name="conv+relu",
+        type="Convolution",
+        precision="int8",
+        ms=0.25,
+        macs=1000,
+        onnx_nodes=("conv", "relu"),
+    )
+    unknown = Layer(name="loop", type="Loop", precision="unknown", ms=None, macs=None)
+    assert [layer.model_dump_json() for layer in (timed, unknown)] == [
         '{"name":"conv+relu","type":"Convolution","precision":"int8","ms":0.25,"macs":1000,'
         '"onnx_nodes":["conv","relu"]}',
         '{"name":"loop","type":"Loop","precision":"unknown","ms":null,"macs":null,"onnx_nodes":[]}',

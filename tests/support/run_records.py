@@ -6,7 +6,6 @@ from edgepress.pipeline.run_record import (
     ArtefactRecord,
     EngineRecord,
     LatencyRecord,
-    LayerRecord,
     MetricRecord,
     ParityRecord,
     RunRecord,
@@ -14,6 +13,7 @@ from edgepress.pipeline.run_record import (
     StepRecord,
     TargetRecord,
 )
+from edgepress.targets.layer import Layer
 
 F32 = "openvino:CPU f32"
 
@@ -37,8 +37,8 @@ def latency(p50: float, **changes: object) -> LatencyRecord:
     return LatencyRecord.model_validate({**fields, **changes})
 
 
-def layer(name: str, precision: str, ms: float | None, macs: int = 25_000) -> LayerRecord:
-    return LayerRecord(name=name, type="Conv", precision=precision, ms=ms, macs=macs, onnx_nodes=[name])
+def layer(name: str, precision: str, ms: float | None, macs: int = 25_000) -> Layer:
+    return Layer(name=name, type="Conv", precision=precision, ms=ms, macs=macs, onnx_nodes=[name])
 
 
 def engine(
