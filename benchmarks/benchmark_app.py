@@ -58,7 +58,7 @@ def main(model: Path, pairs: int, iterations: int) -> None:
                     taken = _benchmark_app(Path(frozen.path), shapes, iterations, folder)
                 medians[side].append(taken)
             print(f"pair {index + 1}: { ({s: round(m[-1], 4) for s, m in medians.items()}) } ms", flush=True)
-    ratio = paired(medians["ours"], medians["benchmark_app"])
+    ratio = paired("ours", medians["ours"], medians["benchmark_app"])
     low, high = ratio.ci95
     rows = [[side, f"{median(taken):.3f} ms", str(len(taken))] for side, taken in medians.items()]
     text = (

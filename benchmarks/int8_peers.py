@@ -159,20 +159,19 @@ def _forward(engine: Any) -> Any:
 
 def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> dict[str, Any]:
     """The row's numbers as JSON values, and which limits they break."""
-    from dataclasses import asdict
-
     from edgepress.calibration.metric import mcnemar
     from edgepress.targets.graphs.attribution import precision_shares
     from edgepress.targets.measuring.latency import of, speedup_in_turns, summarize
 
-    row["latency"] = {label: asdict(summarize(of(launches, label))) for label in ENGINES}
+    row["latency"] = {label: summarize(of(launches, label)).model_dump() for label in ENGINES}
     row["accuracy"] = {
         label: {"value": m.value, "n": m.n, "ci95": m.ci95, "part": m.part} for label, m in measured.items()
     }
     # Time of ours over time of NNCF, paired by round: below 1 ours is faster.
-    row["ours_over_nncf"] = asdict(speedup_in_turns(of(launches, "ours"), of(launches, "NNCF")))
+    row["ours_over_nncf"] = speedup_in_turns(of(launches, "ours"), of(launches, "NNCF")).model_dump()
     for label in ("f32", "default"):
-        row[f"speedup_over_{label}"] = asdict(speedup_in_turns(of(launches, label), of(launches, "ours")))
+        found = speedup_in_turns(of(launches, label), of(launches, "ours"))
+        row[f"speedup_over_{label}"] = found.model_dump()
     row["mcnemar_p"] = {
         "ours, NNCF": mcnemar(measured["ours"].scores, measured["NNCF"].scores),
         "ours, f32": mcnemar(measured["ours"].scores, measured["f32"].scores),

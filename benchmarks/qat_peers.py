@@ -21,7 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -249,13 +249,13 @@ def _measure(
     rows: dict[str, Any] = {}
     for label, found in measured.items():
         rows[label] = {
-            "latency": asdict(summarize(of(launches, label))),
+            "latency": summarize(of(launches, label)).model_dump(),
             "accuracy": {"value": found.value, "n": found.n, "ci95": found.ci95, "part": found.part},
             "training": trained.get(label),
             "precision": qat_nncf.precisions(irs[label]) if label in trained else None,
         }
         if "ours" in trained and label != "ours":
-            rows[label]["ours_over_it"] = asdict(paired(medians["ours"], medians[label]))
+            rows[label]["ours_over_it"] = paired("ours", medians["ours"], medians[label]).model_dump()
             rows[label]["ours_above_it_points"] = 100 * (measured["ours"].value - found.value)
             rows[label]["mcnemar_p"] = mcnemar(measured["ours"].scores, found.scores)
     return rows

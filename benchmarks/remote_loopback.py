@@ -84,7 +84,7 @@ def measured(
         last = {side: round(taken[-1].median_ns / 1e6, 4) for side, taken in launches.items()}
         print(f"pair {index + 1} of {pairs}: {last} ms", flush=True)
     medians = {side: [launch.median_ns / 1e6 for launch in taken] for side, taken in launches.items()}
-    ratio = paired(medians["over SSH"], medians["local"])
+    ratio = paired("over SSH", medians["over SSH"], medians["local"])
     outputs = {launch.outputs_sha256 for taken in launches.values() for launch in taken}
     return {
         "medians_ms": medians,

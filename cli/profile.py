@@ -16,9 +16,9 @@ from .output import common_options, console, print_json, quiet_stdout, say, tabl
 
 if TYPE_CHECKING:
     from ..pipeline.profile.record import DeviceProfile, Profile, Profiles
-    from ..pipeline.run_record import LatencyRecord
     from ..targets.base import FloatPrecision, Mode
     from ..targets.layer import Layer
+    from ..targets.measuring.latency import Latency
 
 SLOWEST = 10
 
@@ -222,7 +222,7 @@ def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
     return rows
 
 
-def _latency_rows(latency: LatencyRecord) -> list[tuple[str, str]]:
+def _latency_rows(latency: Latency) -> list[tuple[str, str]]:
     from ..pipeline.pages.words import bare_ms, between, ms
     from ..targets.measuring.latency import NEEDED
 

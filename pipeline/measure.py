@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from ..targets.measuring.device import LAYER_ITERATIONS, BuiltOnlyError
 from ..targets.measuring.latency import (
     Contender,
     LaunchSamples,
+    Speedup,
     measure_in_turns,
     median_known,
     of,
@@ -38,14 +39,7 @@ from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, FindLayer, judge
 from .proof.divergence import Suspect, where
 from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
-from .run_record import (
-    EngineRecord,
-    LatencyRecord,
-    ParityRecord,
-    SpeedupRecord,
-    TargetRecord,
-    plain_settings,
-)
+from .run_record import EngineRecord, ParityRecord, TargetRecord, plain_settings
 from .steps import metric_batch
 
 if TYPE_CHECKING:
@@ -158,7 +152,7 @@ def _run(
         label: EngineRecord(
             label=label,
             settings=plain_settings(engine.settings),
-            latency_ms=latency_record(of(launches, label)),
+            latency_ms=summarize(of(launches, label)),
             **resources(of(launches, label)),
             metric=metrics[label],
             engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
@@ -286,13 +280,6 @@ def example_feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def latency_record(launches: Sequence[LaunchSamples]) -> LatencyRecord:
-    """The statistics of one engine's launches, as run.json keeps them."""
-    summary = asdict(summarize(launches))
-    samples = [[round(ms, 6) for ms in launch] for launch in summary.pop("samples_ms")]
-    return LatencyRecord(**summary, samples_ms=samples)
-
-
 def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:
     """What the launches of one engine took beside time, as far as the machine tells: medians, None for unknown."""
     return {
@@ -301,11 +288,10 @@ def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:
     }
 
 
-def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[SpeedupRecord]:
+def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[Speedup]:
     """The compressed engine's over each baseline, by their turns."""
     compressed = of(launches, COMPRESSED)
-    found = [(label, speedup_in_turns(of(launches, label), compressed)) for label in baselines]
-    return [SpeedupRecord(baseline=label, ratio=s.ratio, ci95=s.ci95, pairs=s.pairs) for label, s in found]
+    return [speedup_in_turns(of(launches, label), compressed) for label in baselines]
 
 
 def target_record(section: TargetSection, status: Any, reason: str = "", **more: Any) -> TargetRecord:

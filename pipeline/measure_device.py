@@ -17,7 +17,7 @@ from ..passes.base import PassContext
 from ..targets import target_of
 from ..targets.base import FAKE, Artefact
 from ..targets.measuring.device import Device, DeviceLostError, Frozen
-from ..targets.measuring.latency import LaunchSamples, of
+from ..targets.measuring.latency import LaunchSamples, of, summarize
 from ..targets.measuring.turns import LaunchPlan, Losses, launch_pairs
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
@@ -25,7 +25,6 @@ from .measure import (
     Measured,
     example_feeds,
     forward_of,
-    latency_record,
     layer_finder,
     limits_of,
     measured_or_why,
@@ -109,7 +108,7 @@ def _measured(
         label: EngineRecord(
             label=label,
             settings=plain_settings(of(launches, label)[0].result.settings),
-            latency_ms=latency_record(of(launches, label)),
+            latency_ms=summarize(of(launches, label)),
             metric=metrics[label],
             engine_bytes=engine.bytes,
             precision=engine.precision if engine.layers else {},

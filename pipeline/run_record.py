@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..record import Count, Interval, Measured, Milliseconds, Ratio, Record, Seconds
+from ..record import Count, Interval, Measured, Record, Seconds
 from ..targets.layer import Layer
+from ..targets.measuring.latency import Latency, Speedup
 
 SCHEMA_VERSION = 1
 FLOAT_PRECISION = "f32"
@@ -69,31 +70,12 @@ class ArtefactRecord(Record):
     sha256: str
 
 
-class LatencyRecord(Record):
-    """Steady-state latency of one inference. A percentile that the sample cannot support is null and `note` says so."""
-
-    p50: Milliseconds
-    p90: Milliseconds | None
-    p99: Milliseconds | None
-    n: Count
-    launches: Count
-    ci95: Interval
-    load_ms: Milliseconds
-    first_inference_ms: Milliseconds
-    warmup_iterations: Count
-    measured_at: str
-    cached: bool = False
-    note: str = ""
-    samples_ms: list[list[Milliseconds]]
-    """Raw samples of each launch, in order."""
-
-
 class EngineRecord(Record):
     """One model on one device."""
 
     label: str
     settings: dict[str, Any]
-    latency_ms: LatencyRecord | None = None
+    latency_ms: Latency | None = None
     metric: MetricRecord | None = None
     engine_bytes: Count
     precision: dict[str, float] = {}
@@ -103,15 +85,6 @@ class EngineRecord(Record):
     """Most that the process of a launch held, the median of the launches; null where the machine cannot tell."""
     joules: float | None = None
     """Energy of one inference by the machine's own counters; null where it has none."""
-
-
-class SpeedupRecord(Record):
-    """Baseline time over compressed time, turn by turn; above 1 the compressed engine is faster."""
-
-    baseline: str
-    ratio: Ratio
-    ci95: Interval
-    pairs: Count
 
 
 class ParityRecord(Record):
@@ -148,7 +121,7 @@ class TargetRecord(Record):
     baseline: EngineRecord | None = None
     default: EngineRecord | None = None
     compressed: EngineRecord | None = None
-    speedup: list[SpeedupRecord] = []
+    speedup: list[Speedup] = []
     parity: ParityRecord | None = None
     """The compressed engine against its ONNX file."""
     float_parity: list[ParityRecord] = []
@@ -174,7 +147,7 @@ class TargetRecord(Record):
         return [parity for parity in self.float_parity if not parity.ok]
 
     @property
-    def speedup_over_f32(self) -> SpeedupRecord | None:
+    def speedup_over_f32(self) -> Speedup | None:
         """The speed-up whose named baseline is the float engine in f32; None when it was not measured."""
         f32_label = self.baseline.label if self.baseline is not None else None
         for speedup in self.speedup:

@@ -38,5 +38,5 @@ def stored_target(store: Store, key: str, folder: Path) -> Measured | None:
         return None  # of another form than is written here: measured anew
     for engine in (record.baseline, record.default, record.compressed):
         if engine is not None and engine.latency_ms is not None:
-            engine.latency_ms.cached = True
+            engine.latency_ms = engine.latency_ms.model_copy(update={"cached": True})
     return Measured(record, tuple(artefacts))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...targets import runtime_packages
+from ...targets.measuring.latency import Latency, Speedup
 from ..int8_share import share_text
 from ..profile.record import Profile
 from ..report.read import load_run
 from ..report.view import STATUS
-from ..run_record import EngineRecord, LatencyRecord, MetricRecord, RunRecord, SpeedupRecord, TargetRecord
+from ..run_record import EngineRecord, MetricRecord, RunRecord, TargetRecord
 from .groups import MACHINE, NOT_TOLD, Facts, Group, batch_of, declared, differences, grouped
 from .records import PROFILE_FILE, load_profile, record_names, records_in
 
@@ -35,7 +36,7 @@ class Cell:
     status: Literal["run", "built", "unavailable", "failed", "missing"]
     reason: str = ""
     engine: EngineRecord | None = None
-    speedups: tuple[SpeedupRecord, ...] = ()
+    speedups: tuple[Speedup, ...] = ()
 
     @property
     def words(self) -> str:
@@ -43,7 +44,7 @@ class Cell:
         return NO_LATENCY[self.status]
 
     @property
-    def latency(self) -> LatencyRecord | None:
+    def latency(self) -> Latency | None:
         """The latency, if there is one to compare."""
         found = self.engine.latency_ms if self.engine is not None else None
         return found if found is not None and math.isfinite(found.p50) and found.p50 > 0 else None

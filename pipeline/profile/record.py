@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from ...record import Count, Record, Seconds
+from ...record import Count, Record
+from ...targets.measuring.sustained import Sustained
 from ..devices.feeds import NOTE
 from ..files import write_atomically
 from ..run_record import EngineRecord
@@ -21,16 +22,6 @@ class ResourceRecord(Record):
     peak_memory_bytes: Count | None
     engine_memory_bytes: Count | None
     joules: float | None
-
-
-class SustainedRecord(Record):
-    """One long launch: the first and the last level, and when the device got slower (null: it did not)."""
-
-    seconds: Seconds
-    first_ms: float
-    last_ms: float
-    knee_s: float | None
-    windows_ms: list[float]
 
 
 class DeviceProfile(Record):
@@ -50,7 +41,7 @@ class DeviceProfile(Record):
     engine: EngineRecord | None = None
     engine_sha256: str = ""
     resources: ResourceRecord | None = None
-    sustained: SustainedRecord | None = None
+    sustained: Sustained | None = None
     states: list[dict[str, Any]] = []
 
 

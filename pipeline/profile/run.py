@@ -27,8 +27,8 @@ from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..files import sha256_file
 from ..onnx_files.file import read_graph
-from ..run_record import EngineRecord, LatencyRecord, plain_settings
-from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord, SustainedRecord
+from ..run_record import EngineRecord, plain_settings
+from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord
 
 
 @dataclass(frozen=True)
@@ -180,15 +180,14 @@ def _time(
             except CompressError as error:  # the rest was measured, and is worth keeping
                 ready[key].row.reason = f"no sustained load: {error}"
                 continue
-            found = sustained(long.samples_ns, long.calls_per_sample)
-            ready[key].row.sustained = SustainedRecord.model_validate(asdict(found))
+            ready[key].row.sustained = sustained(long.samples_ns, long.calls_per_sample)
 
 
 def _summarize(cell: _Cell, launches: list[LaunchSamples], batch: int) -> None:
     engine, results = cell.row.engine, [x.result for x in launches]
     assert engine is not None
     cell.launches = launches
-    engine.latency_ms = LatencyRecord.model_validate(asdict(summarize(launches)))
+    engine.latency_ms = summarize(launches)
     engine.settings = results[0].settings
     cell.row.resources = ResourceRecord(
         throughput_per_s=1000 / engine.latency_ms.p50 * batch,

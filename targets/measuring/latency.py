@@ -19,6 +19,7 @@ import numpy as np
 from ...errors import CompressError
 from ...isolated import Limits
 from ...progress import Progress, Silent
+from ...record import Count, Interval, Milliseconds, Ratio, Record
 from ..base import Feeds, TargetOptions
 from .device import DeviceLostError
 from .launch import LaunchResult, LaunchSpec, launch, launch_turns, paired_log_ratio, save_feeds
@@ -49,36 +50,41 @@ class LaunchSamples:
     result: LaunchResult
 
 
-@dataclass(frozen=True)
-class LatencySummary:
-    """Steady-state latency of one inference, in milliseconds; the fields of the report's latency record.
+class Latency(Record, frozen=True):
+    """Steady-state latency of one inference, in milliseconds.
 
     p50: median of the launches' medians; ci95: Student's t on the logarithms of the launches' medians.
-    p90, p99: over all samples, None where there are too few, and then `note` says how many it takes.
-    load_ms, first_inference_ms: medians over launches. samples_ms: raw samples of each launch, in order.
+    p90, p99: over all samples, null where there are too few, and then `note` says how many it takes.
+    load_ms, first_inference_ms: medians over launches.
+    cached: measured by an earlier run, at `measured_at`. samples_ms: raw samples of each launch, in order, to the
+    nanosecond.
     """
 
-    p50: float
-    p90: float | None
-    p99: float | None
-    n: int
-    launches: int
-    ci95: tuple[float, float]
-    load_ms: float
-    first_inference_ms: float
-    warmup_iterations: int
+    p50: Milliseconds
+    p90: Milliseconds | None
+    p99: Milliseconds | None
+    n: Count
+    launches: Count
+    ci95: Interval
+    load_ms: Milliseconds
+    first_inference_ms: Milliseconds
+    warmup_iterations: Count
     measured_at: str
-    note: str
-    samples_ms: tuple[tuple[float, ...], ...]
+    cached: bool = False
+    note: str = ""
+    samples_ms: tuple[tuple[Milliseconds, ...], ...]
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """Baseline time over compressed time (above 1: the compressed engine is faster), paired by round."""
+class Speedup(Record, frozen=True):
+    """Baseline time over compressed time (above 1: the compressed engine is faster), paired by round.
 
-    ratio: float
-    ci95: tuple[float, float]
-    pairs: int
+    baseline: label of the engine that the other one is compared with.
+    """
+
+    baseline: str
+    ratio: Ratio
+    ci95: Interval
+    pairs: Count
 
 
 def measure_interleaved(
@@ -212,7 +218,7 @@ def of(launches: Sequence[LaunchSamples], label: str) -> list[LaunchSamples]:
     return sorted((x for x in launches if x.label == label), key=lambda x: x.round)
 
 
-def summarize(launches: Sequence[LaunchSamples]) -> LatencySummary:
+def summarize(launches: Sequence[LaunchSamples]) -> Latency:
     """The statistics of the launches of ONE contender (at least two)."""
     results = [x.result for x in launches]
     medians = [r.median_ns / 1e6 for r in results]
@@ -225,7 +231,7 @@ def summarize(launches: Sequence[LaunchSamples]) -> LatencySummary:
         notes.append(
             f"{restless} of {len(results)} launches were not steady to 1 % when their warm-up time was over"
         )
-    return LatencySummary(
+    return Latency(
         p50=median(medians),
         p90=_percentile(pooled, 0.9),
         p99=_percentile(pooled, 0.99),
@@ -246,23 +252,25 @@ def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSample
     before = {x.round: x.result.median_ns for x in baseline}
     after = {x.round: x.result.median_ns for x in compressed}
     rounds = sorted(before.keys() & after.keys())
-    return paired([before[i] for i in rounds], [after[i] for i in rounds])
+    return paired(baseline[0].label, [before[i] for i in rounds], [after[i] for i in rounds])
 
 
 def speedup_in_turns(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
     """The same of launches that took turns, from each round's ratio as the gate takes it (`paired_log_ratio`)."""
     pairs = zip(baseline, compressed, strict=True)
-    return _mean_of([exp(paired_log_ratio(after.result, before.result)) for before, after in pairs])
+    ratios = [exp(paired_log_ratio(after.result, before.result)) for before, after in pairs]
+    return _mean_of(baseline[0].label, ratios)
 
 
-def paired(baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
-    """The same of times that belong together one by one."""
-    return _mean_of([one / other for one, other in zip(baseline, compressed, strict=True)])
+def paired(label: str, baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
+    """The same of times that belong together one by one. label: the baseline's."""
+    return _mean_of(label, [one / other for one, other in zip(baseline, compressed, strict=True)])
 
 
-def _mean_of(ratios: Sequence[float]) -> Speedup:
+def _mean_of(label: str, ratios: Sequence[float]) -> Speedup:
     centre, half = log_interval(ratios)
-    return Speedup(exp(centre), (exp(centre - half), exp(centre + half)), len(ratios))
+    interval = (exp(centre - half), exp(centre + half))
+    return Speedup(baseline=label, ratio=exp(centre), ci95=interval, pairs=len(ratios))
 
 
 def median_known(values: Iterable[Number | None]) -> Number | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import log
 from statistics import median
 
+from ...record import Milliseconds, Record, Seconds
 from .change_points import change_points
 
 WINDOW_S = 1.0
@@ -15,19 +15,18 @@ SLOWER = 1.03
 """A level counts as a knee when it is slower than the first one by this factor."""
 
 
-@dataclass(frozen=True)
-class Sustained:
+class Sustained(Record, frozen=True):
     """One long launch. windows_ms: median of each second of it, in order.
 
     first_ms, last_ms: medians of the first and of the last level. knee_s: when the device first left its first level
-    for a slower one, None when it never did.
+    for a slower one, null when it never did.
     """
 
-    seconds: float
-    first_ms: float
-    last_ms: float
-    knee_s: float | None
-    windows_ms: tuple[float, ...]
+    seconds: Seconds
+    first_ms: Milliseconds
+    last_ms: Milliseconds
+    knee_s: Seconds | None
+    windows_ms: tuple[Milliseconds, ...]
 
 
 def sustained(samples_ns: Sequence[int], calls_per_sample: int = 1) -> Sustained:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.judge import judge
-from edgepress.pipeline.run_record import SpeedupRecord, TargetRecord
+from edgepress.pipeline.run_record import TargetRecord
+from edgepress.targets.measuring.latency import Speedup
 from run_records import F32, MODEL, STEPS, cpu, engine, latency, metric, parity, step, tensorrt
 
 
@@ -150,7 +151,7 @@ def test_a_device_measured_on_fewer_samples_is_compared_with_its_own_float_engin
 
 
 def test_a_speed_up_over_another_baseline_does_not_keep_the_promise():
-    other = [SpeedupRecord(baseline="openvino:CPU default", ratio=3.0, ci95=(2.9, 3.1), pairs=6)]
+    other = [Speedup(baseline="openvino:CPU default", ratio=3.0, ci95=(2.9, 3.1), pairs=6)]
     record, verdict, _ = decide({"speedup": {"openvino:CPU": 1.1}}, targets=[cpu(speedup=other)])
     assert (record.measured, verdict) == ("not measured", "FAIL")
 

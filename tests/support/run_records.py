@@ -5,15 +5,14 @@ from __future__ import annotations
 from edgepress.pipeline.run_record import (
     ArtefactRecord,
     EngineRecord,
-    LatencyRecord,
     MetricRecord,
     ParityRecord,
     RunRecord,
-    SpeedupRecord,
     StepRecord,
     TargetRecord,
 )
 from edgepress.targets.layer import Layer
+from edgepress.targets.measuring.latency import Latency, Speedup
 
 F32 = "openvino:CPU f32"
 
@@ -27,14 +26,14 @@ def step(name: str, value: float, size: int, **changes: object) -> StepRecord:
     return StepRecord(pass_name=name, bytes=size, metric=metric(value), **{**fields, **changes})
 
 
-def latency(p50: float, **changes: object) -> LatencyRecord:
+def latency(p50: float, **changes: object) -> Latency:
     fields = {
         "p50": p50, "p90": p50 * 1.05, "p99": None, "n": 6, "launches": 2, "ci95": (p50 * 0.98, p50 * 1.02),
         "load_ms": 120.0, "first_inference_ms": p50 * 3, "warmup_iterations": 30,
         "measured_at": "2026-03-14T09:21:07Z", "note": "n = 6, p99 needs 662",
         "samples_ms": [[p50, p50 * 0.99, p50 * 1.01], [p50, p50 * 0.98, p50 * 1.02]],
     }  # fmt: skip
-    return LatencyRecord.model_validate({**fields, **changes})
+    return Latency.model_validate({**fields, **changes})
 
 
 def layer(name: str, precision: str, ms: float | None, macs: int = 25_000) -> Layer:
@@ -72,7 +71,7 @@ def cpu(**changes: object) -> TargetRecord:
         "device": "CPU", "runtime": "openvino", "version": "2026.4.0", "status": "run",
         "baseline": engine(F32, 1.6, 0.8674, {"f32": 1.0}),
         "compressed": engine("openvino:CPU int8", 1.2, 0.8628, {"int8": 0.971, "f32": 0.029}),
-        "speedup": [SpeedupRecord(baseline=F32, ratio=1.32, ci95=(1.29, 1.35), pairs=6)],
+        "speedup": [Speedup(baseline=F32, ratio=1.32, ci95=(1.29, 1.35), pairs=6)],
         "parity": parity(),
     }  # fmt: skip
     return TargetRecord.model_validate({**fields, **changes})

@@ -17,20 +17,19 @@ from edgepress.pipeline.gate.record import (
     Side,
 )
 from edgepress.pipeline.gate.sequential import Look
-from edgepress.pipeline.measure import latency_record, speedups
+from edgepress.pipeline.measure import speedups
 from edgepress.pipeline.profile.record import (
     DeviceProfile,
     Profile,
     Profiles,
     Ratio,
     ResourceRecord,
-    SustainedRecord,
 )
 from edgepress.pipeline.run_record import RunRecord
 from edgepress.targets.layer import Layer
-from edgepress.targets.measuring.latency import LaunchSamples
+from edgepress.targets.measuring.latency import LaunchSamples, summarize
 from edgepress.targets.measuring.launch import LaunchResult
-from edgepress.targets.measuring.sustained import sustained
+from edgepress.targets.measuring.sustained import Sustained, sustained
 from run_records import engine, run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -46,7 +45,7 @@ def a_launch(label: str, round_: int, samples_ns: tuple[int, ...]) -> LaunchSamp
 
 def test_a_latency_as_json() -> None:
     launches = [a_launch("compressed", index, (999_877, 1_000_000, 1_234_567)) for index in range(2)]
-    assert latency_record(launches).model_dump_json() == (
+    assert summarize(launches).model_dump_json() == (
         '{"p50":1.0,"p90":null,"p99":null,"n":6,"launches":2,"ci95":[1.0,1.0],"load_ms":10.5,'
         '"first_inference_ms":2.25,"warmup_iterations":30,"measured_at":"2026-03-14T09:21:07+00:00",'
         '"cached":false,"note":"n = 6, p90 needs 64; n = 6, p99 needs 662",'
@@ -80,8 +79,7 @@ def test_layers_as_json() -> None:
 
 
 def test_a_sustained_load_as_json() -> None:
-    found = SustainedRecord.model_validate(asdict(sustained([250_000_000] * 8)))
-    assert found.model_dump_json() == (
+    assert sustained([250_000_000] * 8).model_dump_json() == (
         '{"seconds":2.0,"first_ms":250.0,"last_ms":250.0,"knee_s":null,"windows_ms":[250.0,250.0,250.0]}'
     )
 
@@ -107,7 +105,7 @@ def a_profile() -> Profile:
         resources=ResourceRecord(
             throughput_per_s=833.3, peak_memory_bytes=78_400_000, engine_memory_bytes=None, joules=None
         ),
-        sustained=SustainedRecord(
+        sustained=Sustained(
             seconds=2.5, first_ms=1.2, last_ms=1.4, knee_s=1.0, windows_ms=[1.2, 1.4, 1.4]
         ),
         states=[{"load_average": 0.5}, {"load_average": 0.75}],
@@ -170,7 +168,7 @@ FILES = ["run.json", "gate.json", "openvino-CPU.json", "profile.json", "profiles
 
 
 def test_the_files_of_records(tmp_path: Path) -> None:
-    """After a wanted change: EDGEPRESS_UPDATE_GOLDEN=1 python -m pytest tests/pipeline/test_records.py."""
+    """After a wanted change: EDGEPRESS_UPDATE_GOLDEN=1 python -m pytest tests/pipeline/test_record_file.py."""
     write_all(tmp_path)
     for name in FILES:
         if os.environ.get("EDGEPRESS_UPDATE_GOLDEN"):
