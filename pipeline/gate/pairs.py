@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from statistics import median
 
 from ...progress import Progress, Silent
@@ -10,7 +9,7 @@ from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
-from .record import LatencyResult, LaunchRow, LookRow
+from .record import LatencyResult, LaunchRow
 from .sequential import Limits, look
 
 
@@ -44,7 +43,7 @@ def gate_latency(
         if len(medians) < target:
             continue
         found = look(result.log_ratios, median(medians), limits, share)
-        result.looks.append(LookRow.model_validate(asdict(found)))
+        result.looks.append(found)
         if found.decision != "MORE":
             break
         target = next(wanted, 0)

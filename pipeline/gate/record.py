@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ...record import Count, Record, Seconds
 from ..files import write_atomically
+from .sequential import Look
 
 GATE_SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -38,26 +39,13 @@ class LaunchRow(Record):
     state_after: dict[str, Any]
 
 
-class LookRow(Record):
-    """What the test said after so many pairs (see `sequential.Look`)."""
-
-    pairs: Count
-    decision: str
-    ratio: float
-    lower: float
-    upper: float
-    p: float
-    ranks_fail: bool
-    ranks_pass: bool
-
-
 class LatencyResult(Record):
     """The test of latency on one device. log_ratios: candidate over baseline, of each pair.
 
     set_aside: why pairs were measured anew, one text for each.
     """
 
-    looks: list[LookRow]
+    looks: list[Look]
     log_ratios: list[float] = []
     launches: list[LaunchRow]
     set_aside: list[str] = []
@@ -65,7 +53,7 @@ class LatencyResult(Record):
     """Whether the device went away for good."""
 
     @property
-    def last(self) -> LookRow | None:
+    def last(self) -> Look | None:
         """The look that decided; None when the device went away before the first."""
         return self.looks[-1] if self.looks else None
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from ...record import Count, Record
+
 Decision = Literal["FAIL", "PASS", "MORE"]
 
 
@@ -43,8 +45,7 @@ class Limits:
         return max(log1p(self.budget), log1p(self.floor_ms / typical_ms))
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(Record, frozen=True):
     """What the pairs say at one look.
 
     ratio: candidate time over baseline time; lower, upper: one-sided bounds of it at the shares of the two errors.
@@ -52,7 +53,7 @@ class Look:
     where it decides.
     """
 
-    pairs: int
+    pairs: Count
     decision: Decision
     ratio: float
     lower: float

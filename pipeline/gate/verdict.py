@@ -8,8 +8,8 @@ from statistics import median
 
 from ..pages.words import byte_size, metric_value, ms, signed
 from .accuracy import Paired
-from .record import LatencyResult, LookRow, Measure, Verdict
-from .sequential import Limits, holm
+from .record import LatencyResult, Measure, Verdict
+from .sequential import Limits, Look, holm
 
 ACCEPT = "accept it with --accept if it is meant"
 
@@ -89,7 +89,7 @@ def latency_measure(device: str, found: LatencyResult, limits: Limits) -> Measur
     )
 
 
-def _because(found: LatencyResult, last: LookRow, typical: float, limits: Limits) -> str:
+def _because(found: LatencyResult, last: Look, typical: float, limits: Limits) -> str:
     """What decided, or why nothing did."""
     minded = _limit_in_words(limits.minded(typical), limits.tolerance, limits)
     barred = _limit_in_words(limits.barred(typical), limits.budget, limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from edgepress.pipeline.gate.golden import Golden, write_golden
@@ -12,7 +11,6 @@ from edgepress.pipeline.gate.record import (
     GateRecord,
     LatencyResult,
     LaunchRow,
-    LookRow,
     Measure,
     Side,
 )
@@ -85,8 +83,7 @@ def test_a_sustained_load_as_json() -> None:
 
 
 def test_a_look_as_json() -> None:
-    found = LookRow.model_validate(asdict(LOOK))
-    assert found.model_dump_json() == (
+    assert LOOK.model_dump_json() == (
         '{"pairs":6,"decision":"FAIL","ratio":1.5,"lower":1.25,"upper":1.75,"p":0.001,"ranks_fail":true,'
         '"ranks_pass":false}'
     )
@@ -129,9 +126,7 @@ def a_gate() -> GateRecord:
         )
         for one in ("baseline", "candidate")
     ]
-    latency = LatencyResult(
-        looks=[LookRow.model_validate(asdict(LOOK))], log_ratios=[0.0], launches=launches, set_aside=["lost"]
-    )
+    latency = LatencyResult(looks=[LOOK], log_ratios=[0.0], launches=launches, set_aside=["lost"])
     device = DeviceGate(
         label="sim", runtime="fake", version=None, machine="none", capabilities={}, options={},
         baseline=side("base"), candidate=side("new"), latency=latency,
