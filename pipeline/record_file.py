@@ -1,4 +1,4 @@
-"""JSON that a record is read from: data of strangers until its form, its size and its numbers were looked at."""
+"""The JSON file of a record: written whole; read as data of strangers, until form, size and numbers were looked at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import CompressError
+from ..record import Record
+from .files import write_atomically
 
 MAX_BYTES = 256 << 20
 """Of one file: the largest record that was seen has 30 MB."""
@@ -29,6 +31,12 @@ class _Endless:
 
     def __init__(self, digits: int) -> None:
         self.digits = digits
+
+
+def write_record(path: Path, record: Record, only: set[str] | None = None) -> Path:
+    """Write a record, complete or not at all, and return `path`. only: the fields to write, all by default."""
+    write_atomically(path, record.model_dump_json(indent=1, include=only).encode() + b"\n")
+    return path
 
 
 def read_bytes(path: Path) -> bytes:

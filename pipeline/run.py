@@ -34,6 +34,7 @@ from .prepare import Prepared, unavailable
 from .proof.flow import FlowProofs
 from .recipe.file import read_recipe, recipe_text_of
 from .recipe.sections import Recipe, TargetSection
+from .record_file import write_record
 from .report.write import write_reports
 from .run_record import ArtefactRecord, RunRecord
 from .steps import Step, float_step, pass_step
@@ -159,7 +160,7 @@ class _Run:
             artefacts=artefacts,
             targets=records,
         )
-        record.write(self.folder)
+        write_record(self.folder / "run.json", record)
         write_reports(record, self.folder)
         return record
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -176,11 +175,3 @@ class RunRecord(Record):
     proofs: list[ParityRecord]
     artefacts: list[ArtefactRecord]
     targets: list[TargetRecord]
-
-    def write(self, folder: Path) -> Path:
-        """Write run.json into `folder`; the file is complete or not there at all."""
-        from .files import write_atomically
-
-        path = folder / "run.json"
-        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
-        return path

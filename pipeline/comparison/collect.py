@@ -11,12 +11,12 @@ from typing import Any, Literal
 from ...targets import runtime_packages
 from ...targets.measuring.latency import Latency, Speedup
 from ..int8_share import share_text
-from ..profile.record import Profile
+from ..profile.record import PROFILE_FILE, Profile
 from ..report.read import load_run
 from ..report.view import STATUS
 from ..run_record import EngineRecord, MetricRecord, RunRecord, TargetRecord
 from .groups import MACHINE, NOT_TOLD, Facts, Group, batch_of, declared, differences, grouped
-from .records import PROFILE_FILE, load_profile, record_names, records_in
+from .records import load_profile, record_names, records_in
 
 COMPRESSED = "compressed"
 RUN_ROLES = {"baseline": "float, f32", "default": "float, runtime default", COMPRESSED: "compressed"}

@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ...errors import CompressError
-from ..profile.record import Profile
+from ..profile.record import PROFILE_FILE, PROFILES_FILE, Profile
 from ..record_file import NotARecordError, parsed, read_bytes, told
 
-RUN_FILE, PROFILE_FILE, PROFILES_FILE = "run.json", "profile.json", "profiles.json"
+RUN_FILE = "run.json"
 
 
 def load_profile(path: Path) -> Profile:

@@ -16,8 +16,7 @@ from ...targets.measuring.device import DeviceFacts
 from ...targets.measuring.digests import outputs_digest
 from ..devices.feeds import Feeds
 from ..devices.opened import folder_name
-from ..files import write_atomically
-from ..record_file import NotARecordError, parsed, read_bytes, told
+from ..record_file import NotARecordError, parsed, read_bytes, told, write_record
 from .subjects import Subject
 
 SCHEMA = 1
@@ -117,9 +116,7 @@ def read_golden_anyway(folder: Path, device: str) -> Golden | None:
 
 def write_golden(folder: Path, golden: Golden) -> Path:
     """Write a device's golden file, complete or not at all."""
-    path = golden_path(folder, golden.device)
-    write_atomically(path, golden.model_dump_json(indent=1).encode() + b"\n")
-    return path
+    return write_record(golden_path(folder, golden.device), golden)
 
 
 def inputs_digest(feeds: Feeds) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from ...record import Count, Record, Seconds
-from ..files import write_atomically
 from .sequential import Look
 
 GATE_SCHEMA = 1
@@ -98,9 +96,3 @@ class GateRecord(Record):
     limits: dict[str, Any]
     measures: list[Measure]
     devices: list[DeviceGate]
-
-    def write(self, folder: Path) -> Path:
-        """Write gate.json into `folder`, complete or not at all."""
-        path = folder / "gate.json"
-        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
-        return path

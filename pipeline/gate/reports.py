@@ -12,6 +12,7 @@ from ...writing import writing
 from ..files import write_atomically
 from ..pages.jinja import clean, clean_markdown, page_environment
 from ..pages.junit import add_case, add_outcome, junit_document
+from ..record_file import write_record
 from .charts import pair_ratios
 from .record import GateRecord, Measure
 from .verdict import subject_of
@@ -35,7 +36,7 @@ def make_room(folder: Path) -> None:
 def write_reports(record: GateRecord, folder: Path) -> list[Path]:
     """Write gate.json, gate.md, gate.html and junit.xml into `folder`, each complete or not at all; their paths."""
     reports = {"gate.md": markdown(record), "gate.html": html(record), "junit.xml": junit_xml(record)}
-    paths = [record.write(folder)]
+    paths = [write_record(folder / "gate.json", record)]
     for name, text in reports.items():
         write_atomically(folder / name, text.encode("utf-8", errors="replace"))
         paths.append(folder / name)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 from ...record import Count, Record
 from ...targets.measuring.sustained import Sustained
 from ..devices.feeds import NOTE
-from ..files import write_atomically
+from ..record_file import write_record
 from ..run_record import EngineRecord
+
+PROFILE_FILE, PROFILES_FILE = "profile.json", "profiles.json"
 
 
 class ResourceRecord(Record):
@@ -60,12 +62,6 @@ class Profile(Record):
     environment: dict[str, Any]
     devices: list[DeviceProfile]
 
-    def write(self, folder: Path) -> Path:
-        """Write profile.json into `folder`, complete or not at all."""
-        path = folder / "profile.json"
-        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
-        return path
-
 
 class Ratio(Record):
     """The first model's time over another one's on one device, paired by round: above 1 the other one is faster."""
@@ -94,9 +90,8 @@ class Profiles(Record):
     def write(self, folder: Path) -> None:
         """profile.json in `folder`; of several models, one in a folder for each, and profiles.json with the ratios."""
         if len(self.profiles) == 1:
-            self.profiles[0].write(folder)
+            write_record(folder / PROFILE_FILE, self.profiles[0])
             return
         for name, one in zip(self.names, self.profiles, strict=True):
-            one.write(folder / name)
-        told = self.model_dump_json(indent=1, include={"names", "ratios"})
-        write_atomically(folder / "profiles.json", told.encode() + b"\n")
+            write_record(folder / name / PROFILE_FILE, one)
+        write_record(folder / PROFILES_FILE, self, {"names", "ratios"})

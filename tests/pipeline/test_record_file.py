@@ -23,6 +23,7 @@ from edgepress.pipeline.profile.record import (
     Ratio,
     ResourceRecord,
 )
+from edgepress.pipeline.record_file import write_record
 from edgepress.pipeline.run_record import RunRecord
 from edgepress.targets.layer import Layer
 from edgepress.targets.measuring.latency import LaunchSamples, summarize
@@ -150,11 +151,10 @@ def a_golden() -> Golden:
 
 def write_all(folder: Path) -> None:
     """One file of each kind that commands write."""
-    record: RunRecord = run()
-    record.write(folder)
-    a_gate().write(folder)
+    write_record(folder / "run.json", run())
+    write_record(folder / "gate.json", a_gate())
     write_golden(folder, a_golden())
-    a_profile().write(folder)
+    Profiles(names=["m"], profiles=[a_profile()], ratios=[]).write(folder)
     ratio = Ratio(device="sim", first="m", other="n", ratio=1.5, ci95=(1.25, 1.75), pairs=2)
     Profiles(names=["m", "n"], profiles=[a_profile(), a_profile()], ratios=[ratio]).write(folder)
 

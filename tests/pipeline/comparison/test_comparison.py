@@ -19,6 +19,7 @@ from edgepress.pipeline.comparison.page import comparison_document, comparison_p
 from edgepress.pipeline.comparison.pareto import Point, Standing, estimated, exact, standings
 from edgepress.pipeline.pages.words import metric_value
 from edgepress.pipeline.profile.record import DeviceProfile, Profile
+from edgepress.pipeline.record_file import write_record
 from edgepress.pipeline.run_record import EngineRecord, RunRecord
 from run_records import F32, cpu, engine, latency, metric, run, tensorrt
 
@@ -57,8 +58,7 @@ def compared(folder: Path, **records: RunRecord | Profile) -> Comparison:
 
 
 def written(folder: Path, record: RunRecord | Profile) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write(folder)
+    write_record(folder / ("run.json" if isinstance(record, RunRecord) else "profile.json"), record)
     return folder
 
 

@@ -23,6 +23,7 @@ from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.pipeline.gate.sequential import Limits, look
 from edgepress.pipeline.gate.subjects import subject
 from edgepress.pipeline.gate.verdict import accuracy_measure, latency_measure, settle
+from edgepress.pipeline.record_file import write_record
 from edgepress.targets.measuring.turns import LaunchPlan
 from onnx import TensorProto, helper, numpy_helper
 
@@ -125,7 +126,7 @@ def test_a_faster_candidate_passes(models: Path) -> None:
 
 def test_raw_samples_and_digests_are_in_the_record(models: Path, tmp_path: Path) -> None:
     record = gate(models / "base.onnx", models / "base.onnx", FAKE, QUICK)
-    back = GateRecord.model_validate_json(record.write(tmp_path).read_text())
+    back = GateRecord.model_validate_json(write_record(tmp_path / "gate.json", record).read_text())
     assert back == record
     (device,) = back.devices
     rows = device.latency.launches

@@ -31,6 +31,7 @@ from edgepress.pipeline.history.series import (
 )
 from edgepress.pipeline.judge import judge
 from edgepress.pipeline.pages.words import MINUS
+from edgepress.pipeline.record_file import write_record
 from edgepress.pipeline.run_record import ArtefactRecord
 from run_records import MODEL, cpu, engine, latency, metric, run, step, tensorrt
 
@@ -455,7 +456,7 @@ def test_a_page_of_many_points_stays_small() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a finished run in runs/digits, outside of any repository."""
     (tmp_path / "runs" / "digits").mkdir(parents=True)
-    run(environment={"cpu": "EPYC"}).write(tmp_path / "runs" / "digits")
+    write_record(tmp_path / "runs" / "digits" / "run.json", run(environment={"cpu": "EPYC"}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.delenv("GITHUB_SHA", raising=False)

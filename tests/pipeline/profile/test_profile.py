@@ -15,6 +15,7 @@ from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.onnx_files.file import read_graph
 from edgepress.pipeline.profile.record import Profile, Profiles
 from edgepress.pipeline.profile.run import ProfilePlan, profile
+from edgepress.pipeline.record_file import write_record
 from edgepress.targets import TARGETS
 from onnx import TensorProto, helper, numpy_helper
 
@@ -88,7 +89,7 @@ def test_layers_shares_and_settings(measured: Profile) -> None:
 
 
 def test_the_record_survives_its_file(measured: Profile, tmp_path: Path) -> None:
-    path = measured.write(tmp_path)
+    path = write_record(tmp_path / "profile.json", measured)
     assert Profile.model_validate_json(path.read_text()) == measured
     assert measured.inputs == {"x": [1, 16]}
     assert "the inputs are random" in measured.note
