@@ -14,7 +14,7 @@ from .metric_drop import MetricDropLimit
 from .speedup import SpeedupLimits
 
 
-class Budgets(Section, use_attribute_docstrings=False):  # each kind describes itself in its annotation
+class Budgets(Section, use_attribute_docstrings=False):
     """The promise to keep. What is not named here is reported and not judged."""
 
     metric_drop: MetricDropLimit = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from ..pages.words import NOT_MEASURED
 
-# Reading a recipe loads this folder: what only judging needs is imported where it judges.
+# Reading a recipe loads this folder: what only judging needs is imported where it judges, and nothing is read off
+# the source, as pydantic does for docstrings of fields.
 if TYPE_CHECKING:
     from ..run_record import ArtefactRecord, BudgetRecord, EngineRecord, StepRecord, TargetRecord
 
@@ -24,8 +24,7 @@ class NotMeasuredError(Exception):
     """There is no number to judge; why, in words that end in a full stop."""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What a run measured."""
 
     steps: Sequence[StepRecord]
@@ -56,7 +55,6 @@ class Finding(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
 class Budget(ABC, Generic[Limit]):
     """One promise. A kind of promise is a class, in the file that is named as its key in a recipe.
 
@@ -64,8 +62,9 @@ class Budget(ABC, Generic[Limit]):
     """
 
     subject: ClassVar[Subject]
-    limit: Limit
-    device: str = ""
+
+    def __init__(self, limit: Limit, device: str = "") -> None:
+        self.limit, self.device = limit, device
 
     @abstractmethod
     def name(self, found: Evidence) -> str:

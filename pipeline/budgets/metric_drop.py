@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -22,15 +21,19 @@ if TYPE_CHECKING:
 _WORDS = 'a drop such as "0.5 points" of a share, "1 %" of the float value, or "0.3 units" of any metric'
 
 
-class MetricDrop(Section):
+class MetricDrop(Section, use_attribute_docstrings=False):
     """How much of the metric may be lost: in points of a share, relative to the float model's value, or in units."""
 
-    fraction: Annotated[float, Field(ge=0)]
-    """0.005 is half a point, or half a percent when `relative`, or that much of the metric itself when `units`."""
-    relative: bool = False
-    """Whether `fraction` is of the float model's value."""
-    units: bool = False
-    """Whether `fraction` is in the metric's own unit, as of a PSNR in dB or an mAP of 0 to 100."""
+    fraction: float = Field(
+        ge=0,
+        description="0.005 is half a point, or half a percent when `relative`, or that much of the metric itself when "
+        "`units`.",
+    )
+    relative: bool = Field(False, description="Whether `fraction` is of the float model's value.")
+    units: bool = Field(
+        False,
+        description="Whether `fraction` is in the metric's own unit, as of a PSNR in dB or an mAP of 0 to 100.",
+    )
 
     @model_validator(mode="after")
     def _at_most_all(self) -> Self:
@@ -66,8 +69,7 @@ def _parse(value: object) -> object:
 # -- how it is judged
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where the compressed model was measured, and the float value that it is fair to compare with."""
 
     where: str
