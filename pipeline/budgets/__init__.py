@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ..recipe.section import Section
+from ...section import Section
 from .budget import Budget, Subject
 from .bytes import BytesLimit
 from .int8_share import Int8ShareLimits

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ...section import Section
 from ..pages.words import known, metric_value
-from ..recipe.section import Section
 from ..recipe.values import quantity
 from .budget import Budget, Evidence, Finding, NotMeasuredError, told_apart
 

@@ -12,7 +12,7 @@ from ...isolated import Limits
 from ...targets import TARGETS
 from ...targets.base import FAKE
 from ...targets.measuring.device import LIMITS, Device, LocalDevice
-from ...targets.measuring.fake import FakeDevice, Noise
+from ...targets.measuring.fake import FakeDevice
 from .sections import DeviceSection
 
 
@@ -57,7 +57,7 @@ def folder_name(label: str) -> str:
 def _device(name: str, section: DeviceSection, batch: int, folder: Path, limits: Limits | None) -> Device:
     options = section.options(batch)
     if section.runtime == FAKE:
-        return FakeDevice(name, Noise(**section.noise.model_dump()), section.seed, options)
+        return FakeDevice(name, section.noise, section.seed, options)
     if section.ssh is not None:
         from ...targets.remote.device import RemoteDevice, SshHost
 

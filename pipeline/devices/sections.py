@@ -7,8 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ...section import Section
 from ...targets.base import FAKE, TargetOptions
-from ..recipe.section import Section
+from ...targets.measuring.fake import Noise
 from ..recipe.values import ComputeCapability
 
 DAY_S = 86_400.0
@@ -41,31 +42,6 @@ class SshSection(Section):
     """A configuration file of ssh in place of its own."""
 
 
-class NoiseSection(Section):
-    """The noise of a fake device: standard deviations and sizes on the logarithm of the time, rates a launch."""
-
-    launch_sd: float = Field(default=0.018, ge=0, le=1)
-    """Of a launch's level; a pair differs by 1.4 times that."""
-    iteration_sd: float = Field(default=0.01, ge=0, le=1)
-    """Within a launch."""
-    drift_sd: float = Field(default=0.0, ge=0, le=1)
-    """Of the step from launch to launch."""
-    spike_rate: float = Field(default=0.0, ge=0, le=1)
-    """Share of the inferences that something interrupts."""
-    spike_size: float = Field(default=0.7, ge=0, le=5)
-    """How much slower those are."""
-    throttle_rate: float = Field(default=0.0, ge=0, le=1)
-    """How likely a launch starts a throttled stretch."""
-    throttle_size: float = Field(default=0.4, ge=0, le=5)
-    """How much slower the device then is."""
-    throttle_launches: int = Field(default=1, ge=1)
-    """How many launches that lasts."""
-    throttle_told: bool = False
-    """Whether the machine's state shows it."""
-    disconnect_rate: float = Field(default=0.0, ge=0, lt=1)
-    """How likely a launch is lost."""
-
-
 class DeviceSection(Section):
     """One device."""
 
@@ -89,7 +65,7 @@ class DeviceSection(Section):
     """The CPU governor that must be set, as `performance`; empty: not checked."""
     ssh: SshSection | None = None
     """Where the device is; left out: this machine."""
-    noise: NoiseSection = NoiseSection()
+    noise: Noise = Noise()
     """Of a fake device."""
     seed: int = Field(default=0, ge=0)
     """Of a fake device's noise."""

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from ...passes.base import Pass
+from ...section import Section
 from ..budgets import Budgets
 from ..devices.sections import DeviceSection
-from .section import Section
 from .values import Bytes, MetricName, ModelSource, RunName
 
 

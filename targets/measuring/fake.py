@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from ...errors import CompressError
+from ...section import Section
 from .. import REFERENCE, TARGETS
 from ..base import FAKE, Feeds, TargetOptions
 from ..isolated_engine import KeptEngine
@@ -25,28 +26,32 @@ NODE_MS = 0.002
 STARTED_AT = "2000-01-01T00:00:00+00:00"
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How times scatter: log t = mean + drift + launch + iteration, and what else happens to devices.
+class Noise(Section):
+    """The noise of a fake device: standard deviations and sizes on the logarithm of the time, rates a launch.
 
-    launch_sd: of a launch's level; two launches of a pair then differ by sqrt(2) times that. iteration_sd: within one.
-    drift_sd: of the step that the device's level takes from launch to launch (a random walk).
-    spike_rate, spike_size: share of the iterations that something else interrupts, and by how much (log).
-    throttle_rate, throttle_size, throttle_launches: how likely a launch starts a throttled stretch, how much slower
-        that is (log), how many launches it lasts; throttle_told: whether the machine's state shows it.
-    disconnect_rate: how likely a launch is lost with the connection.
+    log t = mean + drift + launch + iteration, and what else happens to devices.
     """
 
-    launch_sd: float = 0.0
-    iteration_sd: float = 0.01
-    drift_sd: float = 0.0
-    spike_rate: float = 0.0
-    spike_size: float = 0.7
-    throttle_rate: float = 0.0
-    throttle_size: float = 0.4
-    throttle_launches: int = 1
+    launch_sd: float = Field(default=0.018, ge=0, le=1)
+    """Of a launch's level; a pair differs by 1.4 times that."""
+    iteration_sd: float = Field(default=0.01, ge=0, le=1)
+    """Within a launch."""
+    drift_sd: float = Field(default=0.0, ge=0, le=1)
+    """Of the step from launch to launch."""
+    spike_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the inferences that something interrupts."""
+    spike_size: float = Field(default=0.7, ge=0, le=5)
+    """How much slower those are."""
+    throttle_rate: float = Field(default=0.0, ge=0, le=1)
+    """How likely a launch starts a throttled stretch."""
+    throttle_size: float = Field(default=0.4, ge=0, le=5)
+    """How much slower the device then is."""
+    throttle_launches: int = Field(default=1, ge=1)
+    """How many launches that lasts."""
     throttle_told: bool = False
-    disconnect_rate: float = 0.0
+    """Whether the machine's state shows it."""
+    disconnect_rate: float = Field(default=0.0, ge=0, lt=1)
+    """How likely a launch is lost."""
 
 
 class FakeDevice:
@@ -73,7 +78,7 @@ class FakeDevice:
 
     def facts(self) -> DeviceFacts:
         """Its noise, and that it is none."""
-        noise = {"name": "a simulated device", "noise": str(self._noise), "seed": str(self._seed)}
+        noise = {"name": "a simulated device", "noise": repr(self._noise), "seed": str(self._seed)}
         return DeviceFacts(FAKE, "", None, noise, "none", self._state())
 
     def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:

@@ -28,6 +28,14 @@ def test_the_noise_of_a_pair_is_found() -> None:
     assert found.pairs == 100 and found.model == "a convolutional network of 0.6 GMACs"
 
 
+def test_a_simulated_device_tells_its_noise() -> None:
+    (found,) = probe(noisy(drift_sd=0.5), ProbePlan(pairs=0))
+    assert found.capabilities["noise"] == (
+        "Noise(launch_sd=0.018, iteration_sd=0.01, drift_sd=0.5, spike_rate=0.0, spike_size=0.7, throttle_rate=0.0, "
+        "throttle_size=0.4, throttle_launches=1, throttle_told=False, disconnect_rate=0.0)"
+    )
+
+
 def test_a_real_device_tells_what_it_is_without_pairs() -> None:
     (found,) = probe(find_devices(["openvino:CPU"], None), ProbePlan(pairs=0))
     assert "INT8" in found.capabilities["capabilities"]
