@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+METRIC_BATCH = 16
+"""Samples that a network of any batch size is given at once where all of a part go through it."""
 FILE_NAMES = "file_names"
 """Where the `meta` of a module made from a file keeps {name of ours: the file's} of parts that had to be renamed."""
 
@@ -99,6 +101,11 @@ class Model:
     source: str = field(default="", compare=False)
 
     @property
+    def static_batch(self) -> int | None:
+        """How many samples the module takes at once, no more and no fewer; None where it takes any number."""
+        return None if self.dynamic_batch else int(self.example_inputs[0].shape[0])
+
+    @property
     def float_original(self) -> Model:
         """The model every parity and baseline is taken against."""
         return self.original or self
@@ -108,6 +115,15 @@ class Model:
         with torch.no_grad():
             outputs = self.module(*inputs)
         return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def in_batches(self, size: int = METRIC_BATCH, forward: Forward | None = None) -> tuple[Forward, int]:
+        """What takes batches of a part of any length, short last ones included, and how large they are to be.
+
+        That is `size`, or the static batch. forward: what runs in the network's place, an engine or the network with
+        other weights; by default `run`.
+        """
+        one, exact = forward or self.run, self.static_batch
+        return (one, size) if exact is None else (padded(one, exact), exact)
 
     def facts(self) -> Facts:
         """Count parameters, multiply-accumulates of one sample, and stored bytes."""
@@ -137,3 +153,16 @@ class Model:
 
 Forward = Callable[..., tuple["Tensor", ...]]
 """Runs a batch: tensors in, a tuple of output tensors out. An eager model or an engine."""
+
+
+def padded(forward: Forward, batch: int) -> Forward:
+    """`forward` for a network that takes exactly `batch` samples: a short last batch is filled up and cut again."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        missing = batch - inputs[0].shape[0]
+        if missing == 0:
+            return tuple(forward(*inputs))
+        filled = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
+        return tuple(y[: batch - missing] for y in forward(*filled))
+
+    return run

@@ -160,20 +160,6 @@ def metric_named(name: str, folder: Path | None = None) -> Metric:
     raise CompressError(f"metric {name!r}: expected top1, topK (as top5) or pkg.module:function{hint}")
 
 
-def padded(forward: Forward, batch: int) -> Forward:
-    """`forward` for a network that takes exactly `batch` samples: a short last batch is filled up and cut again."""
-    import torch
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        missing = batch - inputs[0].shape[0]
-        if missing == 0:
-            return tuple(forward(*inputs))
-        filled = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
-        return tuple(y[: batch - missing] for y in forward(*filled))
-
-    return run
-
-
 def mcnemar(
     a_scores: Scores, b_scores: Scores, alternative: Literal["two-sided", "greater"] = "two-sided"
 ) -> float:

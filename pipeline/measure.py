@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..calibration.data import Part
-from ..calibration.metric import padded
 from ..errors import CompressError, DeviceUnavailableError
 from ..isolated import Limits
-from ..model import Forward, Model
+from ..model import METRIC_BATCH, Forward, Model, padded
 from ..passes.base import PassContext
 from ..targets import TARGETS
 from ..targets.base import Artefact, BuiltOnly, TargetOptions
@@ -40,7 +39,6 @@ from .proof.divergence import Suspect, where
 from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
 from .run_record import EngineRecord, ParityRecord, TargetRecord, plain_settings
-from .steps import metric_batch
 
 if TYPE_CHECKING:
     from ..targets.base import Feeds, Target
@@ -74,8 +72,8 @@ def limits_of(plan: MeasureSection) -> Limits:
 
 def require_batch(model: Model, plan: MeasureSection) -> None:
     """Raise CompressError unless the network takes as many samples at once as are to be measured."""
-    fixed = model.example_inputs[0].shape[0]
-    if not model.dynamic_batch and plan.batch != fixed:
+    fixed = model.static_batch
+    if fixed is not None and plan.batch != fixed:
         raise CompressError(
             f"measure.batch: {plan.batch}, and the network takes exactly {fixed} samples at once; write batch: {fixed}"
         )
@@ -143,7 +141,7 @@ def _run(
                 engines[label] = opened.enter_context(engine)
         forwards = {label: forward_of(engine.run, candidate.model) for label, engine in engines.items()}
         find_layer = layer_finder(section, options, candidate, context)
-        batch = metric_batch(candidate.model)
+        batch = candidate.model.static_batch or METRIC_BATCH
         parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
     # Their processes are gone now: nothing of them is beside what is timed.
     feeds = example_feeds(candidate.model, plan.batch)
@@ -258,14 +256,12 @@ def forward_of(infer: Callable[[Feeds], Sequence[Any]], model: Model, batch: int
         feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
         return tuple(torch.from_numpy(np.asarray(y)) for y in infer(feeds))
 
-    if batch is None and model.dynamic_batch:
-        return run
-    return padded(run, batch or model.example_inputs[0].shape[0])
+    return padded(run, batch) if batch else model.in_batches(forward=run)[0]
 
 
 def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> dict[str, np.ndarray[Any, Any]]:
     """The samples of a part whose outputs are furthest off, as many as the search for a layer takes at once."""
-    size = WHERE_SAMPLES if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+    size = model.static_batch or WHERE_SAMPLES
     worst = worst_samples(before, after, size)
     inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
     return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
@@ -273,7 +269,7 @@ def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> di
 
 def example_feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     """The example inputs, repeated to `batch` samples."""
-    size = batch if model.dynamic_batch else model.example_inputs[0].shape[0]
+    size = model.static_batch or batch
     return {
         name: x[:1].expand(size, *x.shape[1:]).contiguous().numpy()
         for name, x in zip(model.input_names, model.example_inputs, strict=True)

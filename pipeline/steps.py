@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.metric import Measurement, padded
+from ..calibration.metric import Measurement
 from ..calibration.named import import_callable
 from ..errors import CompressError
 from ..model import Facts, Model
@@ -18,8 +18,6 @@ from .environment import code_digest
 from .files import sha256_file
 from .run_record import MetricRecord, StepRecord
 from .store import Entry, Store, key_of
-
-METRIC_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -130,15 +128,9 @@ def verify(name: str, before: Model, after: Model, modified: bool) -> None:
 
 def measure(model: Model, context: PassContext) -> MetricRecord:
     """The metric on the part that the verdict is taken on."""
-    batch = metric_batch(model)
+    forward, batch = model.in_batches()
     part = context.data.judge
-    forward = model.run if model.dynamic_batch else padded(model.run, batch)
     return metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
-
-
-def metric_batch(model: Model) -> int:
-    """Samples that `model` is given at once where all of a part go through it; its own number where that is fixed."""
-    return METRIC_BATCH if model.dynamic_batch else int(model.example_inputs[0].shape[0])
 
 
 def metric_record(measured: Measurement) -> MetricRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,11 +61,9 @@ def failure(module: nn.Module, model: Model) -> str | None:
     """Why `module` cannot stand for the network of `model`, in words; None when it runs to the same shapes."""
     expected = model.run(*model.example_inputs)
     try:
-        with torch.no_grad():
-            outputs = module(*model.example_inputs)
+        results = replace(model, module=module).run(*model.example_inputs)
     except Exception as error:  # forward() raises whatever its author's code raises
         return f"the network does not run: {first_line(error)}"
-    results = outputs if isinstance(outputs, tuple) else (outputs,)
     had = [(tuple(x.shape), x.dtype) for x in expected]
     has = [(tuple(x.shape), x.dtype) for x in results if isinstance(x, Tensor)]
     if had != has:

@@ -43,7 +43,7 @@ class Phases:
         self.limit = context.scheme.weight_limit
         self.least: dict[str, Tensor] = {}
         self.notes: list[str] = []
-        self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        self.static_batch = model.static_batch
         self.stages = Stages(options.name, context.data.train, context, self.static_batch)
         self.lessons = Lessons(options, model, context, self.static_batch)
 

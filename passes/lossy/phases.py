@@ -53,7 +53,7 @@ class Phases:
 
     def __init__(self, options: L2Options, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
-        self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        self.static_batch = model.static_batch
         self.notes: list[str] = []
         self.graph = capture(model)
         self.teacher = copy.deepcopy(self.graph)

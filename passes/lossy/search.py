@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...calibration.metric import ROUNDING, Measurement, padded
+from ...calibration.metric import ROUNDING, Measurement
 from ...errors import CompressError
 from ...model import Model
 from .phases import Compressed, Phases
@@ -17,7 +17,6 @@ FIRST_RATIO, LEAST_RATIO, LAST_RATIO = 10.0, 2.5, 160.0
 """The first one that is tried, and about where the search ends."""
 NEAR = 1.2
 """The search ends where what loses too much is so many times smaller than what does not, or less."""
-METRIC_BATCH = 16
 
 
 def smallest(phases: Phases, max_drop: float) -> Compressed:
@@ -88,6 +87,5 @@ def next_ratio(kept: float, lost: float) -> float | None:
 
 
 def _measured(phases: Phases, model: Model) -> Measurement:
-    batch = phases.static_batch or METRIC_BATCH
-    forward = padded(model.run, batch) if phases.static_batch else model.run
+    forward, batch = model.in_batches()
     return phases.context.metric.measure(forward, phases.context.data.validation, batch)

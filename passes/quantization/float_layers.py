@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...calibration.data import Part
-from ...calibration.metric import padded
+from ...model import Model
 from .placement import place
 from .quantizers import insert_quantizers
 from .sensitivity import LayerSensitivity, fewest_float_layers, measure_sensitivity
 from .state import State
 from .steps import Steps
+
+VALIDATION_BATCH = 32
 
 
 class FloatLayers:
@@ -22,7 +21,7 @@ class FloatLayers:
 
     def __init__(self, steps: Steps) -> None:
         self.steps, self.context = steps, steps.context
-        self.model, self.static_batch = steps.model, steps.static_batch
+        self.model = steps.model
 
     def rank(self, state: State, samples: int) -> list[LayerSensitivity]:
         """The layers by their sensitivity on so many samples, the most sensitive first."""
@@ -49,11 +48,11 @@ class FloatLayers:
         Returns the new state, a row a layer {layer, drop_if_quantized (a fraction), ms}, and notes.
         """
         validation = self.context.data.validation
-        value = self._metric(self.model.module, validation)
+        value = self._metric(self.model, validation)
 
         def drop_with(kept: frozenset[str]) -> float:
             self.context.progress.say(f"  max_drop: measuring with {len(kept)} more layers in float")
-            return value - self._metric(self.with_float(state, kept).quantized, validation)
+            return value - self._metric(self._quantized(self.with_float(state, kept)), validation)
 
         kept, drops = fewest_float_layers(ranked, drop_with, points / 100)
         if not kept:
@@ -63,21 +62,19 @@ class FloatLayers:
         rows = [{"layer": n, "drop_if_quantized": drops[n], "ms": costs.get(n)} for n in sorted(kept)]
         return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]
 
-    def _metric(self, module: Any, part: Part) -> float:
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                outputs = module(*inputs)
-            return outputs if isinstance(outputs, tuple) else (outputs,)
+    def _quantized(self, state: State) -> Model:
+        return self.model.successor(state.quantized)
 
-        forward = padded(run, self.static_batch) if self.static_batch else run
-        return self.context.metric.measure(forward, part, batch_size=self.static_batch or 32).value
+    def _metric(self, model: Model, part: Part) -> float:
+        forward, batch = model.in_batches(VALIDATION_BATCH)
+        return self.context.metric.measure(forward, part, batch_size=batch).value
 
     def _costs(self, before: State, after: State, kept: frozenset[str]) -> dict[str, float]:
         """Milliseconds that each layer in `kept` takes more in float, on the recipe's first device."""
         if not kept or self.context.layer_ms is None:
             return {}
-        slow = self.context.layer_ms(self.model.successor(after.quantized))
-        fast = self.context.layer_ms(self.model.successor(before.quantized))
+        slow = self.context.layer_ms(self._quantized(after))
+        fast = self.context.layer_ms(self._quantized(before))
         return {name: slow[name] - fast[name] for name in kept if name in slow and name in fast}
 
 

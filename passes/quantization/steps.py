@@ -42,7 +42,7 @@ class Steps:
         self, options: StepOptions, model: Model, context: PassContext, graph: fx.GraphModule
     ) -> None:
         self.options, self.model, self.context, self.graph = options, model, context, graph
-        self.static_batch = None if model.dynamic_batch else int(model.example_inputs[0].shape[0])
+        self.static_batch = model.static_batch
         calibration, needed = context.data.calibration, self.static_batch or 1
         if len(calibration) < needed:
             raise CompressError(

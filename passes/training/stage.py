@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...calibration.data import Part
-from ...calibration.metric import padded
 from ...errors import CompressError
-from ...model import Forward
+from ...model import Forward, padded
 from ..base import PassContext
 from .job import History, Job, Objective
 from .loop import Evaluate, train

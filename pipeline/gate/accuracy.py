@@ -14,7 +14,7 @@ from torch import Tensor
 from ...calibration.data import Part
 from ...calibration.metric import Measurement, Metric, mcnemar, metric_named
 from ...errors import CompressError
-from ...model import Forward
+from ...model import Forward, padded
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
@@ -108,7 +108,6 @@ def _by_t(difference: Scores) -> tuple[float, float]:
 
 
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:
-    from ...calibration.metric import padded
     from ...calibration.typed import in_type
 
     names, first = list(feeds), next(iter(feeds.values()))

@@ -12,7 +12,7 @@ import torch
 
 from ...calibration.data import DataParts, Part
 from ...errors import CompressError, cause
-from ...model import Model
+from ...model import METRIC_BATCH, Model
 from ...targets import REFERENCE, TARGETS
 from ...targets.base import TargetOptions
 from ...targets.isolated_engine import load
@@ -24,7 +24,7 @@ from ..onnx_files.cut import Values
 from ..onnx_files.precision import low_precision_of
 from ..prepare import Prepared
 from ..run_record import ParityRecord
-from ..steps import Step, metric_batch
+from ..steps import Step
 from ..store import Store, key_of
 from .closing import prove_closing
 from .divergence import Suspect, where
@@ -87,15 +87,14 @@ class FlowProofs:
         low = "" if model.onnx_path is None else low_precision_of(model.onnx_path)
         quantized = bool(low) or _is_quantized(final)
         lowered = replace(LOW_PRECISION_LIMIT, because=low)
-        batch = metric_batch(model)
         part = data.validation
-        eager = outputs_of(model.run, part, batch)
+        eager = _outputs(model, part)
         reference = self._prove_export(
             "float", float_onnx, eager, model, part, lowered if low else FLOAT_LIMIT
         )
         if final is model:
             return Candidate(float_onnx, onnx_path, final, quantized, reference, reference, low)
-        compressed = outputs_of(final.run, part, batch)
+        compressed = _outputs(final, part)
         limit = lowered if quantized else FLOAT_LIMIT
         compressed_reference = self._prove_export("compressed", onnx_path, compressed, final, part, limit)
         classes = labels_are_classes(part)
@@ -111,10 +110,10 @@ class FlowProofs:
         Where onnxruntime fails on the file, the proof is broken and says so, and the eager outputs take its place.
         """
         edge = f"{label}: PyTorch → ONNX"
-        batch = metric_batch(model)
         try:
             limits = limits_of(self.recipe.measure)
             with load(TARGETS[REFERENCE], path, TargetOptions(), limits) as engine:
+                batch = model.static_batch or METRIC_BATCH
                 found = outputs_of(forward_of(engine.run, model), part, batch)
         except CompressError as error:
             self.records.append(broken(edge, f"{REFERENCE}: {error}", len(part.head(SAMPLES))))
@@ -136,9 +135,7 @@ class FlowProofs:
             return
         before = candidate.float_reference
         if len(steps) > 2:  # its input was another pass's output
-            model = steps[-2].model
-            batch = metric_batch(model)
-            before = outputs_of(model.run, data.validation, batch)
+            before = _outputs(steps[-2].model, data.validation)
         proof = prove_closing(last.record.pass_name, closing, before, candidate.reference)
         self.records += [proof] if proof is not None else []
 
@@ -152,6 +149,12 @@ class FlowProofs:
             return where(suspect, feeds, eager_values(model, inputs, self.recipe.export.opset))
         except Exception as error:  # PyTorch's; the proof is broken with or without a layer
             return f"the layer was not found: {cause(error)}"
+
+
+def _outputs(model: Model, part: Part) -> Outputs:
+    """The network's own outputs for the samples of the proofs."""
+    forward, batch = model.in_batches()
+    return outputs_of(forward, part, batch)
 
 
 def _is_quantized(model: Model) -> bool:

@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError
+from edgepress.passes.quantize import Quantize
+from edgepress.pipeline.export import export
+from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress, describe
@@ -260,3 +264,23 @@ def test_an_onnx_model_with_weights_beside_it_runs(tmp_path: Path) -> None:
     )
     recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[], model={"source": "net.onnx"})
     assert compress(recipe, tmp_path / "second").verdict == "PASS"
+
+
+def test_a_quantized_onnx_file_of_a_fixed_batch_runs_as_it_is(tmp_path: Path) -> None:
+    """Its last batch is filled up: 7 divides neither the samples of the proofs nor those of the metric."""
+    prepared = Prepared(read_recipe(write_recipe(tmp_path, targets=[ONNXRUNTIME])), tmp_path)
+    data, model = prepared.read()
+    seven = replace(model, example_inputs=(model.example_inputs[0].repeat(7, 1, 1, 1),), dynamic_batch=False)
+    plain = Quantize(ranges="minmax", equalization="off", bias_correction=False, sensitivity_samples=0)
+    export(plain.apply(seven, prepared.context(data)).model, tmp_path / "net.onnx")
+    recipe = write_recipe(
+        tmp_path,
+        targets=[ONNXRUNTIME],
+        passes=[],
+        model={"source": "net.onnx"},
+        measure={"pairs": 2, "iterations": 11, "warmup_s": 0, "batch": 7},
+        budgets={},
+    )
+    record = compress(recipe, tmp_path / "run")
+    assert record.verdict == "PASS" and record.targets[0].status == "run", record.reason
+    assert [proof.n for proof in record.proofs] == [64] and record.steps[0].metric.n == 200
