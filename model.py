@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .form import Form
 from .macs import CountsItself, OperatorMacs, macs_text
 from .torch_macs import count_macs
 
@@ -82,6 +83,7 @@ class Model:
 
     module: takes `len(input_names)` tensors, returns one tensor or a tuple of `len(output_names)`; in eval mode.
     example_inputs: one tensor per input, shape (batch, ...); the batch is what a static export would have.
+    form: what it is made of; whoever makes a model says it.
     dynamic_batch: whether the module accepts any batch size (decided when it is captured).
     onnx_path: the file, when the model was read from ONNX: exported as it is while no pass has changed it.
     original: the float model as ingested; None on the float model itself.
@@ -93,6 +95,7 @@ class Model:
     example_inputs: tuple[Tensor, ...]
     input_names: tuple[str, ...] = ("input",)
     output_names: tuple[str, ...] = ("logits",)
+    form: Form = Form.MODULES
     dynamic_batch: bool = True
     onnx_path: Path | None = None
     original: Model | None = None
@@ -145,10 +148,10 @@ class Model:
         """The same model, to be captured and exported for the batch of its example inputs only."""
         return replace(self, dynamic_batch=False)
 
-    def successor(self, module: nn.Module, **changes: object) -> Model:
+    def successor(self, module: nn.Module, form: Form, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
         fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}}
-        return replace(self, module=module, **fresh | changes)  # type: ignore[arg-type]
+        return replace(self, module=module, form=form, **fresh | changes)  # type: ignore[arg-type]
 
 
 Forward = Callable[..., tuple["Tensor", ...]]

@@ -187,7 +187,7 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
     contenders, macs = [], {}
     for depth in DEPTHS:
         try:
-            student = model if depth == 1 else model.successor(derive(model, depth=depth).module)
+            student = model if depth == 1 else model.successor(derive(model, depth=depth).module, model.form)
         except CompressError as error:  # four blocks have no three quarters
             print(f"depth {depth:g}: {error}")
             continue

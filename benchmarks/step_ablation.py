@@ -103,6 +103,7 @@ def _kept(path: Path, name: str, code: str) -> dict[str, Any] | None:
 def _row(name: str, quick: bool) -> dict[str, Any]:
     """SQNR in dB for each way, as JSON values; or why there is none."""
     import torch
+    from edgepress.form import Form
     from edgepress.passes.graph.capture import capture
     from edgepress.passes.quantization.judging import Judge
     from edgepress.passes.quantize import Quantize
@@ -112,7 +113,7 @@ def _row(name: str, quick: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "sqnr_db": {}, "better": [], "notes": {}}
     try:
         model, context = _example(name, quick) if name in EXAMPLES else _architecture(name, quick)
-        model = model.successor(capture(model))  # once for all ways
+        model = model.successor(capture(model), Form.GRAPH)  # once for all ways
         held_out = Judge(model.module, (x for x, _ in context.data.validation.batches(MEASURED_IN)))
         default = None
         for way, options in LEFT_OUT.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..calibration.scheme import QuantScheme
+from ..errors import CompressError
+from ..form import Form
 from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -92,10 +94,22 @@ class PassResult:
 
 
 class Pass(BaseModel, ABC):
-    """One compression pass. Its fields are its only options: recipe syntax, `--help` text and report row in one."""
+    """One compression pass. Its fields are its only options: recipe syntax, `--help` text and report row in one.
+
+    By what it takes and leaves, orders of passes are judged before any work; every option has a default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def takes(self) -> frozenset[Form]:
+        """The forms of networks that it can work on, with these options."""
+
+    @abstractmethod
+    def leaves(self, taken: Form) -> Form:
+        """The form of the network that it makes of one of the form `taken`, which is among those that it takes."""
 
     @abstractmethod
     def plan(self, model: Model, context: PassContext) -> PassPlan:
@@ -104,16 +118,6 @@ class Pass(BaseModel, ABC):
     @abstractmethod
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The compressed model that `plan` describes; the same for the same plan, in any process."""
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the model has quantizers after this pass, so that it cannot be quantized again."""
-        return False
-
-    @property
-    def packs(self) -> bool:
-        """Whether the model ends in a small file, whose size a further pass would not keep."""
-        return False
 
     def networks(self) -> tuple[NetworkSource, ...]:
         """The further networks that the pass reads; its result depends on their files."""
@@ -129,15 +133,12 @@ class Pass(BaseModel, ABC):
         return self.result(model, plan, context)
 
     def result(self, model: Model, plan: PassPlan, context: PassContext) -> PassResult:
-        """The result of a plan, fresh or stored."""
-        compressed = self.rebuild(model, plan, context) if plan.modified else model
-        return PassResult(compressed, plan.modified, plan.notes, plan)
-
-    @classmethod
-    def refuses(cls, model: Model) -> str | None:
-        """Why this pass cannot work on `model`, in words; None when it can."""
-        return None
-
-    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
-        """Why this pass cannot work after the passes `earlier` in a recipe, in words; None when it can."""
-        return None
+        """The result of a plan, fresh or stored; CompressError when its form is not what the pass promised."""
+        if not plan.modified:
+            return PassResult(model, False, plan.notes, plan)
+        compressed, promised = self.rebuild(model, plan, context), self.leaves(model.form)
+        if compressed.form != promised:
+            raise CompressError(
+                f"pass {self.name}: it says that of {model.form} it leaves {promised}, and it left {compressed.form}"
+            )
+        return PassResult(compressed, True, plan.notes, plan)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..calibration.named import is_callable_name
-from .base import NetworkSource, Pass, PassContext, PassPlan
+from ..form import FLOAT, Form, form_named
+from .base import NetworkSource, PassContext, PassPlan
 from .distillation.options import DistillOptions
 
 if TYPE_CHECKING:
@@ -29,14 +29,18 @@ class Distill(DistillOptions):
         named = (*(network.source for network in self.networks()), *self.training.augment)
         return tuple(name for name in named if is_callable_name(name))
 
-    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
-        """Quantizers cannot be trained a second time, and a captured graph has no blocks to leave out."""
-        if done := next((p for p in earlier if p.quantizes), None):
-            return (
-                f"the network is already quantized here, by the {done.name} above: distill calibrates and places the"
-                " quantizers that it trains itself, so leave the other out"
-            )
-        return None
+    @property
+    def takes(self) -> frozenset[Form]:
+        """Any float network; one of modules where it is cut into a student, or trains in float, itself."""
+        itself = not self.student.source
+        in_modules = itself and (not self.student.same or self.epochs_in_float > 0)
+        return frozenset({Form.MODULES}) if in_modules else FLOAT
+
+    def leaves(self, taken: Form) -> Form:
+        """A graph with quantizers; of a float student what the student is."""
+        if self.weight_bits != "float":
+            return Form.INT8
+        return form_named(self.student.source) if self.student.source else taken
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Derive the student, train it in float where it is another network, quantize it, and train it again."""
@@ -54,6 +58,6 @@ class Distill(DistillOptions):
         if plan.structure["quantized"] is None:
             network = copy.deepcopy(student.module)  # the student may be the very network that teaches it
             network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
-            return student.successor(network)
+            return student.successor(network, student.form)
         quantized = rebuild_graph(student, plan.structure["quantized"], plan.tensors)
-        return student.successor(quantized, stored_bytes=stored_bytes(quantized))
+        return student.successor(quantized, Form.INT8, stored_bytes=stored_bytes(quantized))

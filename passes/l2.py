@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Pass, PassContext, PassPlan
+from ..form import FLOAT, Form
+from .base import PassContext, PassPlan
 from .lossy.options import L2Options
 
 if TYPE_CHECKING:
@@ -22,15 +22,13 @@ class L2(L2Options):
     name: ClassVar[str] = "l2"
 
     @property
-    def packs(self) -> bool:
-        """Always."""
-        return True
+    def takes(self) -> frozenset[Form]:
+        """Any float network: what is INT8 has integers for codes, which a lossy grid would round once more."""
+        return FLOAT
 
-    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
-        """The codes of a network that is INT8 are its integers, which a lossy grid would round once more."""
-        if done := next((p for p in earlier if p.quantizes), None):
-            return f"the network is INT8 here, by the {done.name} above: `compress pack` makes an .l2z file of it"
-        return None
+    def leaves(self, taken: Form) -> Form:
+        """Its graph, of codes."""
+        return Form.CODES
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Units by importance, the step that meets the target, training under the rate, and rounding."""

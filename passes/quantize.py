@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ..calibration.scheme import RangeChoice
+from ..form import FLOAT, Form
 from .base import Pass, PassContext, PassPlan
 
 if TYPE_CHECKING:
@@ -61,16 +61,13 @@ class Quantize(Pass):
     )
 
     @property
-    def quantizes(self) -> bool:
-        """Always."""
-        return True
+    def takes(self) -> frozenset[Form]:
+        """Any float network."""
+        return FLOAT
 
-    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
-        """A quantized network cannot be quantized again."""
-        if done := next((p for p in earlier if p.quantizes), None):
-            again = "list it once" if done.name == self.name else "list one of the two"
-            return f"the network is already INT8 here, by the {done.name} above: {again}"
-        return None
+    def leaves(self, taken: Form) -> Form:
+        """Its graph, with quantizers."""
+        return Form.INT8
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Capture, equalize where it helps, calibrate, correct biases, and give layers back to float."""
@@ -117,4 +114,4 @@ class Quantize(Pass):
         from .quantization.rebuild import rebuild_graph
 
         quantized = rebuild_graph(model, plan.structure, plan.tensors)
-        return model.successor(quantized, stored_bytes=stored_bytes(quantized))
+        return model.successor(quantized, Form.INT8, stored_bytes=stored_bytes(quantized))

@@ -18,6 +18,7 @@ from ..calibration.typed import data_in_types
 from ..errors import CompressError, DeviceUnavailableError
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
+from ..passes.order import order_problem
 from ..progress import Progress, Silent
 from ..targets import TARGETS
 from .devices.opened import require_reached
@@ -117,11 +118,13 @@ class Prepared:
                 return {}
 
     def refuse_impossible(self, model: Model) -> None:
-        """Say before any work what the passes will refuse, and a metric that is not there."""
+        """Say before any work which pass cannot work on what it will be given, and a metric that is not there."""
         metric_named(self.recipe.metric, self.base)
-        for chosen in self.recipe.passes:
-            if refusal := why_no_pass(model.module) or chosen.refuses(model):
-                raise CompressError(f"pass {chosen.name}: {refusal}")
+        passes = self.recipe.passes
+        for index, chosen in enumerate(passes):
+            reason = why_no_pass(model.module) or order_problem(chosen, passes[:index], model.form)
+            if reason:
+                raise CompressError(f"pass {chosen.name}: {reason}")
 
     def require_devices(self) -> None:
         """Raise DeviceUnavailableError for a target that the recipe requires and that is not here."""

@@ -14,6 +14,7 @@ from ..calibration.named import import_callable
 from ..errors import CompressError
 from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
+from ..passes.order import refusal
 from .environment import code_digest
 from .files import sha256_file
 from .run_record import MetricRecord, StepRecord
@@ -47,10 +48,10 @@ def pass_step(
 ) -> Step:
     """Apply one pass, or take it from the store; `shared` is what every step's key depends on.
 
-    Raises CompressError, naming the pass, when the pass refuses the model or breaks it.
+    Raises CompressError, naming the pass, when the pass cannot work on the model or breaks it.
     """
-    if refusal := chosen.refuses(before.model):
-        raise CompressError(f"pass {chosen.name}: {refusal}")
+    if reason := refusal(chosen, before.model.form):
+        raise CompressError(f"pass {chosen.name}: {reason}")
     files = [sha256_file(path) for network in chosen.networks() for path in network.files()]
     code = [code_digest(import_callable(name, chosen.name, context.folder)) for name in chosen.functions()]
     depends = {

@@ -23,7 +23,7 @@ RANKS = {"core": 0, "calibration": 1, "passes": 2, "targets": 2, "pipeline": 3, 
 """A module imports from its own part and from lower ranks only: passes and targets do not know each other."""
 CORE = (
     "errors", "isolated", "progress", "model", "macs", "torch_macs", "torch_formulas", "compiled", "trellis", "text",
-    "version", "writing", "record", "section",
+    "version", "writing", "record", "section", "form",
 )  # fmt: skip
 CHECKOUT = (ROOT / "tests").is_dir()
 

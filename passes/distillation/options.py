@@ -147,6 +147,9 @@ class DistillOptions(Pass):
         return self
 
     @property
-    def quantizes(self) -> bool:
-        """Unless the student stays float."""
-        return self.weight_bits != "float"
+    def epochs_in_float(self) -> int:
+        """How long the student trains before any quantizer comes."""
+        if self.float_epochs is not None:
+            return self.float_epochs
+        as_it_was = self.student.same and self.weight_bits != "float"
+        return 0 if as_it_was else self.training.epochs

@@ -71,12 +71,12 @@ class Phases:
             return student, {}
         derived = derive(self.model, options.depth, options.width)
         self.notes += derived.notes
-        return self.model.successor(derived.module), derived.description
+        return self.model.successor(derived.module, self.model.form), derived.description
 
     # -- training in float
 
     def _train_float(self, student: Model) -> Model:
-        epochs = self._float_epochs()
+        epochs = self.options.epochs_in_float
         if epochs == 0:
             return student
         if isinstance(student.module, fx.GraphModule):
@@ -87,13 +87,7 @@ class Phases:
         network = copy.deepcopy(student.module)
         training = self.options.training.model_copy(update={"epochs": epochs, "lr": self.options.float_lr})
         self._train("float", network, self.model.module, training)
-        return student.successor(network.eval())
-
-    def _float_epochs(self) -> int:
-        options = self.options
-        if options.float_epochs is not None:
-            return options.float_epochs
-        return options.training.epochs if not options.student.same or not options.quantizes else 0
+        return student.successor(network.eval(), student.form)
 
     # -- quantization, and training with it
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import nn
 
 from ...errors import CompressError
+from ...form import Form
 from ..channels.runs import failure
 from ..channels.surgery import Cut, keep_blocks, keep_channels, plain_parameters
 from .options import NAME_A_FACTORY
@@ -50,7 +51,7 @@ def student_of(
         return replace(context.load_network(options), original=model.float_original, onnx_path=None)
     if options.same:
         return model
-    return model.successor(rederive(model, dict(description)))
+    return model.successor(rederive(model, dict(description)), model.form)
 
 
 def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:
@@ -106,7 +107,7 @@ def _require_derivable(model: Model, depth: float, width: float) -> None:
             raise CompressError(
                 f"distill.student: {option} is {value}: give the fraction to keep, above 0 and at most 1."
             )
-    if isinstance(model.module, fx.GraphModule) and model.module.meta.get("captured"):
+    if model.form is not Form.MODULES:
         raise CompressError(
             "distill.student: the network is already captured as one graph, in which blocks can no longer be told"
             f" apart: list distill before the passes that capture it, such as quantize. {NAME_A_FACTORY}"

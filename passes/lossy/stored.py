@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ...form import Form
 from ...model import CodedTensor, Model
 from ..base import PassPlan
 from ..graph.capture import capture
@@ -23,7 +24,7 @@ def rebuilt(model: Model, stored: Mapping[str, CodedTensor], others: Mapping[str
         set_tensor(graph, name, tensor.clone())
     for name, each in stored.items():
         set_tensor(graph, name, each.tensor())
-    return model.successor(graph, coded=dict(stored))
+    return model.successor(graph, Form.CODES, coded=dict(stored))
 
 
 def stored_in(plan: PassPlan) -> dict[str, CodedTensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...calibration.data import Part
+from ...form import Form
 from ...model import Model
 from .placement import place
 from .quantizers import insert_quantizers
@@ -63,7 +64,7 @@ class FloatLayers:
         return final, rows, [_kept_float_note(n, drops[n], costs.get(n)) for n in sorted(kept)]
 
     def _quantized(self, state: State) -> Model:
-        return self.model.successor(state.quantized)
+        return self.model.successor(state.quantized, Form.INT8)
 
     def _metric(self, model: Model, part: Part) -> float:
         forward, batch = model.in_batches(VALIDATION_BATCH)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...calibration.named import describe, is_callable_name
 from ...calibration.typed import as_networks_take_it, in_type
 from ...errors import CompressError
+from ...form import Form
 from ...isolated import in_child
 from ...model import Model
 from ...progress import Progress, Silent
@@ -155,7 +156,9 @@ def _exported(
     single = tuple(x[:1] for x in inputs)
     if not fixed and stored and accepts(module, single):
         inputs = single
-    return _checked(section, module, inputs, names, source=path.name, dynamic_batch=not fixed)
+    return _checked(
+        section, module, inputs, names, source=path.name, dynamic_batch=not fixed, form=Form.GRAPH
+    )
 
 
 def _from_onnx(
@@ -187,12 +190,23 @@ def _from_onnx(
     if how := how_quantized(graph):
         source += f" (quantized already, {how}; {limits_note(graph)})"
     module = as_network(graph, path, inputs)
+    form = Form.INT8 if how else Form.MODULES
     if reason := why_no_pass(module):
         progress.say(reason)
+        if not how:
+            form = Form.GRAPH  # which onnxruntime runs: PyTorch has no layers of it
     names = tuple(value.name for value in graph_inputs(graph))
     outputs = tuple(value.name for value in graph.graph.output)
     return _checked(
-        section, module, inputs, names, outputs, source=source, dynamic_batch=not fixed, onnx_path=path
+        section,
+        module,
+        inputs,
+        names,
+        outputs,
+        source=source,
+        dynamic_batch=not fixed,
+        onnx_path=path,
+        form=form,
     )
 
 

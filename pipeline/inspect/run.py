@@ -120,12 +120,13 @@ def _outputs(model: Model) -> tuple[Tensor, ...]:
 
 
 def pass_rows(model: Model) -> list[PassRow]:
-    """Every pass, and why those that cannot work on `model` cannot."""
+    """Every pass with its default options, and why those that cannot work on `model` cannot."""
     from ...passes import PASSES
+    from ...passes.order import refusal
     from ..onnx_files.network import why_no_pass
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
-    reasons = {name: blocked or kind.refuses(model) for name, kind in PASSES.items()}
+    reasons = {name: blocked or refusal(kind(), model.form) for name, kind in PASSES.items()}
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
 
 

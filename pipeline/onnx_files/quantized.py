@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ...passes.order import NEEDS_FLOAT
+
 if TYPE_CHECKING:
     import onnx
 
@@ -39,10 +41,7 @@ def why_no_pass_on_quantized(model: onnx.ModelProto, name: str) -> str:
     how = how_quantized(model)
     if not how:
         return ""
-    return (
-        f"{name} is quantized already, {how}, and passes need the float network: give the file that it was made from,"
-        " or `passes: []` to measure this one as it is"
-    )
+    return f"{name} is quantized already, {how}, and {NEEDS_FLOAT}"
 
 
 def _counted(kinds: Counter[str], names: list[str]) -> str:

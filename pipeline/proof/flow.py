@@ -12,6 +12,7 @@ import torch
 
 from ...calibration.data import DataParts, Part
 from ...errors import CompressError, cause
+from ...form import Form
 from ...model import METRIC_BATCH, Model
 from ...targets import REFERENCE, TARGETS
 from ...targets.base import TargetOptions
@@ -158,5 +159,5 @@ def _outputs(model: Model, part: Part) -> Outputs:
 
 
 def _is_quantized(model: Model) -> bool:
-    """Whether its weights are integers where it runs; codes are multiplied as floats."""
-    return model.stored_bytes is not None and not model.coded
+    """Whether a pass quantized it; a file says itself what it multiplies in, and codes are multiplied as floats."""
+    return model.form is Form.INT8 and model.onnx_path is None

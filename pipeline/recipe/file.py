@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...calibration.named import why_not_named
+from ...form import form_named
 from ...passes.base import Pass
+from ...passes.order import order_problem
 from ..budgets import KINDS
 from ..devices.file import DEVICES_FILE, read_devices, why_not_ahead
 from ..devices.sections import DeviceSection
@@ -81,12 +83,13 @@ def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list
     from ...passes import PASSES
 
     passes: list[Pass] = []
+    start = form_named(str(_at(document.data, ("model", "source"))))
     for location, name, options in _named_items(document, data, "passes", left_behind=[]):
         if name not in PASSES:
             document.refuse(location, unknown("pass", name, PASSES), at_key=True)
             continue
         read = validated(document, PASSES[name], _with_files(document, options, location, folder), location)
-        reason = order_problem(read, passes) if read else None
+        reason = order_problem(read, passes, start) if read else None
         if reason:
             document.refuse(location, reason, at_key=True)
         if read:
@@ -106,15 +109,6 @@ def _with_files(document: Document, options: Any, location: Location, folder: Pa
         if str(found["source"]).endswith(_MODEL_FILES):
             _resolve(document, found, (*location, "source"), folder)
     return found
-
-
-def order_problem(new: Pass, earlier: Sequence[Pass]) -> str | None:
-    """Why `new` cannot work after `earlier`, in words: after one that packs none can; else it knows itself."""
-    if packed := next((p for p in earlier if p.packs), None):
-        return (
-            f"the file that {packed.name} makes would not hold what this pass does: list {packed.name} last"
-        )
-    return new.refuses_after(earlier)
 
 
 def _devices_beside(folder: Path, data: Mapping[str, Any]) -> dict[str, DeviceSection]:

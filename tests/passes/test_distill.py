@@ -24,6 +24,7 @@ from edgepress.model import Model
 from edgepress.passes.base import NetworkSource, PassContext
 from edgepress.passes.distill import Distill
 from edgepress.passes.graph.capture import capture
+from edgepress.passes.order import order_problem
 from edgepress.passes.quantization.quantizers import weight_quantizers_of
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
@@ -97,14 +98,12 @@ def test_options_that_make_no_sense_are_refused(case: str) -> None:
 
 
 def test_it_follows_no_pass_that_quantizes_and_none_follows_it() -> None:
-    told = "the network is already quantized here, by the quantize above"
-    assert str(Distill().refuses_after([Quantize()])).startswith(told)
-    assert str(Quantize().refuses_after([Distill()])).startswith(
-        "the network is already INT8 here, by the distill"
-    )
+    told = "the network is already INT8 here, by the {} above: list one of the two, as each places quantizers"
+    assert order_problem(Distill(), [Quantize()]) == told.format("quantize") + " of its own"
+    assert order_problem(Quantize(), [Distill()]) == told.format("distill") + " of its own"
     floating = Distill(weight_bits="float")
-    assert Quantize().refuses_after([floating]) is None
-    assert Distill().refuses_after([floating]) is None
+    assert order_problem(Quantize(), [floating]) is None
+    assert order_problem(Distill(), [floating]) is None
 
 
 class TestLeftAlone:

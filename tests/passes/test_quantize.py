@@ -16,6 +16,7 @@ from edgepress.calibration.sqnr import sqnr_db
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.base import PassPlan, PassResult
+from edgepress.passes.order import order_problem
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
 from edgepress.passes.quantize import Quantize
 from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, samples
@@ -298,10 +299,10 @@ def test_attention_without_a_weight_is_quantized() -> None:
 
 
 def test_a_second_quantization_is_refused() -> None:
-    assert Quantize().refuses_after([Quantize()]) == (
+    assert order_problem(Quantize(), [Quantize()]) == (
         "the network is already INT8 here, by the quantize above: list it once"
     )
-    assert Quantize().refuses_after([]) is None
+    assert order_problem(Quantize(), []) is None
 
 
 def test_data_that_gives_nan_is_refused_with_the_tensor() -> None:

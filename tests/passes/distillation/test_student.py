@@ -12,6 +12,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.examples.digits import models as digits
 from edgepress.examples.digits.models import ResidualBlock
+from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.channels.heads import find_attentions
 from edgepress.passes.channels.surgery import Cut, keep_channels
@@ -63,7 +64,7 @@ def lite0() -> Model:
 
 def captured() -> Model:
     model = digits_cnn()
-    return model.successor(capture(model))
+    return model.successor(capture(model), Form.GRAPH)
 
 
 def plain_convolutions() -> Model:
@@ -181,7 +182,7 @@ def test_half_the_blocks_stay(case: str) -> None:
 def assert_student_of(model: Model, student: Student, before: dict[str, Tensor]) -> None:
     """It runs to the same shapes, can be trained, is rebuilt alike, and the teacher is what it was."""
     for got, want in zip(
-        model.successor(student.module).run(*model.example_inputs),
+        model.successor(student.module, model.form).run(*model.example_inputs),
         model.run(*model.example_inputs),
         strict=True,
     ):
@@ -343,7 +344,7 @@ def test_heads_in_another_order_stay_whole() -> None:
 @pytest.mark.parametrize("build", [digits_cnn, digits_vit], ids=["digits CNN", "digits ViT"])
 def test_a_student_is_captured_as_any_network_is(build: Callable[[], Model]) -> None:
     model = build()
-    student = model.successor(derive(model, depth=0.5, width=0.5).module)
+    student = model.successor(derive(model, depth=0.5, width=0.5).module, model.form)
     x = torch.randn(3, 1, 32, 32)
     # Folding BatchNorm reorders float32 sums, as capture itself allows for.
     assert largest_difference(student.module(x), capture(student)(x)) < 1e-3

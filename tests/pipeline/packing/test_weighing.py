@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.graph.capture import capture
 from edgepress.pipeline import export as exporting
@@ -27,7 +28,7 @@ class Net(nn.Module):
 
 def model(seed: int) -> Model:
     found = Model(Net(seed).eval(), (torch.randn(1, 1, 6, 6),), ("input",), ("logits",))
-    return found.successor(capture(found))
+    return found.successor(capture(found), Form.GRAPH)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_graph_that_merges_equal_tensors_serves_no_other_weights(exports: list
         net = Net(seed).eval()
         net.first.bias.data.copy_(net.norm.bias.data)
         found = Model(net, (torch.randn(1, 1, 6, 6),), ("input",), ("logits",))
-        return found.successor(capture(found))
+        return found.successor(capture(found), Form.GRAPH)
 
     weighing = Weighing()
     merged = weighing(merging(0))
@@ -69,6 +70,6 @@ def test_another_network_is_exported_anew(exports: list[int]) -> None:
     weighing = Weighing()
     weighing(model(0))
     wider = Model(nn.Linear(4, 8).eval(), (torch.randn(1, 4),), ("input",), ("logits",))
-    size = weighing(wider.successor(capture(wider)))
+    size = weighing(wider.successor(capture(wider), Form.GRAPH))
     assert len(exports) == 2
-    assert size == Weighing()(wider.successor(capture(wider)))
+    assert size == Weighing()(wider.successor(capture(wider), Form.GRAPH))

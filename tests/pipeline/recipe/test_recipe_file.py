@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from edgepress.form import FLOAT, Form
 from edgepress.passes import PASSES
-from edgepress.passes.base import Pass
+from edgepress.passes.order import order_problem
 from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.budgets.metric_drop import MetricDrop
 from edgepress.pipeline.recipe.file import (
     TARGET_OPTIONS,
     RecipeError,
-    order_problem,
     read_recipe,
     recipe_text_of,
 )
@@ -249,23 +248,25 @@ def test_preprocessing_has_one_number_per_channel(tmp_path: Path, preprocess: st
 
 
 class NeverAfterQuantize(PASSES["quantize"]):  # type: ignore[name-defined,misc]
-    """A pass with an order rule of its own."""
+    """A pass of somebody else, whose place in an order follows from what it takes and leaves."""
 
     name = "prune"
 
     @property
-    def quantizes(self) -> bool:
-        return False
+    def takes(self) -> frozenset[Form]:
+        return FLOAT
 
-    def refuses_after(self, earlier: Sequence[Pass]) -> str | None:
-        return "pruned INT8 weights lose their grid" if any(p.name == "quantize" for p in earlier) else None
+    def leaves(self, taken: Form) -> Form:
+        return taken
 
 
 def test_a_pass_says_what_it_cannot_follow() -> None:
     quantize, prune = PASSES["quantize"](), NeverAfterQuantize()
     assert order_problem(prune, []) is None
     assert order_problem(quantize, [prune]) is None
-    assert order_problem(prune, [quantize]) == "pruned INT8 weights lose their grid"
+    assert order_problem(prune, [quantize]) == (
+        "the network is already INT8 here, by the quantize above: list prune before it"
+    )
     assert order_problem(quantize, [prune, quantize]) == (
         "the network is already INT8 here, by the quantize above: list it once"
     )

@@ -1,0 +1,31 @@
+"""Form: what a model is made of, which says what can still be done with it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Form(StrEnum):
+    """What a network consists of. Every model has one, and a pass says which it takes and which it leaves.
+
+    MODULES: layers that are nn.Modules, in which blocks can be told apart and channels cut: what a factory makes, and
+    what a float ONNX file is converted into.
+    GRAPH: one graph of float operators: what a .pt2 file holds, or a pass captured. A graph of its own form, with
+    branches that are taken or not, would be another member.
+    INT8: quantizers stand in the graph, or an ONNX file came with them: as it is exported, so it was rounded.
+    CODES: a float graph whose tensors hold few values, for a packed file; whatever changed them would lose it.
+    """
+
+    MODULES = "modules"
+    GRAPH = "graph"
+    INT8 = "int8"
+    CODES = "codes"
+
+
+FLOAT = frozenset({Form.MODULES, Form.GRAPH})
+"""The forms of a float network that no pass has settled."""
+
+
+def form_named(source: str) -> Form:
+    """The form of what a `source` names, as far as its name tells: a quantized ONNX file is known when it is read."""
+    return Form.GRAPH if source.lower().endswith(".pt2") else Form.MODULES
