@@ -159,7 +159,7 @@ def _forward(engine: Any) -> Any:
 
 def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> dict[str, Any]:
     """The row's numbers as JSON values, and which limits they break."""
-    from edgepress.calibration.metric import mcnemar
+    from edgepress.calibration.statistics import mcnemar
     from edgepress.targets.graphs.attribution import precision_shares
     from edgepress.targets.measuring.latency import of, speedup_in_turns, summarize
 

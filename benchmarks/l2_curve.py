@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import click
@@ -156,7 +156,7 @@ def _row(
     before: Any,
     epochs: int | None,
 ) -> dict[str, Any]:
-    from edgepress.calibration.metric import mcnemar
+    from edgepress.calibration.statistics import mcnemar
     from edgepress.passes.l2 import L2
     from edgepress.pipeline.export import export
     from edgepress.pipeline.packing.l2z_file import pack_file, unpack_file
@@ -209,6 +209,8 @@ def _asked(asked: dict[str, float]) -> str:
 
 def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of all seeds of a network and what was asked for; error: the standard error of the mean drop, None of one."""
+    from edgepress.calibration.statistics import mean_of
+
     means = []
     for name, asked in dict.fromkeys((row["network"], tuple(row["asked"].items())) for row in rows):
         own = [row for row in rows if (row["network"], tuple(row["asked"].items())) == (name, asked)]
@@ -220,7 +222,7 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "asked": dict(asked),
                 "seeds": len(own),
                 **averaged,
-                "error": stdev(drops) / len(own) ** 0.5 if len(own) > 1 else None,
+                "error": mean_of(drops).error if len(own) > 1 else None,
             }
         )
     return means

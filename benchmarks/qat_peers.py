@@ -222,7 +222,7 @@ def _measure(
     work: Work, folder: Path, trained: dict[str, Any], pairs: int, iterations: int, rounds: int
 ) -> dict[str, Any]:
     """Each engine's numbers as JSON values; `ours` against it is what a limit is about."""
-    from edgepress.calibration.metric import mcnemar
+    from edgepress.calibration.statistics import mcnemar
     from edgepress.pipeline.export import export
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions

@@ -39,17 +39,16 @@ MOST_SCATTER = 1.5  # of ten each, chance alone makes one half as large again
 @click.option("--runtime", default="openvino", show_default=True)
 def main(run: Path, times: int, pairs: int, iterations: int, warmup: float, runtime: str) -> None:
     """Measure, write the table, and fail when the two ways disagree."""
-    from edgepress.targets.measuring.latency import log_interval
+    from edgepress.calibration.statistics import geometric_mean
 
     told = environment(PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         found = _ratios(run, Path(folder), runtime, times, pairs, iterations, warmup)
     rows, intervals = [], {}
     for way in WAYS:
-        centre, half = log_interval(found[way])
-        intervals[way] = exp(centre - half), exp(centre + half)
+        centre, intervals[way] = geometric_mean(found[way])
         bounds = f"{intervals[way][0]:.3f}–{intervals[way][1]:.3f}"
-        rows.append([way, f"{exp(centre):.3f}", bounds, f"{100 * stdev(map(log, found[way])):.2f} %"])
+        rows.append([way, f"{centre:.3f}", bounds, f"{100 * stdev(map(log, found[way])):.2f} %"])
     table = markdown_table(["way", "ratio", "95 % interval of the mean", "scatter"], rows)
     paths = write("run_and_gate", {"environment": told, "ratios": found}, provenance(told) + "\n" + table)
     print(table, "written:", *paths)

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import CompressError
 from ..progress import Progress, Silent
 from .named import call, did_you_mean, import_callable, is_callable_name
+from .statistics import mean_of, share_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,21 +69,11 @@ class TopK:
     def measure(
         self, forward: Forward, part: Part, batch_size: int = 32, progress: Progress = Silent()
     ) -> Measurement:
-        """The accuracy as a fraction, with Wilson's 95 % interval (1927, without continuity correction)."""
-        from scipy.stats import binomtest
-
+        """The accuracy as a fraction, with Wilson's 95 % interval."""
         batches = _run(self.name, forward, part, batch_size, progress)
         scores = np.concatenate([self._score(outputs[0], labels) for outputs, labels in batches])
         hits, n = int(scores.sum()), len(scores)
-        interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-        return Measurement(
-            self.name,
-            hits / n,
-            n,
-            (max(0.0, float(interval.low)), min(1.0, float(interval.high))),
-            part.name,
-            scores,
-        )
+        return Measurement(self.name, hits / n, n, share_interval(hits, n), part.name, scores)
 
     def _score(self, logits: Tensor, labels: Tensor) -> Scores:
         """logits (batch, classes), labels (batch,) -> (batch,): 1.0 where the label is in the top k."""
@@ -123,8 +114,6 @@ class NamedMetric:
 
         Equal scores tell nothing of how others would scatter, and an interval without width would claim that none do.
         """
-        from scipy.stats import t
-
         batches = _run(self.name, forward, part, batch_size, progress)
         scores = np.concatenate([self._score(outputs, labels) for outputs, labels in batches])
         n = len(scores)
@@ -132,9 +121,9 @@ class NamedMetric:
             raise CompressError(
                 f"metric {self.name}: one sample has no interval; {part.name} needs at least 2"
             )
-        value = float(scores.mean())
-        half = float(t.ppf(0.975, n - 1)) * float(scores.std(ddof=1)) / n**0.5 or float("nan")
-        return Measurement(self.name, value, n, (value - half, value + half), part.name, scores)
+        mean = mean_of(scores)
+        ci95 = mean.ci95 if mean.error else (float("nan"), float("nan"))
+        return Measurement(self.name, mean.value, n, ci95, part.name, scores)
 
     def _score(self, outputs: tuple[Tensor, ...], labels: Tensor) -> Scores:
         result = call(self.function, f"metric {self.name}", outputs, labels)
@@ -158,24 +147,6 @@ def metric_named(name: str, folder: Path | None = None) -> Metric:
         return NamedMetric(name, import_callable(name, "metric", folder))
     hint = did_you_mean(name.lower(), ["top1", "top5", "topK"])
     raise CompressError(f"metric {name!r}: expected top1, topK (as top5) or pkg.module:function{hint}")
-
-
-def mcnemar(
-    a_scores: Scores, b_scores: Scores, alternative: Literal["two-sided", "greater"] = "two-sided"
-) -> float:
-    """Exact McNemar test (binomial on the discordant pairs): p-value that both err alike, or that a is not better.
-
-    a_scores, b_scores: 0 or 1 of the same samples in one order, shape (n,). p is 1 if none is discordant.
-    """
-    from scipy.stats import binomtest
-
-    a, b = np.asarray(a_scores), np.asarray(b_scores)
-    if a.shape != b.shape or not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
-        raise ValueError("McNemar's test needs 0/1 scores of the same samples for both networks")
-    only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    return (
-        float(binomtest(only_a, only_a + only_b, alternative=alternative).pvalue) if only_a + only_b else 1.0
-    )
 
 
 def _run(

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from ...calibration.data import DataParts, Part, Sample, Subset
 from ...calibration.sqnr import UNMOVED_DB, decibels
+from ...calibration.statistics import mean_of
 from ..graph.observe import Batch, Watcher, judged_nodes, judged_values
 from .quantizers import ActivationQuantizer, quantizers_of
 
@@ -42,11 +43,11 @@ class Noise:
     def clearly_below(self, other: Noise) -> bool:
         """Whether this is less than `other` by more than two standard errors of the difference over the batches."""
         gains = [b - a for a, b in zip(self.shares, other.shares, strict=True)]
-        n, total = len(gains), sum(gains)
-        if not math.isfinite(total):
+        total = sum(gains)
+        if len(gains) < 2 or not math.isfinite(total):
             return total > 0
-        scatter = sum((g - total / n) ** 2 for g in gains)
-        return total > (CERTAIN * math.sqrt(n / (n - 1) * scatter) if n > 1 else 0.0)
+        gain = mean_of(gains)
+        return gain.value > CERTAIN * gain.error
 
 
 class Judge:

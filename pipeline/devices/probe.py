@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...calibration.statistics import deviation_bound
 from ...errors import CompressError
 from ...progress import Progress, Silent
 from ...record import Record
@@ -116,17 +117,10 @@ def _probed(
             "median_ms": typical,
             "sd": sd,
             "smallest_slowdown": smallest_slowdown(sd, typical, limits),
-            "worst_smallest_slowdown": smallest_slowdown(_upper(sd, len(found)), typical, limits),
+            "worst_smallest_slowdown": smallest_slowdown(deviation_bound(sd, len(found)), typical, limits),
             "set_aside": lost.set_aside,
         }
     )
-
-
-def _upper(sd: float, n: int) -> float:
-    """Upper end of the 95 % interval of a standard deviation of normal values."""
-    from scipy.stats import chi2
-
-    return float(sd * ((n - 1) / chi2.ppf(0.025, n - 1)) ** 0.5)
 
 
 def _reference_model(path: Path) -> Path:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...calibration.data import Part
-from ...calibration.metric import Measurement, Metric, mcnemar, metric_named
+from ...calibration.metric import Measurement, Metric, metric_named
+from ...calibration.statistics import mcnemar, mean_of, paired_drop_bound
 from ...errors import CompressError
 from ...model import Forward, padded
 from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
 from ..recipe.file import read_recipe
-
-CERTAIN = 1.6449
-"""Standard errors of a one-sided bound that holds in 95 of 100 cases."""
-Scores = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,8 @@ def compare(
 
 
 def paired(baseline: Measurement, candidate: Measurement) -> Paired:
-    """McNemar's exact test where scores are right or wrong, else Student's t on the samples' differences.
-
-    `at_most` is the one-sided bound by Agresti and Min (2005, Stat. Med. 24), half a sample added to each of the four
-    cells, so that few samples never look certain; else Student's t. CompressError for fewer than two samples, and for
-    scores that are no numbers.
+    """McNemar's exact test and Agresti and Min's bound where scores are right or wrong, else Student's t on the
+    samples' differences. CompressError for fewer than two samples, and for scores that are no numbers.
     """
     a, b = baseline.scores, candidate.scores
     if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -86,25 +78,9 @@ def paired(baseline: Measurement, candidate: Measurement) -> Paired:
         )
     drop = float((a - b).mean())
     if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
-        return Paired(baseline, candidate, drop, _most_by_counts(a, b), mcnemar(a, b, "greater"))
-    return Paired(baseline, candidate, drop, *_by_t(a - b))
-
-
-def _most_by_counts(a: Scores, b: Scores) -> float:
-    n, only_a, only_b = len(a) + 2, float((a > b).sum()) + 0.5, float((b > a).sum()) + 0.5
-    drop = (only_a - only_b) / n
-    return drop + CERTAIN * sqrt(only_a + only_b - n * drop**2) / n
-
-
-def _by_t(difference: Scores) -> tuple[float, float]:
-    """The upper bound of the mean, and the p-value that it is not above 0."""
-    from scipy.stats import t
-
-    n, mean = len(difference), float(difference.mean())
-    error = float(difference.std(ddof=1)) / n**0.5
-    if error == 0:
-        return mean, 0.0 if mean > 0 else 1.0
-    return mean + float(t.ppf(0.95, n - 1)) * error, float(t.sf(mean / error, n - 1))
+        return Paired(baseline, candidate, drop, paired_drop_bound(a, b), mcnemar(a, b, "greater"))
+    lost = mean_of(a - b)
+    return Paired(baseline, candidate, drop, lost.upper(), lost.p_above())
 
 
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:

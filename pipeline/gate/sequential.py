@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import exp, log1p, sqrt
+from math import exp, log1p
 from typing import Literal
 
 import numpy as np
 
+from ...calibration.statistics import mean_of, signed_ranks
 from ...record import Count, Record
 
 Decision = Literal["FAIL", "PASS", "MORE"]
@@ -70,36 +70,25 @@ def look(log_ratios: Sequence[float], typical_ms: float, limits: Limits, share: 
     step).
     """
     d = np.asarray(log_ratios, dtype=float)
-    n, mean = len(d), float(d.mean())
-    error = float(d.std(ddof=1)) / sqrt(n)
+    mean = mean_of(d)
     alpha = limits.false_fail * share / len(limits.looks)
     beta = limits.false_pass / len(limits.looks)
-    lower, upper = mean - _t(1 - alpha, n - 1) * error, mean + _t(1 - beta, n - 1) * error
+    lower, upper = mean.lower(1 - alpha), mean.upper(1 - beta)
     minded, barred = limits.minded(typical_ms), limits.barred(typical_ms)
-    p = min(1.0, len(limits.looks) * _p_slower(mean - minded, error, n))
+    p = min(1.0, len(limits.looks) * mean.p_above(minded))
     ranks_fail = p <= limits.false_fail and _ranks(d - minded, alpha)
     ranks_pass = upper < barred and _ranks(barred - d, beta)
     fails = lower > minded and ranks_fail
     return Look(
-        pairs=n,
+        pairs=mean.n,
         decision="FAIL" if fails else "PASS" if ranks_pass and lower <= minded else "MORE",
-        ratio=exp(mean),
+        ratio=exp(mean.value),
         lower=exp(lower),
         upper=exp(upper),
         p=p,
         ranks_fail=ranks_fail,
         ranks_pass=ranks_pass,
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that all together err as rarely as one of them would (Holm 1979), in the order given."""
-    ordered = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def smallest_slowdown(sd: float, typical_ms: float, limits: Limits, power: float = 0.95) -> float:
@@ -127,26 +116,6 @@ def _power(change: float, sd: float, typical_ms: float, limits: Limits, gates: i
     return failed / gates
 
 
-def _p_slower(excess: float, error: float, n: int) -> float:
-    """One-sided p-value of t: that the mean is above the tolerance by chance."""
-    from scipy.special import stdtr
-
-    if error == 0:
-        return 0.0 if excess > 0 else 1.0
-    return float(stdtr(n - 1, -excess / error))
-
-
 def _ranks(d: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> bool:
     """Whether the signed ranks call `d` positive at `level`, or as surely as so few pairs ever can (2^-n)."""
-    from scipy.stats import wilcoxon
-
-    if not d.any():
-        return False
-    return bool(wilcoxon(d, alternative="greater").pvalue <= max(level, 0.5 ** len(d)))
-
-
-@lru_cache(maxsize=256)
-def _t(probability: float, degrees: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(probability, degrees))
+    return signed_ranks(d) <= max(level, 0.5 ** len(d))

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from math import expm1
 from statistics import median
 
+from ...calibration.statistics import holm
 from ..pages.words import byte_size, metric_value, ms, signed
 from .accuracy import Paired
 from .record import LatencyResult, Measure, Verdict
-from .sequential import Limits, Look, holm
+from .sequential import Limits, Look
 
 ACCEPT = "accept it with --accept if it is meant"
 

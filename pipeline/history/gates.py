@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from math import exp
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
 
+from ...calibration.statistics import geometric_mean
 from ...errors import CompressError
 from ...record import require_schema
-from ...targets.measuring.latency import log_interval
 from ..gate.record import GATE_SCHEMA, DeviceGate, GateRecord
 from ..record_file import NotARecordError, parsed, read_bytes, told
 from .points import Point
@@ -52,6 +51,5 @@ def _of_device(record: GateRecord, device: DeviceGate, commit: str, source: str)
     size = Point.model_validate({**shared, "measure": "bytes", "unit": "B", "value": device.candidate.bytes})
     if len(medians) < 2:
         return [size]
-    centre, half = log_interval(medians)
-    latency = {"value": median(medians), "ci95": (exp(centre - half), exp(centre + half))}
+    latency = {"value": median(medians), "ci95": geometric_mean(medians)[1]}
     return [Point.model_validate({**shared, "measure": "latency_ms", "unit": "ms", **latency}), size]

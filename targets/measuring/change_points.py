@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...calibration.statistics import normal_quantile
+
 FEWEST = 6  # values: two levels of MIN_SIZE
 MIN_SIZE = 3  # values that make a level
 WINDOW = 5  # values whose median judges the one in their middle; three of them outvote two, so a level stays
@@ -38,7 +40,7 @@ def change_points(values: Sequence[float]) -> list[int]:
     from ruptures import KernelCPD
 
     scaled = (series - np.median(series)) / np.ptp(series)
-    noise = float(np.median(np.abs(np.diff(scaled)))) / (0.6745 * math.sqrt(2))
+    noise = float(np.median(np.abs(np.diff(scaled)))) / (normal_quantile(0.75) * math.sqrt(2))
     penalty = max(PENALTY * noise**2 * math.log(len(scaled)), EXACT)
     search = KernelCPD(kernel="linear", min_size=MIN_SIZE)  # the least-squares cost, compiled
     found = search.fit(_without_spikes(scaled, noise)[:, None]).predict(pen=penalty)

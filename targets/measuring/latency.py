@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import exp, log, sqrt
+from math import exp
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
 
+from ...calibration.statistics import geometric_mean
 from ...errors import CompressError
 from ...isolated import Limits
 from ...progress import Progress, Silent
@@ -26,7 +27,6 @@ from .launch import LaunchResult, LaunchSpec, launch, launch_turns, paired_log_r
 
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
-CONFIDENCE = 0.95
 Number = TypeVar("Number", int, float)
 
 
@@ -222,7 +222,7 @@ def summarize(launches: Sequence[LaunchSamples]) -> Latency:
     """The statistics of the launches of ONE contender (at least two)."""
     results = [x.result for x in launches]
     medians = [r.median_ns / 1e6 for r in results]
-    centre, half = log_interval(medians)
+    _, ci95 = _typical(medians)
     pooled = np.concatenate([np.asarray(r.samples_ns, dtype=np.float64) for r in results]) / 1e6
     n = len(pooled)
     notes = [f"n = {n}, p{round(q * 100)} needs {needed}" for q, needed in NEEDED.items() if n < needed]
@@ -237,7 +237,7 @@ def summarize(launches: Sequence[LaunchSamples]) -> Latency:
         p99=_percentile(pooled, 0.99),
         n=n,
         launches=len(results),
-        ci95=(exp(centre - half), exp(centre + half)),
+        ci95=ci95,
         load_ms=median(r.load_ms for r in results),
         first_inference_ms=median(r.first_inference_ms for r in results),
         warmup_iterations=round(median(r.warmup_iterations for r in results)),
@@ -268,9 +268,8 @@ def paired(label: str, baseline: Sequence[float], compressed: Sequence[float]) -
 
 
 def _mean_of(label: str, ratios: Sequence[float]) -> Speedup:
-    centre, half = log_interval(ratios)
-    interval = (exp(centre - half), exp(centre + half))
-    return Speedup(baseline=label, ratio=exp(centre), ci95=interval, pairs=len(ratios))
+    ratio, ci95 = _typical(ratios)
+    return Speedup(baseline=label, ratio=ratio, ci95=ci95, pairs=len(ratios))
 
 
 def median_known(values: Iterable[Number | None]) -> Number | None:
@@ -279,15 +278,11 @@ def median_known(values: Iterable[Number | None]) -> Number | None:
     return known[len(known) // 2] if known else None
 
 
-def log_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of the logarithms, and the half-width of its 95 % Student's t interval."""
-    from scipy.stats import t
-
+def _typical(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The geometric mean of one number a launch, with its 95 % interval."""
     if len(values) < 2:
         raise CompressError(f"{len(values)} launch measured: an interval needs at least 2 of each engine")
-    logs = [log(value) for value in values]
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1))
-    return mean(logs), quantile * stdev(logs) / sqrt(len(logs))
+    return geometric_mean(values)
 
 
 def _percentile(samples: np.ndarray[tuple[int], np.dtype[np.float64]], q: float) -> float | None:

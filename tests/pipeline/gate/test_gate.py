@@ -258,10 +258,10 @@ def test_accuracy_is_a_paired_test() -> None:
     assert found.p == pytest.approx((1 + 10) / 2**10)
     assert found.drop == pytest.approx(0.08)
     d = 8 / 102  # 9.5 and 1.5 of 102 after half a sample for each cell
-    assert found.at_most == pytest.approx(d + 1.6449 * (11 - 102 * d**2) ** 0.5 / 102)
+    assert found.at_most == pytest.approx(d + 1.6448536 * (11 - 102 * d**2) ** 0.5 / 102)
     same = paired(measurement(before), measurement(before))
     assert (same.p, same.drop) == (1.0, 0.0)
-    assert same.at_most == pytest.approx(1.6449 / 102)
+    assert same.at_most == pytest.approx(1.6448536 / 102)
 
 
 def test_a_metric_of_the_users_own_is_tested_by_t() -> None:

@@ -9,7 +9,7 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 from edgepress.pipeline.gate.pairs import gate_latency
-from edgepress.pipeline.gate.sequential import Limits, holm, look, smallest_slowdown
+from edgepress.pipeline.gate.sequential import Limits, look, smallest_slowdown
 from edgepress.pipeline.gate.verdict import latency_measure, settle
 from edgepress.targets.measuring.fake import FakeDevice, Noise
 from edgepress.targets.measuring.latency import LaunchSamples, speedup, summarize
@@ -59,12 +59,6 @@ def test_signed_ranks_must_agree() -> None:
     found = look(list(d), 10.0, strict)
     assert found.lower > 1 + strict.tolerance
     assert (found.ranks_fail, found.decision) == (False, "MORE")
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 @pytest.mark.parametrize(("sd", "milliseconds"), [(0.005, 10.0), (0.025, 10.0), (0.01, 0.3)])
