@@ -34,7 +34,10 @@ def points_of_gate(record: GateRecord, commit: str, source: str = "") -> list[Po
     """Latency and engine size of the candidate on each device; its model is named as what it was read from."""
     try:
         return [point for device in record.devices for point in _of_device(record, device, commit, source)]
-    except ValueError as error:  # pydantic's is one, and that of a logarithm
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # of pydantic, of a logarithm, and of an interval without end
         raise CompressError(f"{source}: no point of a history: {str(error).splitlines()[0]}") from error
 
 

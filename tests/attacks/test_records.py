@@ -240,6 +240,34 @@ def test_numbers_and_nesting_in_every_kind_of_record(
     assert done.exit_code == 2
 
 
+@pytest.mark.parametrize("medians", [(1e-300, 1e300), (1.0, 0.0)], ids=["an endless interval", "no time"])
+def test_times_that_have_no_interval_make_no_point_of_a_history(
+    medians: tuple[float, float], tmp_path: Path
+) -> None:
+    row = {
+        "side": "candidate",
+        "pair": 0,
+        "block": 10,
+        "samples_ns": [],
+        "state_before": {},
+        "state_after": {},
+    }
+    side = {"source": "", "name": "net", "bytes": 1, "engine_sha256": "", "engine_bytes": 1, "settings": {}}
+    launches = [{**row, "median_ms": median} for median in medians]
+    device = {
+        "label": "fake", "runtime": "fake", "version": None, "machine": "", "capabilities": {}, "options": {},
+        "baseline": side, "candidate": side, "latency": {"looks": [], "launches": launches},
+    }  # fmt: skip
+    record = {
+        "schema_version": 1, "verdict": "PASS", "reason": "", "started_at": "2026-03-14T09:18:02+00:00", "seconds": 1,
+        "seed": 0, "commit": "", "environment": {}, "limits": {}, "measures": [], "devices": [device],
+    }  # fmt: skip
+    (tmp_path / "gate.json").write_text(json.dumps(record))
+    done = compress("history", "add", tmp_path, "--file", tmp_path / "h.jsonl")
+    assert done.exit_code == 2, done.output
+    assert "no point of a history" in done.output
+
+
 @pytest.mark.parametrize("place", ["steps.0.metric.part", "name", "reason", "targets.0.device", "budgets"])
 def test_escapes_of_a_record_reach_no_terminal_and_no_page(place: str, run_folder: Path) -> None:
     evil = "\x1b]0;owned\x07\x9b2J\u202e<script>\n::error::x"
