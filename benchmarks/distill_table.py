@@ -144,8 +144,8 @@ def _row(
     feeds = {"input": context.data.calibration.example()[0].numpy()}
     facts, part = student.facts(), context.data.judge
     eager, executed = (
-        context.metric.measure(student.run, part, 64),
-        context.metric.measure(_forward(engine), part, 1),
+        context.metric.measure(student.run, part, 64).record,
+        context.metric.measure(_forward(engine), part, 1).record,
     )
     row = {
         "name": name,

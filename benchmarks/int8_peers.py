@@ -165,7 +165,7 @@ def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> di
 
     row["latency"] = {label: summarize(of(launches, label)).model_dump() for label in ENGINES}
     row["accuracy"] = {
-        label: {"value": m.value, "n": m.n, "ci95": m.ci95, "part": m.part} for label, m in measured.items()
+        label: m.record.model_dump(include={"value", "n", "ci95", "part"}) for label, m in measured.items()
     }
     # Time of ours over time of NNCF, paired by round: below 1 ours is faster.
     row["ours_over_nncf"] = speedup_in_turns(of(launches, "ours"), of(launches, "NNCF")).model_dump()
@@ -177,14 +177,15 @@ def _judge(row: dict[str, Any], launches: Any, measured: Any, layers: Any) -> di
         "ours, f32": mcnemar(measured["ours"].scores, measured["f32"].scores),
     }
     row["precision"] = {label: precision_shares(found) for label, found in layers.items()}
-    ratio, points = row["ours_over_nncf"]["ratio"], 100 * (measured["NNCF"].value - measured["ours"].value)
+    ratio = row["ours_over_nncf"]["ratio"]
+    points = 100 * (measured["NNCF"].record.value - measured["ours"].record.value)
     row["broken"] = []
     if not ratio <= MOST_LATENCY_RATIO:
         row["broken"].append(f"latency is {ratio:.3f} times NNCF's, the limit is {MOST_LATENCY_RATIO}")
     if not points <= MOST_POINTS_BELOW + 1e-9:
         row["broken"].append(
             f"accuracy is {points:.2f} points below NNCF's, the limit is {MOST_POINTS_BELOW}"
-            f" (n = {measured['ours'].n})"
+            f" (n = {measured['ours'].record.n})"
         )
     return row
 

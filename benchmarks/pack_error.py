@@ -51,7 +51,7 @@ def _row(model: Path, error: float, data: Any, context: Any) -> dict[str, Any]:
         small.write_bytes(pack_file(model, error=error / 100))
         unpack_file(small, unpacked)
         engine = onnxruntime.load(unpacked, TargetOptions())
-        accuracy = context.metric.measure(_forward(engine), data.judge, 16)
+        accuracy = context.metric.measure(_forward(engine), data.judge, 16).record
         return {
             "model": model.name,
             "error": error,

@@ -165,7 +165,7 @@ def _trained(name: str, work: Work, folder: Path, retrain: bool) -> dict[str, An
     started = time.perf_counter()
     forward = CONTESTANTS[name](work, folder / "model.xml")
     seconds = time.perf_counter() - started
-    accuracy = work.context.metric.measure(forward, work.test, BATCH).value
+    accuracy = work.context.metric.measure(forward, work.test, BATCH).record.value
     known = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": seconds,
@@ -250,13 +250,13 @@ def _measure(
     for label, found in measured.items():
         rows[label] = {
             "latency": summarize(of(launches, label)).model_dump(),
-            "accuracy": {"value": found.value, "n": found.n, "ci95": found.ci95, "part": found.part},
+            "accuracy": found.record.model_dump(include={"value", "n", "ci95", "part"}),
             "training": trained.get(label),
             "precision": qat_nncf.precisions(irs[label]) if label in trained else None,
         }
         if "ours" in trained and label != "ours":
             rows[label]["ours_over_it"] = paired("ours", medians["ours"], medians[label]).model_dump()
-            rows[label]["ours_above_it_points"] = 100 * (measured["ours"].value - found.value)
+            rows[label]["ours_above_it_points"] = 100 * (measured["ours"].record.value - found.record.value)
             rows[label]["mcnemar_p"] = mcnemar(measured["ours"].scores, found.scores)
     return rows
 

@@ -247,7 +247,7 @@ def at_accuracy(model: Any, state: Arrays, data: Any, context: Any) -> list[dict
         network = copy.deepcopy(model.module)
         network.load_state_dict({n: torch.from_numpy(d) for n, (_, d) in coded.items()}, strict=False)
         candidate = Model(network.eval(), model.example_inputs)
-        accuracy = context.metric.measure(candidate.run, data.judge, 16).value
+        accuracy = context.metric.measure(candidate.run, data.judge, 16).record.value
         theirs.append({"qp": qp, "nncodec": sum(size for size, _ in coded.values()), "accuracy": accuracy})
         print(f"  nncodec at qp {qp}: {theirs[-1]['nncodec']:,} bytes, {100 * accuracy:.2f} %", flush=True)
     best = max(x["accuracy"] for x in theirs)

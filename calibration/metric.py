@@ -12,8 +12,10 @@ import numpy as np
 
 from ..errors import CompressError
 from ..progress import Progress, Silent
+from ..record import LARGEST
+from .measurement import Measurement, MetricRecord
 from .named import call, did_you_mean, import_callable, is_callable_name
-from .statistics import mean_of, share_interval
+from .statistics import mean_of, share_error, share_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,19 +26,10 @@ if TYPE_CHECKING:
 ROUNDING = 1e-9
 """0.8674 - 0.8624 is a little over 0.005 in floating point, and is half a point all the same."""
 
+LARGEST_SCORE = LARGEST / 1e10
+"""The bounds of two scores' mean lie up to 13 times as far out, and are to be numbers of a record still."""
+
 Scores = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A metric's mean over `n` samples of a part, its 95 % interval, and one score a sample, shape (n,)."""
-
-    name: str
-    value: float
-    n: int
-    ci95: tuple[float, float]
-    part: str
-    scores: np.ndarray[Any, Any]
 
 
 class Metric(Protocol):
@@ -69,11 +62,19 @@ class TopK:
     def measure(
         self, forward: Forward, part: Part, batch_size: int = 32, progress: Progress = Silent()
     ) -> Measurement:
-        """The accuracy as a fraction, with Wilson's 95 % interval."""
+        """The accuracy as a fraction, with Wilson's 95 % interval and standard error."""
         batches = _run(self.name, forward, part, batch_size, progress)
         scores = np.concatenate([self._score(outputs[0], labels) for outputs, labels in batches])
         hits, n = int(scores.sum()), len(scores)
-        return Measurement(self.name, hits / n, n, share_interval(hits, n), part.name, scores)
+        record = MetricRecord(
+            name=self.name,
+            value=hits / n,
+            n=n,
+            ci95=share_interval(hits, n),
+            part=part.name,
+            standard_error=share_error(hits, n),
+        )
+        return Measurement(record, scores)
 
     def _score(self, logits: Tensor, labels: Tensor) -> Scores:
         """logits (batch, classes), labels (batch,) -> (batch,): 1.0 where the label is in the top k."""
@@ -110,7 +111,7 @@ class NamedMetric:
     def measure(
         self, forward: Forward, part: Part, batch_size: int = 32, progress: Progress = Silent()
     ) -> Measurement:
-        """The mean score with Student's t 95 % interval of the mean; NaN, unknown, where all scores are equal.
+        """The mean score with Student's t 95 % interval of the mean; unknown where all scores are equal.
 
         Equal scores tell nothing of how others would scatter, and an interval without width would claim that none do.
         """
@@ -122,8 +123,15 @@ class NamedMetric:
                 f"metric {self.name}: one sample has no interval; {part.name} needs at least 2"
             )
         mean = mean_of(scores)
-        ci95 = mean.ci95 if mean.error else (float("nan"), float("nan"))
-        return Measurement(self.name, mean.value, n, ci95, part.name, scores)
+        record = MetricRecord(
+            name=self.name,
+            value=mean.value,
+            n=n,
+            ci95=mean.ci95 if mean.error else (float("nan"), float("nan")),
+            part=part.name,
+            standard_error=mean.error or None,
+        )
+        return Measurement(record, scores)
 
     def _score(self, outputs: tuple[Tensor, ...], labels: Tensor) -> Scores:
         result = call(self.function, f"metric {self.name}", outputs, labels)
@@ -135,6 +143,11 @@ class NamedMetric:
             )
         if not np.isfinite(scores).all():
             raise CompressError(f"metric {self.name}: returned NaN or infinite scores")
+        if (largest := float(np.abs(scores).max(initial=0.0))) > LARGEST_SCORE:
+            raise CompressError(
+                f"metric {self.name}: returned a score of size {largest:.3g}, and no record keeps more than"
+                f" {LARGEST_SCORE:g}"
+            )
         return scores
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..calibration.measurement import MetricRecord
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from .proof.edges import (
@@ -20,8 +21,7 @@ from .proof.edges import (
     prove,
 )
 from .proof.ranked import ranked_outputs
-from .run_record import MetricRecord, ParityRecord
-from .steps import metric_record
+from .run_record import ParityRecord
 
 F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
 FindLayer = Callable[[str, Limit, ParityRecord, Outputs, Outputs], str]
@@ -76,9 +76,7 @@ def judged(
         parities[label] = proof
     context.progress.say(f"{device}: measuring {context.metric.name} on {len(part)} samples")
     metrics = {
-        label: metric_record(
-            context.metric.measure(forward, part, batch_size=batch, progress=context.progress)
-        )
+        label: context.metric.measure(forward, part, batch_size=batch, progress=context.progress).record
         for label, forward in forwards.items()
     }
     return parities, metrics

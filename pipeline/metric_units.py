@@ -8,8 +8,8 @@ from ..errors import CompressError
 from .pages.words import is_share
 
 if TYPE_CHECKING:
+    from ..calibration.measurement import MetricRecord
     from .recipe.sections import Recipe
-    from .run_record import MetricRecord
 
 
 def require_share(recipe: Recipe, measured: MetricRecord) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..record import Count, Interval, Measured, Record, Seconds
+from ..calibration.measurement import MetricRecord
+from ..record import Count, Record, Seconds
 from ..targets.layer import Layer
 from ..targets.measuring.latency import Latency, Speedup
 
@@ -21,16 +22,6 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in settings.items()
     }
-
-
-class MetricRecord(Record):
-    """A metric with the sample it stands on; accuracies are fractions."""
-
-    name: str
-    value: Measured
-    n: Count
-    ci95: Interval
-    part: str
 
 
 class BudgetRecord(Record):

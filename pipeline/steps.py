@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.metric import Measurement
+from ..calibration.measurement import MetricRecord
 from ..calibration.named import import_callable
 from ..errors import CompressError
 from ..model import Facts, Model
@@ -17,7 +17,7 @@ from ..passes.base import Pass, PassContext, PassPlan
 from ..passes.order import refusal
 from .environment import code_digest
 from .files import sha256_file
-from .run_record import MetricRecord, StepRecord
+from .run_record import StepRecord
 from .store import Entry, Store, key_of
 
 
@@ -131,14 +131,7 @@ def measure(model: Model, context: PassContext) -> MetricRecord:
     """The metric on the part that the verdict is taken on."""
     forward, batch = model.in_batches()
     part = context.data.judge
-    return metric_record(context.metric.measure(forward, part, batch_size=batch, progress=context.progress))
-
-
-def metric_record(measured: Measurement) -> MetricRecord:
-    """The part of a measurement that run.json keeps."""
-    return MetricRecord(
-        name=measured.name, value=measured.value, n=measured.n, ci95=measured.ci95, part=measured.part
-    )
+    return context.metric.measure(forward, part, batch_size=batch, progress=context.progress).record
 
 
 def _record(

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...calibration.metric import ROUNDING, Measurement
+from ...calibration.measurement import Measurement
+from ...calibration.metric import ROUNDING
+from ...calibration.statistics import mean_of
 from ...errors import CompressError
 from ...model import Model
 from .phases import Compressed, Phases
@@ -46,9 +48,9 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
         notes.append(told)
         phases.context.progress.say(f"  l2: {told}")
         ratio = next_ratio(kept, lost)
-    if drops and drops[-1].error > max_drop:
+    if drops and (last := drops[-1]).error > max_drop:
         notes.append(
-            f"the validation part's {before.n} samples tell drops only to about {drops[-1].error:.2f} points, more than"
+            f"the validation part's {last.n} samples tell drops only to about {last.error:.2f} points, more than"
             " max_drop: the size is as much chance; give the part more samples"
         )
     if best is None:
@@ -61,20 +63,21 @@ def smallest(phases: Phases, max_drop: float) -> Compressed:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much less a metric is, in points, with the standard error of that over n samples."""
+    """How much less a metric is, in points, with the standard error of that over n samples; NaN of one sample."""
 
     points: float
     error: float
     n: int
 
     def __str__(self) -> str:
-        return f"{self.points:+.2f} ± {self.error:.2f} points of the validation part (n = {self.n})"
+        error = f" ± {self.error:.2f}" if self.n > 1 else ""
+        return f"{self.points:+.2f}{error} points of the validation part (n = {self.n})"
 
 
 def drop_of(before: Measurement, after: Measurement) -> Drop:
     """Of two measurements of the same samples: the error is that of the mean of their differences."""
-    differences = 100 * (np.asarray(before.scores, np.float64) - np.asarray(after.scores, np.float64))
-    return Drop(float(differences.mean()), float(differences.std() / math.sqrt(before.n)), before.n)
+    lost = mean_of(100 * (np.asarray(before.scores, np.float64) - np.asarray(after.scores, np.float64)))
+    return Drop(lost.value, lost.error, lost.n)
 
 
 def next_ratio(kept: float, lost: float) -> float | None:

@@ -68,7 +68,7 @@ class FloatLayers:
 
     def _metric(self, model: Model, part: Part) -> float:
         forward, batch = model.in_batches(VALIDATION_BATCH)
-        return self.context.metric.measure(forward, part, batch_size=batch).value
+        return self.context.metric.measure(forward, part, batch_size=batch).record.value
 
     def _costs(self, before: State, after: State, kept: frozenset[str]) -> dict[str, float]:
         """Milliseconds that each layer in `kept` takes more in float, on the recipe's first device."""

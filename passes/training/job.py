@@ -76,7 +76,8 @@ class Job:
 class History:
     """What a training did.
 
-    epochs: {epoch, lr, loss, its parts, metric}, one row each; row 0 is the network before any step.
+    epochs: {epoch, lr, loss, its parts, metric, metric_error where it is known}, one row each; row 0 is the network
+        before any step.
     best: the epoch whose weights were kept; None when the last one's were.
     """
 

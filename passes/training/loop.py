@@ -29,8 +29,8 @@ from .schedule import Moment, learning_rate
 
 SAID_APART = ("epoch", "lr", "metric", "metric_error")
 NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
-Evaluate = Callable[[], tuple[float, float]]
-"""The validation metric of the network as it is, higher is better, and its standard error."""
+Evaluate = Callable[[], tuple[float, float | None]]
+"""The validation metric of the network as it is, higher is better, and its standard error, None if not known."""
 
 
 def train(
@@ -162,7 +162,9 @@ class Trainer:
         if self.evaluate is not None and parallel.rank() == 0:
             self.objective.schedule(self._now())
             self.objective.training(False)
-            row["metric"], row["metric_error"] = self.evaluate()
+            row["metric"], error = self.evaluate()
+            if error is not None:
+                row["metric_error"] = error
         self.history.epochs.append(row)
         if "metric" in row and self.options.keep == "best":
             self._keep_best(epoch, row["metric"])
@@ -174,10 +176,13 @@ class Trainer:
             self.progress.say(f"  {self.job.what}: {_told(row, self.options.epochs)}")
 
     def _keep_best(self, epoch: int, metric: float) -> None:
-        """Of equals the longer trained one; the start only where it is better by more than chance may make it."""
+        """Of equals the longer trained one; the start only where it is better by more than chance may make it.
+
+        That is its standard error, and nothing where that is not known.
+        """
         if self.history.best is not None:
             best = self.history.epochs[self.history.best]
-            bar = best["metric"] - (best["metric_error"] if self.history.best == 0 else 0.0)
+            bar = best["metric"] - (best.get("metric_error", 0.0) if self.history.best == 0 else 0.0)
         if self.history.best is None or metric >= bar:
             self.history.best = epoch
             self.best = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}

@@ -72,10 +72,9 @@ class Stages:
         context, batch = self.context, self.static_batch
         run = padded(forward, batch) if batch else forward
 
-        def evaluate() -> tuple[float, float]:
-            measured = context.metric.measure(run, context.data.validation, batch or JUDGED_IN)
-            low, high = measured.ci95
-            return measured.value, (high - low) / (2 * 1.96)
+        def evaluate() -> tuple[float, float | None]:
+            measured = context.metric.measure(run, context.data.validation, batch or JUDGED_IN).record
+            return measured.value, measured.standard_error
 
         return evaluate
 
@@ -99,8 +98,9 @@ class Stages:
         first, last = history.epochs[0], history.epochs[-1]
         kept = last if history.best is None else history.epochs[history.best]
         which = f"epoch {int(kept['epoch'])} of {len(history.epochs) - 1} kept"
+        error = f", standard error {kept['metric_error']:.4f}" if "metric_error" in kept else ""
         stopped = ", stopped early" if history.stopped_early else ""
         return (
             f"trained, {stage}: {which}{stopped}; {self.context.metric.name} {first['metric']:.4f} before,"
-            f" {kept['metric']:.4f} after ({len(self.context.data.validation)} validation samples)"
+            f" {kept['metric']:.4f} after ({len(self.context.data.validation)} validation samples{error})"
         )

@@ -14,7 +14,8 @@ from ..recipe.values import quantity
 from .budget import Budget, Evidence, Finding, NotMeasuredError, told_apart
 
 if TYPE_CHECKING:
-    from ..run_record import MetricRecord, TargetRecord
+    from ...calibration.measurement import MetricRecord
+    from ..run_record import TargetRecord
 
 # -- what a recipe says
 

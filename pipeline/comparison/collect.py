@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...calibration.measurement import MetricRecord
 from ...targets import runtime_packages
 from ...targets.measuring.latency import Latency, Speedup
 from ..int8_share import share_text
 from ..profile.record import PROFILE_FILE, Profile
 from ..report.read import load_run
 from ..report.view import STATUS
-from ..run_record import EngineRecord, MetricRecord, RunRecord, TargetRecord
+from ..run_record import EngineRecord, RunRecord, TargetRecord
 from .groups import MACHINE, NOT_TOLD, Facts, Group, batch_of, declared, differences, grouped
 from .records import load_profile, record_names, records_in
 

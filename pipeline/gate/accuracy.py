@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...calibration.data import Part
-from ...calibration.metric import Measurement, Metric, metric_named
+from ...calibration.measurement import Measurement, MetricRecord
+from ...calibration.metric import Metric, metric_named
 from ...calibration.statistics import mcnemar, mean_of, paired_drop_bound
 from ...errors import CompressError
 from ...model import Forward, padded
@@ -35,8 +36,8 @@ class Paired:
     drop: baseline minus candidate; at_most: what it surely (95 %) does not exceed.
     """
 
-    baseline: Measurement
-    candidate: Measurement
+    baseline: MetricRecord
+    candidate: MetricRecord
     drop: float
     at_most: float
     p: float
@@ -74,13 +75,13 @@ def paired(baseline: Measurement, candidate: Measurement) -> Paired:
     a, b = baseline.scores, candidate.scores
     if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise CompressError(
-            f"metric {baseline.name}: {len(a)} samples, and a test needs at least 2, all with numbers"
+            f"metric {baseline.record.name}: {len(a)} samples, and a test needs at least 2, all with numbers"
         )
-    drop = float((a - b).mean())
+    records, drop = (baseline.record, candidate.record), float((a - b).mean())
     if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
-        return Paired(baseline, candidate, drop, paired_drop_bound(a, b), mcnemar(a, b, "greater"))
+        return Paired(*records, drop, paired_drop_bound(a, b), mcnemar(a, b, "greater"))
     lost = mean_of(a - b)
-    return Paired(baseline, candidate, drop, lost.upper(), lost.p_above())
+    return Paired(*records, drop, lost.upper(), lost.p_above())
 
 
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:

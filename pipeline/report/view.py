@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...calibration.measurement import MetricRecord
 from ...targets.layer import Layer
 from ..int8_share import share_text, uncounted_text
 from ..pages.words import (
@@ -21,7 +22,7 @@ from ..pages.words import (
     ratio,
     ratio_interval,
 )
-from ..run_record import EngineRecord, MetricRecord, RunRecord, TargetRecord
+from ..run_record import EngineRecord, RunRecord, TargetRecord
 from .charts import Strip, latency_strips
 from .layers import LayerRow, match_layers
 

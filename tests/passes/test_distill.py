@@ -15,7 +15,8 @@ import onnx
 import pytest
 import quantization_nets
 import torch
-from edgepress.calibration.metric import Measurement, TopK
+from edgepress.calibration.measurement import Measurement, MetricRecord
+from edgepress.calibration.metric import TopK
 from edgepress.calibration.sources import load_data
 from edgepress.errors import CompressError
 from edgepress.examples import digits as digits_examples
@@ -271,7 +272,8 @@ class Distance:
     def measure(self, forward: Any, part: Any, batch_size: int = 32, progress: Any = None) -> Any:
         x = torch.stack([row[0][0] for row in part.samples])
         value = -float(forward(x)[0].pow(2).mean())
-        return Measurement("distance", value, len(part), (value, value), part.name, np.zeros(len(part)))
+        record = MetricRecord(name="distance", value=value, n=len(part), ci95=(value, value), part=part.name)
+        return Measurement(record, np.zeros(len(part)))
 
 
 class TestStudents:
@@ -318,7 +320,7 @@ class TestStudents:
         training = {"weight_decay": 5.0, "lr": 5e-2, "keep": "last", "epochs": 3}
         result = distilled(weight_bits=2, points="learned", points_epochs=1, training=training)
         [*_, note] = [n for n in result.notes if n.startswith("trained, points")]
-        measured = TopK(1).measure(result.model.run, PART).value
+        measured = TopK(1).measure(result.model.run, PART).record.value
         assert f"{measured:.4f} after" in note
 
     def test_a_student_of_its_own(self) -> None:
@@ -407,4 +409,4 @@ def digits_model() -> Model:
 
 
 def accuracy(model: Model) -> float:
-    return TopK(1).measure(model.run, digits_context().data.judge, 64).value
+    return TopK(1).measure(model.run, digits_context().data.judge, 64).record.value

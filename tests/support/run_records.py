@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from edgepress.calibration.measurement import MetricRecord
 from edgepress.pipeline.run_record import (
     ArtefactRecord,
     EngineRecord,
-    MetricRecord,
     ParityRecord,
     RunRecord,
     StepRecord,

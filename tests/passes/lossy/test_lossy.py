@@ -10,7 +10,8 @@ import pytest
 import quantization_nets as nets
 import torch
 from edgepress.calibration.data import DataParts, Part
-from edgepress.calibration.metric import Measurement, TopK
+from edgepress.calibration.measurement import Measurement, MetricRecord
+from edgepress.calibration.metric import TopK
 from edgepress.errors import CompressError
 from edgepress.model import CodedTensor, Model
 from edgepress.passes.base import PassContext
@@ -479,12 +480,23 @@ def test_the_search_ends_near_the_smallest_file_that_is_kept(limit: float) -> No
 
 
 def test_a_drop_has_the_error_of_paired_samples() -> None:
-    """Three of 100 samples are lost and one is won: 2 points; the mean square of the differences is 0.04."""
+    """Three of 100 samples are lost and one is won: 2 points; the differences' squares sum to 4, 100 * 0.02^2 of them
+    the mean's, over n - 1.
+    """
     before, after = np.array([1] * 60 + [0] * 40), np.array([1] * 57 + [0] * 42 + [1])
-    drop = drop_of(*(Measurement("top1", s.mean(), 100, (0, 1), "validation", s) for s in (before, after)))
+    drop = drop_of(*(Measurement(validation_record(s.mean()), s) for s in (before, after)))
     assert (drop.points, drop.n) == (pytest.approx(2.0), 100)
-    assert drop.error == pytest.approx(100 * (0.04 - 0.02**2) ** 0.5 / 10)
-    assert str(drop) == "+2.00 ± 1.99 points of the validation part (n = 100)"
+    assert drop.error == pytest.approx(100 * ((4 - 100 * 0.02**2) / 99) ** 0.5 / 10)
+    assert str(drop) == "+2.00 ± 2.00 points of the validation part (n = 100)"
+
+
+def test_a_drop_of_one_sample_has_no_error() -> None:
+    drop = drop_of(*(Measurement(validation_record(s), np.array([s])) for s in (1.0, 0.0)))
+    assert str(drop) == "+100.00 points of the validation part (n = 1)"
+
+
+def validation_record(value: float) -> MetricRecord:
+    return MetricRecord(name="top1", value=value, n=100, ci95=(0, 1), part="validation")
 
 
 def test_the_search_gives_up_where_nothing_is_kept() -> None:

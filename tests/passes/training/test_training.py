@@ -207,6 +207,13 @@ class TestLoop:
         _, history = trained(evaluate=lambda: (next(scores), 0.02))
         assert history.best == 2
 
+    def test_of_a_start_whose_error_is_not_known_only_what_is_better_is_kept(self) -> None:
+        """Scores that are all 0 before training have no standard error: that makes no bar that nothing passes."""
+        found = iter([(0.0, None), (0.5, 0.1), (0.4, 0.1), (0.4, 0.1)])
+        assert trained(evaluate=lambda: next(found))[1].best == 1
+        spoilt = iter([(1.0, None), (0.5, 0.1), (0.4, 0.1), (0.3, 0.1)])
+        assert trained(evaluate=lambda: next(spoilt))[1].best == 0
+
     def test_it_stops_when_nothing_gets_better(self) -> None:
         scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
         _, history = trained(evaluate=lambda: (next(scores), 0.01), epochs=10, patience=3)

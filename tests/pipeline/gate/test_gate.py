@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from edgepress.calibration.metric import Measurement
+from edgepress.calibration.measurement import Measurement, MetricRecord
 from edgepress.cli import cli
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.devices.file import find_devices
@@ -248,7 +248,8 @@ def test_differences_in_words() -> None:
 
 
 def measurement(scores: list[float]) -> Measurement:
-    return Measurement("top1", float(np.mean(scores)), len(scores), (0, 1), "test", np.array(scores))
+    record = MetricRecord(name="top1", value=float(np.mean(scores)), n=len(scores), ci95=(0, 1), part="test")
+    return Measurement(record, np.array(scores))
 
 
 def test_accuracy_is_a_paired_test() -> None:

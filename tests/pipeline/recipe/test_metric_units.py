@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from edgepress.calibration.measurement import MetricRecord
 from edgepress.errors import CompressError
 from edgepress.pipeline.budgets import Budgets
 from edgepress.pipeline.judge import judge
 from edgepress.pipeline.metric_units import require_share
 from edgepress.pipeline.pages.words import EN_DASH, MINUS, metric_change, metric_interval
 from edgepress.pipeline.recipe.sections import Recipe
-from edgepress.pipeline.run_record import MetricRecord
 from run_records import step
 
 
