@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 DIGITS = Path(digits_package.__file__).parent
 SOLAR = Path(solar_package.__file__).parent
+PARTS = {"train": 997, "calibration": 150, "validation": 200, "test": 450}
 NETWORKS = {"cnn": (0.98, 120_000), "vit": (0.96, 150_000)}
 
 
@@ -48,12 +49,7 @@ def exports(network: torch.nn.Module, example: torch.Tensor) -> torch.Tensor:
 
 def test_digits_parts_are_disjoint_and_cover_every_image():
     parts = digits_data.split(1797)
-    assert {name: len(rows) for name, rows in parts.items()} == {
-        "train": 997,
-        "calibration": 150,
-        "validation": 200,
-        "test": 450,
-    }
+    assert {name: len(rows) for name, rows in parts.items()} == PARTS
     assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(1797))
 
 
@@ -62,13 +58,16 @@ def test_digits_are_the_same_on_every_call_whatever_the_global_seed():
     first = digits_data.digits()
     torch.manual_seed(2)
     second = digits_data.digits()
+    assert list(first) == list(second) == list(PARTS)
     for name, (images, labels) in first.items():
         assert torch.equal(images, second[name][0])
         assert torch.equal(labels, second[name][1])
 
 
 def test_digits_images_are_float_in_minus_one_to_one_and_every_class_is_in_every_part():
-    for images, labels in digits_data.digits().values():
+    parts = digits_data.digits()
+    assert list(parts) == list(PARTS)
+    for images, labels in parts.values():
         assert images.shape == (len(labels), 1, 32, 32)
         assert images.dtype == torch.float32
         assert images.min() == -1

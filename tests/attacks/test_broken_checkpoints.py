@@ -339,10 +339,17 @@ def names(cases: list[Any]) -> list[str]:
 def test_weights(tmp_path: Path, name: str, make: Make, code: int, message: str) -> None:
     make(tmp_path / name)
     section = ModelSection(source=f"{__name__}:linear", weights=Path(name), input_shape=(2,))
+    assert name in refused(tmp_path, section, code, message)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["code.pt", "codeold.pt", "code4.pt", "code0.pth", "module.pt"])
+def test_what_calls_code_is_refused_with_the_digest_that_trusts_it(tmp_path: Path, name: str) -> None:
+    _, make, code, message = next(case for case in WEIGHTS if case[0] == name)
+    make(tmp_path / name)
+    section = ModelSection(source=f"{__name__}:linear", weights=Path(name), input_shape=(2,))
     text = refused(tmp_path, section, code, message)
-    assert name in text
-    if message.startswith("is a pickle"):
-        assert f"--trust-pickle {sha256_file(tmp_path / name)}" in text
+    assert f"--trust-pickle {sha256_file(tmp_path / name)}" in text
 
 
 @pytest.mark.parametrize("name", ["text.pt", "code.pt", "cut.safetensors", "bomb.pt"])
@@ -359,7 +366,9 @@ def test_trust_is_of_one_file_only(tmp_path: Path) -> None:
     torch.save(Attack(), tmp_path / "code.pt")
     torch.save(linear(), tmp_path / "other.pt")
     section = ModelSection(source=f"{__name__}:linear", weights=Path("code.pt"), input_shape=(2,))
-    refused(tmp_path, section, UNSAFE, "--trust-pickle", trust=sha256_file(tmp_path / "other.pt"))
+    assert sha256_file(tmp_path / "code.pt") in refused(
+        tmp_path, section, UNSAFE, "--trust-pickle", trust=sha256_file(tmp_path / "other.pt")
+    )
 
 
 def exported(edit: Callable[[dict[str, bytes]], None] | None = None) -> Make:

@@ -281,9 +281,9 @@ def test_every_broken_recipe_has_its_row() -> None:
 
 def test_reading_a_recipe_runs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """Several of the recipes would print `hacked`, were anything in them evaluated."""
-    for path in RECIPES.glob("*.yaml"):
+    for name in CASES:
         with pytest.raises(RecipeError):
-            read_recipe(path)
+            read_recipe(RECIPES / f"{name}.yaml")
     assert capfd.readouterr() == ("", "")
 
 

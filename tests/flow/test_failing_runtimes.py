@@ -23,6 +23,7 @@ STAGES = {
     "load": "measuring model.onnx on faulty",
     "inference": "in the first inference of model.onnx",
 }
+ANY_STAGE = r"(building|in the first inference of|running|measuring) (model|float)\.onnx"
 KINDS = {
     "signal": r"died by signal 8 \(SIGFPE\)",
     "hang": r"no answer within \d+ s",
@@ -71,8 +72,8 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
     [failed] = record.targets
     assert failed.status == "failed"
     assert re.search(KINDS[kind], failed.reason), failed.reason
-    if kind != "hang":  # on a busy machine the time may be over before the stage is reached
-        assert STAGES[stage] in failed.reason
+    # On a busy machine the time may be over before the stage is reached.
+    assert re.search(ANY_STAGE if kind == "hang" else re.escape(STAGES[stage]), failed.reason), failed.reason
     assert failed.reason in record.reason
     assert [step.pass_name for step in record.steps] == ["float"]
     assert (place / "run" / "report.html").is_file()

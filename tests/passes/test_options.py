@@ -36,10 +36,16 @@ def test_one_option_of_a_group_leaves_the_others_of_the_pass_alone() -> None:
     assert L2(training={"epochs": 3}).training.lr == L2().training.lr == 5e-3  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_a_group_that_is_set_in_part_has_the_defaults_of_the_pass(name: str) -> None:
-    for group, default in groups(PASSES[name]):
-        assert type(default)() == default, f"{name}.{group}: its defaults are not those of its class"
+@pytest.mark.parametrize(
+    "default",
+    [pytest.param(value, id=f"{name}.{group}") for name in PASSES for group, value in groups(PASSES[name])],
+)
+def test_a_group_that_is_set_in_part_has_the_defaults_of_the_pass(default: BaseModel) -> None:
+    assert type(default)() == default
+
+
+def test_passes_that_train_have_groups() -> None:
+    assert {"distill", "l2"} <= {name for name in PASSES if "training" in dict(groups(PASSES[name]))}
 
 
 @pytest.mark.parametrize("name", PASSES)

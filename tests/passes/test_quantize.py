@@ -140,7 +140,7 @@ def test_a_rebuilt_model_shares_no_memory_with_its_plan() -> None:
     rebuilt = Quantize().rebuild(model, plan, context_of(PART))
     for parameter in rebuilt.module.parameters():
         parameter.data.zero_()
-    assert all(torch.equal(stored[name], tensor) for name, tensor in plan.tensors.items())
+    assert stored and all(torch.equal(stored[name], tensor) for name, tensor in plan.tensors.items())
 
 
 def test_what_equalization_puts_in_is_rebuilt_with_the_plan() -> None:
@@ -169,8 +169,14 @@ def test_few_samples_do_not_make_equalization_spoil_the_network(count: int) -> N
     )
     lost = sqnr_db(wanted, without.model.run(unseen)[0]) - sqnr_db(wanted, auto.model.run(unseen)[0])
     assert lost < 3.0
-    if count == 1:
-        assert "equalization left out: it takes samples to fit it and others to judge it by" in auto.notes
+
+
+def test_one_sample_leaves_equalization_out_and_says_so() -> None:
+    net = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 3))
+    result = Quantize(equalization="auto", sensitivity_samples=0).apply(
+        model_of(net, 16), context_of(samples(1, 16))
+    )
+    assert "equalization left out: it takes samples to fit it and others to judge it by" in result.notes
 
 
 # keep_float
@@ -376,4 +382,5 @@ def test_a_plan_is_data() -> None:
     assert isinstance(plan, PassPlan)
     assert json.loads(json.dumps(plan.structure)) == plan.structure
     json.dumps(plan.details)
+    assert plan.tensors
     assert all(isinstance(tensor, Tensor) and tensor.is_contiguous() for tensor in plan.tensors.values())

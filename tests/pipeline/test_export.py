@@ -102,6 +102,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return net, scheme, model, path, onnx.load(path)
 
 
+def layers_of(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in proto.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+
+
 def producers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {output: node for node in proto.graph.node for output in node.output}
 
@@ -117,9 +121,9 @@ def test_the_file_is_valid_and_of_the_default_versions(exported: Exported) -> No
 def test_every_layer_reads_int8_weights_and_q_dq_activations(exported: Exported) -> None:
     *_, proto = exported
     made_by, constants = producers(proto), {i.name: i for i in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            continue
+    layers = layers_of(proto)
+    assert layers
+    for node in layers:
         for name in node.input[:2]:
             source = made_by[name]
             while source.op_type in ("Transpose", "Reshape", "Split", "Squeeze", "Gather", "Slice"):
@@ -135,12 +139,12 @@ def test_no_float_weight_is_left_and_none_is_transposed(exported: Exported) -> N
     large = [i for i in proto.graph.initializer if np.prod(i.dims) >= 24 and len(i.dims) > 1]
     assert large
     assert {i.data_type for i in large} == {TensorProto.INT8}
-    for node in proto.graph.node:
-        if node.op_type == "Transpose" and node.input[0] in made_by:
-            source = made_by[node.input[0]]
-            assert source.op_type != "DequantizeLinear" or source.input[0] not in constants
-        if node.op_type == "QuantizeLinear":
-            assert node.input[0] not in constants
+    transposed = [
+        made_by[n.input[0]] for n in proto.graph.node if n.op_type == "Transpose" and n.input[0] in made_by
+    ]
+    assert [n.name for n in transposed if n.op_type == "DequantizeLinear" and n.input[0] in constants] == []
+    quantized = [n.input[0] for n in proto.graph.node if n.op_type == "QuantizeLinear"]
+    assert quantized and not constants.keys() & set(quantized)
 
 
 def test_the_activation_grids_are_those_of_the_scheme(exported: Exported) -> None:
@@ -155,7 +159,7 @@ def test_the_activation_grids_are_those_of_the_scheme(exported: Exported) -> Non
 
 def test_layers_have_the_names_of_their_modules(exported: Exported) -> None:
     net, *_, proto = exported
-    layers = [n.name for n in proto.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    layers = [node.name for node in layers_of(proto)]
     # Attention that the outermost module calls is named by its operator.
     assert [name.removeprefix("scaled_dot_product_attention.") for name in layers] == NETS[net][2]
 

@@ -217,7 +217,7 @@ def test_convolutional_networks(case: str) -> None:
     module, expected = CONVOLUTIONAL[case]
     placement = placed(module, 4, 8, 8)
     assert quantized(placement) == expected
-    assert all(c.quantized for c in placement.coverage)
+    assert placement.coverage and all(c.quantized for c in placement.coverage)
     assert placement.int8_macs == 1.0
 
 

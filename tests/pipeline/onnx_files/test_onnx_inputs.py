@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from edgepress.calibration.typed import in_type
 from edgepress.cli import cli
 from edgepress.errors import CompressError
+from edgepress.passes import PASSES
 from edgepress.pipeline.export import export
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.onnx_files.inputs import GivenShapes, with_shapes
@@ -109,7 +110,7 @@ def test_inspect_counts_at_the_shape_that_is_given(tmp_path: Path, batch, shape:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["macs"], found["params"]) == (2 * 4 * 6 * 36, 72)  # 4 x 6 positions
-    assert all(row["applies"] for row in found["passes"])
+    assert {row["name"]: row["applies"] for row in found["passes"]} == dict.fromkeys(PASSES, True)
 
 
 @pytest.mark.parametrize("command", ["inspect", "lint"])

@@ -48,6 +48,10 @@ def profiled(path: Path, labels: list[str], folder: Path, plan: ProfilePlan = QU
     return profile([path], find_devices(labels, None), folder, plan).profiles[0]
 
 
+HERE = [pytest.param(0, id="openvino:CPU"), pytest.param(1, id="onnxruntime")]
+"""Where the rows of the devices that run are among those of `measured`."""
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("profile")
@@ -69,23 +73,25 @@ def test_one_row_a_device_in_the_order_asked_for(measured: Profile) -> None:
     ]
 
 
-def test_latency_keeps_its_samples_and_says_which_percentiles_they_cannot_support(measured: Profile) -> None:
-    for device in measured.devices[:2]:
-        latency = device.engine.latency_ms
-        assert [len(launch) for launch in latency.samples_ms] == [11, 11]
-        assert (latency.n, latency.launches, latency.p90, latency.p99) == (22, 2, None, None)
-        assert "n = 22, p90 needs 64" in latency.note
-        assert 0 < latency.ci95[0] <= latency.ci95[1]
-        assert latency.load_ms > 0 and latency.first_inference_ms > 0
+@pytest.mark.parametrize("index", HERE)
+def test_latency_keeps_its_samples_and_says_which_percentiles_they_cannot_support(
+    index: int, measured: Profile
+) -> None:
+    latency = measured.devices[index].engine.latency_ms
+    assert [len(launch) for launch in latency.samples_ms] == [11, 11]
+    assert (latency.n, latency.launches, latency.p90, latency.p99) == (22, 2, None, None)
+    assert "n = 22, p90 needs 64" in latency.note
+    assert 0 < latency.ci95[0] <= latency.ci95[1]
+    assert latency.load_ms > 0 and latency.first_inference_ms > 0
 
 
-def test_layers_shares_and_settings(measured: Profile) -> None:
-    for device in measured.devices[:2]:
-        engine = device.engine
-        assert sum(layer.macs for layer in engine.layers) == GEMM_MACS
-        assert sum(engine.precision.values()) == pytest.approx(1.0)
-        assert "int8" not in engine.precision
-        assert engine.settings and engine.engine_bytes > 0
+@pytest.mark.parametrize("index", HERE)
+def test_layers_shares_and_settings(index: int, measured: Profile) -> None:
+    engine = measured.devices[index].engine
+    assert sum(layer.macs for layer in engine.layers) == GEMM_MACS
+    assert sum(engine.precision.values()) == pytest.approx(1.0)
+    assert "int8" not in engine.precision
+    assert engine.settings and engine.engine_bytes > 0
 
 
 def test_the_record_survives_its_file(measured: Profile, tmp_path: Path) -> None:
@@ -181,12 +187,15 @@ def test_throughput_keeps_several_inferences_in_flight(label: str, tmp_path: Pat
     assert device.engine.settings[hint[0]] == hint[1]
 
 
-def test_memory_states_and_digests_are_told_and_energy_only_with_a_counter(measured: Profile) -> None:
-    for device in measured.devices[:2]:
-        assert 0 < device.resources.engine_memory_bytes < device.resources.peak_memory_bytes
-        assert [state["load_average"] is not None for state in device.states] == [True, True]
-        assert len(device.engine_sha256) == 64
-        assert device.resources.joules is None or device.resources.joules > 0
+@pytest.mark.parametrize("index", HERE)
+def test_memory_states_and_digests_are_told_and_energy_only_with_a_counter(
+    index: int, measured: Profile
+) -> None:
+    device = measured.devices[index]
+    assert 0 < device.resources.engine_memory_bytes < device.resources.peak_memory_bytes
+    assert [state["load_average"] is not None for state in device.states] == [True, True]
+    assert len(device.engine_sha256) == 64
+    assert device.resources.joules is None or device.resources.joules > 0
 
 
 def test_sustained_load_is_one_long_launch(tmp_path: Path) -> None:
@@ -236,8 +245,11 @@ def test_inputs_have_the_graphs_type_and_shape(kind: int, dtype: type) -> None:
     array = random_feeds(gemm(kind=kind), 2, seed=0)["x"]
     assert (array.dtype, array.shape) == (dtype, (2, 16))
     assert array.std() > 0
-    if array.dtype.kind != "f":
-        assert set(np.unique(array).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL])
+def test_inputs_that_are_no_floats_are_zeros_and_ones(kind: int) -> None:
+    assert set(np.unique(random_feeds(gemm(kind=kind), 2, seed=0)["x"]).tolist()) == {0, 1}
 
 
 def test_inputs_are_those_of_the_seed() -> None:

@@ -9,6 +9,10 @@ from edgepress.targets import TARGETS, tensorrt
 from onnx import TensorProto, helper
 from tiny_onnx import conv_float, conv_qdq, model_of
 
+needs_tensorrt = pytest.mark.skipif(
+    tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed"
+)
+
 scatter = [helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], "scatter", axis=1, reduction="add")]
 plain_scatter = [helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], "scatter", axis=1)]
 places = {"i": np.zeros((1, 8, 8, 8), np.int64), "u": np.ones((1, 8, 8, 8), np.float32)}
@@ -106,9 +110,8 @@ def test_openvino_tells_by_its_own_word_which_layer_runs_in_float_although_it_ha
     assert set(found) == {"clip", "conv"} and "OpenVINO says that it runs it in" in found["conv"].problem
 
 
+@needs_tensorrt
 def test_tensorrt_itself_names_the_node_it_refuses(save):
-    if tensorrt.library() is None:
-        pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
     node = helper.make_node("Bernoulli", ["x"], ["y"], "noise", seed=0.0)
     found = TARGETS["tensorrt"].lint(save(model_of([node], {})))
     assert [x.node for x in found] == ["noise"] and "Bernoulli" in found[0].problem
@@ -122,7 +125,7 @@ def test_a_file_that_is_not_onnx_is_named(tmp_path):
             target.lint(path)
 
 
-@pytest.mark.skipif(tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed")
+@needs_tensorrt
 def test_sizes_that_a_file_leaves_open_are_a_finding_of_tensorrt_with_the_option_that_states_them(save):
     """Not an error: the other runtimes run such a file, and their findings are told."""
     model = conv_float()
