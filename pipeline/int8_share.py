@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..macs import listed
 from ..targets.layer import Layer
 from ..text import short
-from .pages.words import NOT_MEASURED, UNKNOWN, count_size, ms, percent
+from .pages.words import NOT_MEASURED, UNKNOWN, count_size, known, ms, percent
 from .report.layers import heaviness
 from .run_record import EngineRecord
 
@@ -44,7 +44,7 @@ def int8_share(engine: EngineRecord | None) -> Int8Share | None:
     uncounted = tuple(layer for layer in engine.layers if layer.macs is None)
     if not uncounted:
         share = engine.precision.get(INT8, 0.0)
-        return Int8Share(share, share) if engine.precision else None
+        return Int8Share(share, share) if engine.precision and known(share) else None
     counted = sum(layer.macs or 0 for layer in engine.layers)
     in_int8 = sum(layer.macs or 0 for layer in engine.layers if layer.precision == INT8)
     low = high = in_int8 / counted if counted else None

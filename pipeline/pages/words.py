@@ -67,7 +67,9 @@ def metric_interval(value: float, ci95: tuple[float, float]) -> str:
 
 
 def metric_change(before: float, after: float) -> str:
-    """How far a metric moved: "+0.42 points" of a share, of anything else the number itself."""
+    """How far a metric moved: "+0.42 points" of a share, of anything else the number itself; "" for unknown ones."""
+    if not (known(before) and known(after)):
+        return ""
     if is_share(before) and is_share(after):
         return f"{signed(100 * (after - before) + 0.0)} points"
     return f"{after - before + 0.0:+.4g}".replace("-", MINUS)

@@ -98,7 +98,7 @@ def _draw_strip(image: ElementTree.Element, strip: Strip, end: float, top: float
 
 
 def interval(value: float, ci95: tuple[float, float], reference: float, span: tuple[float, float]) -> Markup:
-    """A metric as a dot with its 95 % interval, the float model's as a dashed line, on the axis `span`."""
+    """A metric as a dot with its 95 % interval, the float model's as a dashed line, on the axis `span`; where known."""
     ends = all(map(math.isfinite, ci95))
     told = f"95 % interval {metric_interval(value, ci95)}" if ends else "no interval"
     image = svg(22, f"{metric_value(value)}, {told}")
@@ -107,10 +107,12 @@ def interval(value: float, ci95: tuple[float, float], reference: float, span: tu
     def place(v: float) -> str:
         return f"{4 + 92 * (min(max(v, low), high) - low) / ((high - low) or 1):.2f}%"
 
-    add(image, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
+    if math.isfinite(reference):
+        add(image, "line", "reference", x1=place(reference), x2=place(reference), y1="0", y2="22")
     if ends:
         add(image, "line", "whisker", x1=place(ci95[0]), x2=place(ci95[1]), y1="11", y2="11")
-    add(image, "circle", "point", cx=place(value), cy="11", r="4")
+    if math.isfinite(value):
+        add(image, "circle", "point", cx=place(value), cy="11", r="4")
     return markup(image)
 
 

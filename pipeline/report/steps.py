@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...record import LARGEST
-from ..pages.words import known, metric_change
+from ..pages.words import UNKNOWN, known, metric_change
 from ..run_record import RunRecord, StepRecord
 from .charts import curve, interval
 from .view import DeviceView, timed_device
@@ -50,7 +50,7 @@ def step_views(record: RunRecord, devices: Sequence[DeviceView]) -> list[StepVie
         latency = times.get(index)
         if latency:
             bars["latency"] = _bar(latency, times.get(0) or latency, slowest)
-        drop = metric_change(reference, step.metric.value) if index and known(step.metric.value) else ""
+        drop = metric_change(reference, step.metric.value) if index else ""
         chart = interval(step.metric.value, step.metric.ci95, reference, span)
         views.append(StepView(step, latency, bars, chart, drop))
     return views
@@ -75,11 +75,19 @@ def _number(value: object) -> float | None:
     return value if math.isfinite(value) and abs(value) <= LARGEST else None
 
 
+def _name(row: dict[str, Any], key: str) -> str:
+    """A name in a pass's details, which may be of another shape than ours."""
+    return UNKNOWN if row.get(key) is None else str(row[key])
+
+
 def coverage(step: StepRecord) -> dict[str, Any] | None:
     """Which layers a pass quantized: what stays in float first, heaviest first; None when it does not say."""
-    keys = ("layer", "kind", "macs", "quantized", "reason")
     rows = [
-        {**{key: row.get(key) for key in keys}, "macs": _number(row.get("macs"))}
+        {
+            **{key: _name(row, key) for key in ("layer", "kind")},
+            **{key: row.get(key) for key in ("quantized", "reason")},
+            "macs": _number(row.get("macs")),
+        }
         for row in detail_rows(step, "coverage")
     ]
     if not rows:
@@ -120,7 +128,7 @@ def code_sizes(step: StepRecord) -> list[dict[str, Any]]:
     """The tensors that became codes, those that take the most bytes first."""
     keys = ("weights", "bits_per_weight", "zeros")
     rows = [
-        {**row, "bytes": row["weights"] * row["bits_per_weight"] / 8}
+        {**row, "tensor": _name(row, "tensor"), "bytes": row["weights"] * row["bits_per_weight"] / 8}
         for row in detail_rows(step, "tensors")
         if all(_number(row.get(key)) is not None for key in keys)
     ]
@@ -130,7 +138,7 @@ def code_sizes(step: StepRecord) -> list[dict[str, Any]]:
 def sensitivity(step: StepRecord) -> list[dict[str, Any]]:
     """The layers that quantization hurts most: lowest SQNR first."""
     rows = [
-        {"layer": row.get("layer"), "sqnr_db": found}
+        {"layer": _name(row, "layer"), "sqnr_db": found}
         for row in detail_rows(step, "sensitivity")
         if (found := _number(row.get("sqnr_db"))) is not None
     ]

@@ -177,7 +177,7 @@ def tiles(record: RunRecord, devices: Sequence[DeviceView]) -> list[Tile]:
     if record.steps:
         first, last = record.steps[0], record.steps[-1]
         change = metric_change(first.metric.value, last.metric.value)
-        detail = f"float {metric_value(first.metric.value)} · {change}, n = {last.metric.n:,}"
+        detail = f"float {metric_value(first.metric.value)}{change and f' · {change}'}, n = {last.metric.n:,}"
         found.append(Tile(last.metric.name, metric_value(last.metric.value), detail))
         found.append(Tile("weights", byte_size(last.bytes), f"float {byte_size(first.bytes)}"))
     device = timed_device(devices)

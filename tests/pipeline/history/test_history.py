@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from itertools import pairwise
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -33,6 +32,7 @@ from edgepress.pipeline.judge import judge
 from edgepress.pipeline.pages.words import MINUS
 from edgepress.pipeline.record_file import write_record
 from edgepress.pipeline.run_record import ArtefactRecord
+from html_page import Page
 from run_records import MODEL, cpu, engine, latency, metric, run, step, tensorrt
 
 START = datetime(2026, 3, 14, 9, 18, 2, tzinfo=UTC)
@@ -348,26 +348,6 @@ def test_intervals() -> None:
 # The page
 
 
-class Page(HTMLParser):
-    """Every tag with its attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.text = " ".join("".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def classes(self, tag: str) -> list[str]:
-        return [attributes.get("class") or "" for name, attributes in self.tags if name == tag]
-
-
 STEP = [2.0, 2.02, 1.98, 2.0, 2.14, 2.12, 2.16, 2.14]
 
 
@@ -428,10 +408,7 @@ def test_a_hostile_name_is_only_text(name: str) -> None:
             history_html(series_of(latencies + series([0.5] * 6, measure="metric", unit=name, **shared)))
         )
 
-    def shape(page: Page) -> list[tuple[str, list[str]]]:
-        return [(tag, sorted(attributes)) for tag, attributes in page.tags]
-
-    assert shape(page(name)) == shape(page("name"))
+    assert page(name).shape == page("name").shape
     assert not {"\x1b", "\u202e"} & set(page(name).text)
     assert ("<U+001B>[31m" if "\x1b" in name else name) in page(name).text
 
