@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from edits import replaced
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "docs" / "ci"
@@ -45,9 +46,9 @@ def steps_of(name: str) -> list[str]:
     return [line for line in lines if "pip install" not in line]
 
 
-def simulated(line: str) -> str:
-    """The line with another device: no test may fail because the machine is slow, or busy."""
-    return line.replace("--device openvino:CPU", "--device quiet")
+def simulated(script: str) -> str:
+    """The script with another device: no test may fail because the machine is slow, or busy."""
+    return replaced(script, "--device openvino:CPU", "--device quiet")
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_the_steps_run(name: str, repository: Path) -> None:
         "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
         "GITHUB_STEP_SUMMARY": str(summary),
     }
-    script = "set -e\n" + "\n".join(map(simulated, steps_of(name)))
+    script = "set -e\n" + simulated("\n".join(steps_of(name)))
     done = subprocess.run(
         ["sh", "-c", script, "sh"], cwd=repository, env=environment, capture_output=True, text=True
     )

@@ -21,18 +21,17 @@ from edgepress.errors import CompressError, DeviceUnavailableError, UnsafeInputE
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.run_record import RunRecord
 from onnx import TensorProto, helper, numpy_helper
+from recipes import recipe_text
 
-RECIPE = """\
-name: tiny
-model:
-  source: edgepress.examples.digits.models:cnn
-  weights: package:edgepress.examples.digits/cnn.safetensors
-data:
-  source: edgepress.examples.digits.data:digits
-targets: [onnxruntime]
-measure: {pairs: 2, iterations: 11, warmup_s: 0}
-budgets: {bytes: 500 kB}
-"""
+
+def recipe(**sections: object) -> str:
+    """A small run whose only promise is the size of its file, 362 kB; `sections` take the place of its own."""
+    own = {
+        "name": "tiny",
+        "measure": {"pairs": 2, "iterations": 11, "warmup_s": 0},
+        "budgets": {"bytes": "500 kB"},
+    }
+    return recipe_text(**{**own, **sections})
 
 
 def compress(*arguments: object) -> Result:
@@ -261,9 +260,8 @@ def test_a_traceback_of_an_internal_error_only_on_request(monkeypatch: pytest.Mo
 
 def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
     (tmp_path / "interrupting.py").write_text("def parts():\n    raise KeyboardInterrupt\n")
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(RECIPE.replace("edgepress.examples.digits.data:digits", "interrupting:parts"))
-    result = compress("run", recipe, "-o", tmp_path / "out")
+    (tmp_path / "r.yaml").write_text(recipe(data={"source": "interrupting:parts"}))
+    result = compress("run", tmp_path / "r.yaml", "-o", tmp_path / "out")
     assert result.exit_code == 130
     assert result.stderr.endswith("interrupted; finished steps are kept, continue with --resume\n")
 
@@ -387,7 +385,7 @@ def test_pack_options_that_contradict(arguments: list[str], message: str) -> Non
 
 
 def test_inspect_takes_the_input_shape_from_a_recipes_data(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "r.yaml").write_text(recipe())
     found = json.loads(compress("inspect", tmp_path / "r.yaml", "--json").stdout)
     assert found["inputs"] == {"input": [1, 1, 32, 32]}
     assert found["params"] == 89_578
@@ -449,7 +447,7 @@ def test_profile_with_another_batch_than_the_models_own(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A run without passes whose budget is kept: the file takes 362 kB, and engines are no part of it."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "r.yaml").write_text(RECIPE)
+    (folder / "r.yaml").write_text(recipe())
     return folder, compress("run", folder / "r.yaml", "-o", folder / "out", "--json")
 
 
@@ -464,7 +462,7 @@ def test_a_run_that_passes(finished: tuple[Path, Result]) -> None:
 
 def test_a_broken_budget_is_exit_code_3(finished: tuple[Path, Result]) -> None:
     folder, _ = finished
-    (folder / "small.yaml").write_text(RECIPE.replace("500 kB", "1 kB"))
+    (folder / "small.yaml").write_text(recipe(budgets={"bytes": "1 kB"}))
     result = compress("run", folder / "small.yaml", "-o", folder / "out", "--resume")
     assert result.exit_code == 3
     assert "FAIL" in result.stdout
@@ -473,7 +471,7 @@ def test_a_broken_budget_is_exit_code_3(finished: tuple[Path, Result]) -> None:
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "r.yaml").write_text(recipe())
     described = json.loads(compress("run", "r.yaml", "--dry-run", "--json").stdout)
     assert described["model"]["params"] == 89_578
     assert "params: 89578" in compress("run", "r.yaml", "--dry-run").stdout
@@ -495,8 +493,7 @@ def test_report_writes_the_reports_again(finished: tuple[Path, Result]) -> None:
 
 
 def test_a_required_device_that_is_not_here(tmp_path: Path) -> None:
-    text = RECIPE.replace("[onnxruntime]", "[{openvino:NPX: {required: true}}]")
-    (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "r.yaml").write_text(recipe(targets=[{"openvino:NPX": {"required": True}}]))
     result = compress("run", tmp_path / "r.yaml", "-o", tmp_path / "out")
     assert result.exit_code == 5
     assert "openvino:NPX is required and not here" in result.stderr

@@ -22,6 +22,7 @@ from edgepress.pipeline.files import sha256_file
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
+from edits import replaced
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save, save_file
 from torch import nn
@@ -657,7 +658,7 @@ def wrong_size(model: onnx.ModelProto) -> None:
 
 def not_text(path: Path) -> None:
     onnx_file()(path)
-    path.write_bytes(path.read_bytes().replace(b"layer", b"lay\xd4r"))
+    path.write_bytes(replaced(path.read_bytes(), b"layer", b"lay\xd4r"))
 
 
 def unknown_input_type(model: onnx.ModelProto) -> None:

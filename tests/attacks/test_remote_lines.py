@@ -36,6 +36,7 @@ from edgepress.targets.remote.wire import (
     facts_of,
     frozen_from,
 )
+from edits import replaced
 
 AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
 ONE_THREAD = TargetOptions("CPU", threads=1)
@@ -353,7 +354,7 @@ def test_an_engine_that_is_larger_than_engines_are(tmp_path: Path) -> None:
 
 def test_a_file_that_asks_to_be_sent_again_and_again() -> None:
     wanted = json.dumps([digest(b"content")] * 3)
-    sent = EVIL_AGENT.replace('answer(number, {"ok": []})', f'answer(number, {{"ok": {wanted}}})')
+    sent = replaced(EVIL_AGENT, 'answer(number, {"ok": []})', f'answer(number, {{"ok": {wanted}}})')
     have = 'told["body"]["offset"] + len(base64.b64decode(told["body"]["data"]))'
     count = f'answer(number, {{"ok": {have}}}); print(do, file=sys.stderr)'
     link = AgentLink(

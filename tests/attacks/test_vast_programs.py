@@ -13,6 +13,7 @@ from edgepress.pipeline.ingest.exported_program import load_exported
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.inspect.run import inspect_model
 from edgepress.pipeline.recipe.sections import ModelSection
+from edits import replaced
 from torch import Tensor, nn
 
 
@@ -31,7 +32,7 @@ def test_a_program_that_fills_the_memory_takes_nothing_else_with_it(
     told = rf"^more than 2 GB of memory \({BYTES} raises it\) while inspecting|can't allocate memory"
     with pytest.raises(CompressError, match=told):
         inspect_model(str(path))
-    with pytest.raises(CompressError, match=told.replace("inspecting", "running")):
+    with pytest.raises(CompressError, match=replaced(told, "inspecting", "running")):
         ingest(ModelSection(source=str(path)))
 
 

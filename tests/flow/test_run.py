@@ -19,6 +19,7 @@ from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress, describe
+from edits import replaced
 from safetensors.torch import save_file
 from small_run import NETWORK, ONNXRUNTIME, OPENVINO, write_recipe
 
@@ -50,7 +51,7 @@ def test_a_student_of_four_bits_runs_in_int8_and_comes_with_its_packed_weights(t
     recipe = write_recipe(tmp_path, passes=[{"distill": options}], targets=[OPENVINO], budgets=budgets)
     network = tmp_path / "small_network.py"
     network.write_text(
-        network.read_text().replace('"calibration": (0, 60)', '"train": (0, 40), "calibration": (40, 60)')
+        replaced(NETWORK, '"calibration": (0, 60)', '"train": (0, 40), "calibration": (40, 60)')
     )
     record = compress(recipe, tmp_path / "run")
     assert record.verdict == "PASS", record.reason

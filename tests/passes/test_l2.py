@@ -21,38 +21,32 @@ from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.run import compress
 from edgepress.progress import Silent, Status
 from pydantic import ValidationError
+from recipes import recipe_text
 
 T = TypeVar("T")
 
-RECIPE = """
-name: small
-model:
-  source: edgepress.examples.digits.models:cnn
-  weights: package:edgepress.examples.digits/cnn.safetensors
-data:
-  source: edgepress.examples.digits.data:digits
-metric: top1
-passes:
-  - l2: {options}
-targets:
-  - onnxruntime
-budgets:
-  metric_drop: 1 points
-  bytes: {limit}
-measure: {{ pairs: 2, iterations: 11 }}
-"""
+UNTRAINED = {"importance_samples": 64, "transform_epochs": 0, "training": {"epochs": 0}}
 
 
-def recipe(folder: Path, options: str, limit: str = "1 MB") -> Path:
+def recipe(folder: Path, options: dict[str, Any], limit: str = "1 MB", more: tuple[str, ...] = ()) -> Path:
+    """A recipe with `l2` of these options, and `more` passes behind it."""
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(options=options, limit=limit))
+    text = recipe_text(
+        name="small",
+        metric="top1",
+        passes=[{"l2": options}, *more],
+        budgets={"metric_drop": "1 points", "bytes": limit},
+        measure={"pairs": 2, "iterations": 11},
+    )
+    path.write_text(text)
     return path
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("l2")
-    path = recipe(folder, "{ ratio: 12, importance_samples: 64, training: { epochs: 4, lr: 1e-2 } }", "35 kB")
+    options = {"ratio": 12, "importance_samples": 64, "training": {"epochs": 4, "lr": 1e-2}}
+    path = recipe(folder, options, "35 kB")
     return folder, compress(path, folder / "run", progress=Silent())
 
 
@@ -119,21 +113,20 @@ def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
 
 
 def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None:
-    path = recipe(
-        tmp_path,
-        "{ bytes: 60kB, transform_epochs: 0, importance_samples: 64, training: { epochs: 0 } }",
-        "60 kB",
-    )
+    path = recipe(tmp_path, {"bytes": "60kB", **UNTRAINED}, "60 kB")
     record = compress(path, tmp_path / "run", progress=Silent())
     size = (tmp_path / "run" / "model.l2z").stat().st_size
     assert 57_000 <= size <= 60_000
     assert record.verdict == "PASS", record.reason
 
 
-SEARCH = (
-    "{ max_drop: 1, transform_epochs: 0, samples: calibration, importance_samples: 32,"
-    " training: { epochs: 1, batch: 64, lr: 1e-2 } }"
-)
+SEARCH = {
+    "max_drop": 1,
+    "transform_epochs": 0,
+    "samples": "calibration",
+    "importance_samples": 32,
+    "training": {"epochs": 1, "batch": 64, "lr": 1e-2},
+}
 TRIED = re.compile(r"^(\S+)x loses (\S+) ± \S+ points of the validation part \(n = \d+\)( and is not kept)?$")
 
 
@@ -193,9 +186,7 @@ def test_an_interrupted_search_goes_on_with_each_sizes_own_training(
 
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
-    path = recipe(
-        tmp_path, "{ bytes: 2kB, importance_samples: 32, transform_epochs: 0, training: { epochs: 0 } }"
-    )
+    path = recipe(tmp_path, {"bytes": "2kB", **UNTRAINED, "importance_samples": 32})
     with pytest.raises(
         CompressError, match=r"l2: 2,000 bytes cannot be reached: the coarsest codes make a file"
     ):
@@ -210,7 +201,5 @@ def test_it_has_one_target_and_follows_no_quantization(tmp_path: Path) -> None:
     assert order_problem(L2(), [Quantize()]) == (
         "the network is already INT8 here, by the quantize above: `compress pack` makes an .l2z file of it"
     )
-    path = tmp_path / "two.yaml"
-    path.write_text(RECIPE.format(options="{ ratio: 5 }\n  - quantize", limit="1 MB"))
     with pytest.raises(CompressError, match="the file that l2 makes would not hold what this pass does"):
-        read_recipe(path)
+        read_recipe(recipe(tmp_path, {"ratio": 5}, more=("quantize",)))

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from edits import replaced
+
 
 def line(number: int, body: dict[str, Any]) -> bytes:
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
@@ -18,7 +20,7 @@ ANSWERS = {
     "as it should": lambda n: line(n, {"ok": []}),
     "wrong id": lambda n: line(n + 1, {"ok": []}),
     "of an earlier question": lambda n: line(n - 1, {"ok": []}),
-    "wrong digest": lambda n: line(n, {"ok": []}).replace(b"[]", b"[1]"),
+    "wrong digest": lambda n: replaced(line(n, {"ok": []}), b"[]", b"[1]"),
     "not JSON": lambda n: b"Welcome to Ubuntu\n",
     "not ASCII": lambda n: b"\xff\xfe\x00\n",
     "deep": lambda n: b"[" * 100_000 + b"\n",

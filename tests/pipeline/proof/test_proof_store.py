@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from edgepress.pipeline.proof.store import MAX_BYTES, store_proofs, stored_proofs
 from edgepress.pipeline.store import Store
+from edits import replaced
 from run_records import parity
 
 
@@ -38,5 +39,5 @@ def test_other_bytes_are_not_reused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store_proofs(store, "key", [parity()], ([(torch.zeros(2),)], [(torch.zeros(2),)]))
     values = tmp_path / "key" / "values.json"
-    values.write_text(values.read_text().replace("34.2", "99.9"))
+    values.write_text(replaced(values.read_text(), "34.2", "99.9"))
     assert stored_proofs(store, "key") is None

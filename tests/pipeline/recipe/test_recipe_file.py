@@ -28,7 +28,9 @@ from edgepress.pipeline.recipe.sections import (
     TargetSection,
 )
 from edgepress.pipeline.recipe.template import template
+from edits import replaced
 from pydantic import BaseModel
+from recipes import DIGITS, recipe_text
 
 MINIMAL = """\
 model: {source: edgepress.examples.digits.models:cnn}
@@ -101,7 +103,7 @@ def test_budgets_have_units(tmp_path: Path, key: str, text: str, value: object) 
 
 
 def test_targets_take_options_below_their_name(tmp_path: Path) -> None:
-    text = MINIMAL.replace("[onnxruntime]", "") + (
+    text = replaced(MINIMAL, "[onnxruntime]", "") + (
         "  - openvino:CPU\n"
         "  - onnxruntime:\n"
         "  - openvino:GPU.0:\n"
@@ -141,19 +143,19 @@ def test_a_wrong_pass_option_is_placed_and_a_close_name_suggested(tmp_path: Path
 
 def test_windows_line_ends_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "notepad.yaml"
-    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode() + b"seed: x\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + replaced(MINIMAL, "\n", "\r\n").encode() + b"seed: x\r\n")
     with pytest.raises(RecipeError, match=r"notepad\.yaml:4:7: seed: expected a whole number"):
         read_recipe(path)
 
 
 def test_aliases_may_repeat_a_value(tmp_path: Path) -> None:
-    text = MINIMAL.replace("[onnxruntime]", "[openvino:CPU, onnxruntime]")
+    text = replaced(MINIMAL, "[onnxruntime]", "[openvino:CPU, onnxruntime]")
     recipe = read(tmp_path, text + "budgets: {latency: {openvino:CPU: &most 5 ms, onnxruntime: *most}}\n")
     assert recipe.budgets.latency == {"openvino:CPU": 5.0, "onnxruntime": 5.0}
 
 
 def test_dates_in_arguments_stay_text(tmp_path: Path) -> None:
-    text = MINIMAL.replace("models:cnn}", "models:cnn, args: {released: 2024-05-01, '<<': base}}")
+    text = replaced(MINIMAL, "models:cnn}", "models:cnn, args: {released: 2024-05-01, '<<': base}}")
     assert read(tmp_path, text).model.args == {"released": "2024-05-01", "<<": "base"}
 
 
@@ -182,14 +184,14 @@ def test_a_model_file_is_found_and_has_no_other_weights(tmp_path: Path) -> None:
         str(tmp_path / "net.onnx"),
         str(tmp_path / "samples.npz"),
     )
-    assert complaint(tmp_path, text.replace("net.onnx", "net.onnx, weights: net.onnx")) == (
+    assert complaint(tmp_path, replaced(text, "net.onnx", "net.onnx, weights: net.onnx")) == (
         "recipe.yaml:1:36: model.weights: a .pt2 or .onnx file is the whole model: remove this key"
     )
 
 
 def test_package_files_are_found(tmp_path: Path) -> None:
-    weights = "package:edgepress.examples.digits/cnn.safetensors"
-    recipe = read(tmp_path, MINIMAL.replace("models:cnn", f"models:cnn, weights: '{weights}'"))
+    assert DIGITS["weights"] == "package:edgepress.examples.digits/cnn.safetensors"
+    recipe = read(tmp_path, recipe_text(model=DIGITS))
     assert recipe.model.weights is not None
     assert recipe.model.weights.is_absolute() and recipe.model.weights.is_file()
 
@@ -219,8 +221,9 @@ def test_every_problem_is_reported_in_file_order(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_target_does_not_make_its_budget_wrong_too(tmp_path: Path) -> None:
-    text = MINIMAL.replace("[onnxruntime]", "[onnxrutime]") + "budgets: {latency: {onnxruntime: 5 ms}}\n"
-    assert complaint(tmp_path, text).count("\n") == 0
+    text = recipe_text(targets=["onnxrutime"], budgets={"latency": {"onnxruntime": "5 ms"}})
+    told = complaint(tmp_path, text)
+    assert "unknown target 'onnxrutime'; did you mean 'onnxruntime'?" in told and "\n" not in told
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a\\b", "..", '"a\\nb"'])
@@ -233,17 +236,19 @@ def test_a_name_cannot_leave_its_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("preprocess", "means"),
     [
-        pytest.param("{size: 64}", 3, id="defaults are for colour"),
-        pytest.param("{channels: 1, mean: [0.5], std: [0.5]}", 1, id="grey with its own numbers"),
+        pytest.param({"size": 64}, 3, id="defaults are for colour"),
+        pytest.param({"channels": 1, "mean": [0.5], "std": [0.5]}, 1, id="grey with its own numbers"),
     ],
 )
-def test_preprocessing_has_one_number_per_channel(tmp_path: Path, preprocess: str, means: int) -> None:
-    text = MINIMAL.replace("data:digits}", f"data:digits, preprocess: {preprocess}}}")
+def test_preprocessing_has_one_number_per_channel(
+    tmp_path: Path, preprocess: dict[str, object], means: int
+) -> None:
+    text = recipe_text(data={"source": "a.b:data", "preprocess": preprocess})
     assert len(read(tmp_path, text).data.preprocess.mean) == means
 
 
 def test_three_means_for_grey_images_are_refused(tmp_path: Path) -> None:
-    text = MINIMAL.replace("data:digits}", "data:digits, preprocess: {channels: 1}}")
+    text = recipe_text(data={"source": "a.b:data", "preprocess": {"channels": 1}})
     assert "data.preprocess: expected mean and std with one value for each channel" in complaint(
         tmp_path, text
     )
@@ -286,7 +291,8 @@ def test_the_template_validates_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_template_validates_with_every_option_set(tmp_path: Path) -> None:
-    every = re.sub(r"(?m)^(\s*)#(?=[^\s#])", r"\1", template())
+    every, count = re.subn(r"(?m)^(\s*)#(?=[^\s#])", r"\1", template())
+    assert count > 20
     alone = dict.fromkeys(PASSES, every)
     for name in PASSES:
         for other in set(PASSES) - {name}:
@@ -312,7 +318,9 @@ def options_of(section: type[BaseModel]) -> list[str]:
 
 def without_pass(name: str, text: str) -> str:
     """A recipe without one of its passes: some cannot stand in one recipe."""
-    return re.sub(rf"(?m)^  - {name}:\n(      .*\n)*", "", text)
+    left, count = re.subn(rf"(?m)^  - {name}:\n(      .*\n)*", "", text)
+    assert count == 1
+    return left
 
 
 def test_the_template_takes_the_users_own_model(tmp_path: Path) -> None:

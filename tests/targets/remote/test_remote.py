@@ -33,6 +33,7 @@ from edgepress.targets.remote.lease import Lease
 from edgepress.targets.remote.link import AgentLink
 from edgepress.targets.remote.ssh import explained, ssh_command
 from edgepress.targets.remote.wire import PROTOCOL, Message, WireError, alive, decode, digest, encode, lines
+from edits import replaced
 from tiny_onnx import conv_float, conv_qdq
 
 needs_ssh = pytest.mark.skipif(
@@ -462,7 +463,7 @@ def started() -> subprocess.Popen[bytes]:
     [
         pytest.param(None, "", id="stdin closed"),
         pytest.param(
-            encode(2, {"do": "need", "files": []}).replace(b"need", b"nEed"), "digest", id="garbled"
+            replaced(encode(2, {"do": "need", "files": []}), b"need", b"nEed"), "digest", id="garbled"
         ),
         pytest.param(b"", "the client was silent for 1 s", id="a client that is gone without a word"),
     ],
