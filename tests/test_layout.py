@@ -68,11 +68,18 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         )
 
 
-@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+RANKED = [path for path in modules() if part_of(dotted_name(path)) in RANKS]
+"""`__init__` imports lazily from everywhere, examples import as a user does."""
+
+
+def test_all_but_the_entrance_and_the_examples_are_ranked() -> None:
+    others = [dotted_name(path) for path in modules() if path not in RANKED]
+    assert [name for name in others if name.partition(".")[0] != "examples"] == ["__init__", "__main__"]
+
+
+@pytest.mark.parametrize("path", RANKED, ids=dotted_name)
 def test_imports_go_one_way(path: Path) -> None:
     own = part_of(dotted_name(path))
-    if own not in RANKS:
-        return  # `__init__` imports lazily from everywhere; examples import as a user does
     wrong = []
     for line, name in imported(path):
         other = part_of(name)
@@ -207,6 +214,17 @@ class TestCheckout:
         cases = (ROOT / "tests" / "pipeline" / "test_judge.py").read_text()
         kept, broken = cases.partition("BROKEN = [")[::2]
         assert f'"{name}":' in kept and f'"{name}":' in broken
+
+    def test_no_test_imports_another(self) -> None:
+        """What several of them share lies in tests/support."""
+        tests = sorted((ROOT / "tests").rglob("test_*.py"))
+        found = [
+            f"{path.name}: {line.strip()}"
+            for path in tests
+            for line in path.read_text().splitlines()
+            if re.match(r"\s*(from|import) +test_", line)
+        ]
+        assert len(tests) > 50 and found == []
 
     def test_the_map_names_what_there_is(self) -> None:
         """Every file and folder of CONTRIBUTING's table is there, and every folder of the package is in it."""

@@ -36,37 +36,8 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 from quantization_nets import context_of, model_of, samples
 from safetensors.torch import load_file, save_file
+from small_student import FAST, PART, distilled, small_model
 from torch import nn
-
-FAST: dict[str, Any] = {"equalization": "off", "ranges": "minmax"}
-PART = samples(24, 1, 8, 8)
-
-
-def small_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.ReLU(),
-        nn.Conv2d(8, 12, 1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(12, 3),
-    )
-
-
-def small_model() -> Model:
-    return model_of(small_network(), 1, 8, 8)
-
-
-def distilled(model: Model | None = None, context: PassContext | None = None, **options: Any) -> Any:
-    training = {"epochs": 2, "batch": 8, "lr": 1e-3, **options.pop("training", {})}
-    read = Distill.model_validate_json(json.dumps({**FAST, **options, "training": training}), strict=True)
-    return read.apply(model or small_model(), context or context_of(PART))
-
 
 REFUSED = {
     "one bit": ({"weight_bits": 1}, "weight_bits"),
@@ -241,8 +212,8 @@ class TestDeployed:
         result = distilled(**options)
         (tmp_path / "plan.json").write_text(json.dumps([options, result.plan.structure]))
         save_file(result.plan.tensors, tmp_path / "plan.safetensors")
-        places = [Path(__file__).parent, Path(quantization_nets.__file__).parent]
-        subprocess.run([sys.executable, "-c", REBUILD, tmp_path, *places], check=True)
+        support = Path(quantization_nets.__file__).parent
+        subprocess.run([sys.executable, "-c", REBUILD, tmp_path, support], check=True)
         outputs = load_file(tmp_path / "outputs.safetensors")["outputs"]
         assert torch.equal(outputs, result.model.run(torch.stack([r[0][0] for r in PART.samples]))[0])
 
@@ -256,14 +227,17 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-sys.path[:0] = sys.argv[2:]
-import test_distill as t
+sys.path.insert(0, sys.argv[2])
+import small_student
 from edgepress.passes.base import PassPlan
+from edgepress.passes.distill import Distill
+from quantization_nets import context_of
 folder = Path(sys.argv[1])
 options, structure = json.loads((folder / "plan.json").read_text())
 plan = PassPlan(structure, load_file(folder / "plan.safetensors"))
-model = t.Distill.model_validate(options).rebuild(t.small_model(), plan, t.context_of(t.PART))
-x = torch.stack([r[0][0] for r in t.PART.samples])
+part = small_student.PART
+model = Distill.model_validate(options).rebuild(small_student.small_model(), plan, context_of(part))
+x = torch.stack([r[0][0] for r in part.samples])
 save_file({"outputs": model.run(x)[0]}, folder / "outputs.safetensors")
 """
 

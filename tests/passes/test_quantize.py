@@ -19,31 +19,9 @@ from edgepress.passes.base import PassPlan, PassResult
 from edgepress.passes.order import order_problem
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
 from edgepress.passes.quantize import Quantize
-from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, samples
+from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, residual_model, samples
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-
-class ResidualNet(nn.Module):
-    """A residual block with BatchNorm, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.one = nn.Conv2d(8, 8, 3, padding=1)
-        self.two = nn.Conv2d(8, 8, 3, padding=1)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = torch.relu(self.two(torch.relu(self.one(x))) + x)
-        return self.head(x.mean((2, 3)))
-
-
-def residual_model(**options: object) -> Model:
-    torch.manual_seed(3)
-    return model_of(ResidualNet(), 3, 8, 8, **options)
-
 
 PART = samples(40, 3, 8, 8)
 INPUTS = torch.stack([x[0] for x, _ in PART.samples])
@@ -111,15 +89,15 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-sys.path[:0] = sys.argv[2:]
+sys.path.insert(0, sys.argv[2])
 from edgepress.passes.base import PassPlan
 from edgepress.passes.quantize import Quantize
-import test_quantize
+from quantization_nets import context_of, residual_model, samples
 folder = Path(sys.argv[1])
 plan = PassPlan(json.loads((folder / "plan.json").read_text()), load_file(folder / "plan.safetensors"))
-context = test_quantize.context_of(test_quantize.PART)
-rebuilt = Quantize().rebuild(test_quantize.residual_model(), plan, context)
-save_file({"outputs": rebuilt.run(test_quantize.INPUTS)[0]}, folder / "outputs.safetensors")
+part = samples(40, 3, 8, 8)
+rebuilt = Quantize().rebuild(residual_model(), plan, context_of(part))
+save_file({"outputs": rebuilt.run(torch.stack([x[0] for x, _ in part.samples]))[0]}, folder / "outputs.safetensors")
 """
 
 
@@ -127,8 +105,8 @@ def test_a_stored_plan_rebuilds_the_same_model_in_another_process(tmp_path: Path
     result = Quantize(keep_float=("one",), equalization="on").apply(residual_model(), context_of(PART))
     (tmp_path / "plan.json").write_text(json.dumps(result.plan.structure))
     save_file(result.plan.tensors, tmp_path / "plan.safetensors")
-    places = [Path(__file__).parent, Path(quantization_nets.__file__).parent]
-    subprocess.run([sys.executable, "-c", REBUILD, tmp_path, *places], check=True)
+    support = Path(quantization_nets.__file__).parent
+    subprocess.run([sys.executable, "-c", REBUILD, tmp_path, support], check=True)
     outputs = load_file(tmp_path / "outputs.safetensors")["outputs"]
     assert torch.equal(outputs, result.model.run(INPUTS)[0])
 

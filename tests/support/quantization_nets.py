@@ -82,3 +82,24 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
                 nn.init.uniform_(layer.weight, 0.5, 2.0, generator=generator)
                 nn.init.uniform_(layer.bias, -1.0, 1.0, generator=generator)
     return module.eval()
+
+
+class ResidualNet(nn.Module):
+    """A residual block with BatchNorm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.one = nn.Conv2d(8, 8, 3, padding=1)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(self.two(torch.relu(self.one(x))) + x)
+        return self.head(x.mean((2, 3)))
+
+
+def residual_model(**options: object) -> Model:
+    torch.manual_seed(3)
+    return model_of(ResidualNet(), 3, 8, 8, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from edgepress.pipeline.packing.low_bit_file import pack_bits, read_packed, unpack_bits, write_packed
+from small_student import distilled, small_model
 
 
 def test_levels_are_packed_most_significant_bit_first() -> None:
@@ -36,7 +37,6 @@ def test_there_and_back(bits: int, count: int) -> None:
 )
 def test_the_file_holds_the_very_weights_that_run(tmp_path: Path, options: dict[str, object]) -> None:
     from edgepress.passes.quantization.quantizers import of_quantizer, weight_quantizers_of
-    from test_distill import distilled
 
     model = distilled(**options, training={"epochs": 1}).model
     path = write_packed(model, tmp_path / "packed.safetensors")
@@ -53,8 +53,6 @@ def test_the_file_holds_the_very_weights_that_run(tmp_path: Path, options: dict[
 
 
 def test_a_model_without_weights_of_few_bits_needs_none(tmp_path: Path) -> None:
-    from test_distill import distilled, small_model
-
     for model in (small_model(), distilled(weight_bits=8, training={"epochs": 0}).model):
         assert write_packed(model, tmp_path / "packed.safetensors") is None
     assert list(tmp_path.iterdir()) == []
