@@ -1,0 +1,189 @@
+"""Targets that do not end in numbers: refused, built only, lost or not here, each with its reason and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ahead_runtime
+import onnx
+import pytest
+import torch
+from edgepress.errors import CompressError
+from edgepress.model import Model
+from edgepress.pipeline.engine_proofs import Candidate
+from edgepress.pipeline.measure import Measured, measure_target
+from edgepress.pipeline.measure_device import measure_device
+from edgepress.pipeline.recipe.sections import MeasureSection, TargetSection
+from edgepress.targets import TARGETS, tensorrt
+from onnx import helper
+from quantization_nets import context_of, samples
+from tiny_onnx import model_of
+from torch import nn
+
+PLAN = MeasureSection(pairs=2, iterations=11, warmup_s=0)
+SAMPLE = (8, 8, 8)
+
+
+def classifier(operator: str = "Relu", domain: str = "") -> onnx.ModelProto:
+    """x (N, 8, 8, 8) -> an operator -> the means of the 8 channels as scores."""
+    nodes = [
+        helper.make_node(operator, ["x"], ["r"], "first", domain=domain),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["y"], "flatten"),
+    ]
+    return model_of(nodes, {})
+
+
+class Classifier(nn.Module):
+    """The same in PyTorch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu().mean((2, 3))
+
+
+REFUSED = classifier("Fancy", "no.such")
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[..., Measured]:
+    """Measures two graphs, by default good ones, on a target; with a name it is a device of devices.yaml."""
+
+    def measure(
+        compressed: onnx.ModelProto | None = None,
+        float_model: onnx.ModelProto | None = None,
+        names: tuple[str, ...] = ("x",),
+        plan: MeasureSection = PLAN,
+        dynamic_batch: bool = True,
+        **target: Any,
+    ) -> Measured:
+        paths = (tmp_path / "float.onnx", tmp_path / "model.onnx")
+        for path, graph in zip(paths, (float_model, compressed), strict=True):
+            onnx.save(graph or classifier(), str(path))
+        part = samples(8, *SAMPLE, classes=8)
+        model = Model(Classifier(), (torch.zeros(1, *SAMPLE),), names, ("y",), dynamic_batch=dynamic_batch)
+        outputs = [model.run(*inputs) for inputs, _ in part.batches(16)]
+        section = TargetSection.model_validate(target)
+        candidate = Candidate(*paths, model, False, outputs, outputs)
+        way = measure_device if section.name else measure_target
+        return way(section, candidate, context_of(part), plan, tmp_path / "engines")
+
+    return measure
+
+
+WAYS = [pytest.param("", id="a target"), pytest.param("lab", id="a device")]
+RUNTIMES = [pytest.param("onnxruntime", "onnxruntime"), pytest.param("openvino", "OpenVINO")]
+
+
+# Failed
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(("runtime", "told"), RUNTIMES)
+def test_a_graph_that_the_runtime_refuses_is_a_failure_with_its_words(
+    runtime: str, told: str, name: str, measured: Callable[..., Measured], tmp_path: Path
+) -> None:
+    found = measured(REFUSED, runtime=runtime, name=name)
+    record, version = found.record, TARGETS[runtime].version()
+    assert (record.status, record.runtime, record.name, record.version) == ("failed", runtime, name, version)
+    assert record.reason.startswith(f"{tmp_path / 'model.onnx'}: {told} {version} refuses the model: ")
+    assert "no.such" in record.reason and "\n" not in record.reason
+    assert (record.compressed, record.baseline, record.speedup, found.artefacts) == (None, None, [], ())
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_float_graph_that_is_refused_fails_the_target_too(
+    name: str, measured: Callable[..., Measured], tmp_path: Path
+) -> None:
+    record = measured(None, classifier("Fancy", "no.such"), runtime="onnxruntime", name=name).record
+    assert (record.status, record.compressed) == ("failed", None)
+    assert record.reason.startswith(f"{tmp_path / 'float.onnx'}: onnxruntime ")
+
+
+def test_an_engine_that_cannot_be_fed_is_a_failure(measured: Callable[..., Measured]) -> None:
+    record = measured(names=("image",), runtime="onnxruntime").record
+    assert record.status == "failed"
+    assert record.reason == (
+        "the model takes the inputs ['x'], but was fed ['image']; feed each input by its name"
+    )
+
+
+def test_a_device_that_throttles_all_the_time_is_unfit(measured: Callable[..., Measured]) -> None:
+    noise = {"throttle_rate": 1.0, "throttle_told": True}
+    record = measured(runtime="fake", name="hot", noise=noise).record
+    assert record.status == "failed"
+    assert record.reason == (
+        "hot: unfit to be measured on, 0 of 2 pairs of launches counted: the CPU throttled 1 times; "
+        "the CPU throttled 1 times; the CPU throttled 1 times; see to its cooling and load, or ask for fewer pairs"
+    )
+
+
+# Built
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_what_is_built_for_elsewhere_is_kept_with_its_reason(
+    name: str, measured: Callable[..., Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "ahead", ahead_runtime)  # type: ignore[arg-type]
+    found = measured(runtime="ahead", name=name)
+    record, engine = found.record, found.record.compressed
+    assert (record.status, record.reason, record.version) == ("built", ahead_runtime.REASON, "1.2")
+    assert engine is not None
+    assert (engine.label, engine.settings) == ("compressed", {"chips": "['a1', 'a2']"})
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert engine.engine_bytes == 2 * size  # of the largest: a chip takes one of them
+    assert (engine.latency_ms, engine.metric, engine.precision, engine.layers) == (None, None, {}, [])
+    assert (record.baseline, record.default, record.parity, record.speedup) == (None, None, None, [])
+    assert [(a.kind, a.path.stat().st_size) for a in found.artefacts] == [
+        ("ahead-engine-a1", size),
+        ("ahead-engine-a2", 2 * size),
+    ]
+    assert found.artefacts[0].path.parent == tmp_path / "engines" / "compressed"
+
+
+@pytest.mark.skipif(tensorrt.library() is None, reason="no tensorrt or tensorrt_rtx installed")
+@pytest.mark.skipif(bool(tensorrt.devices()), reason="a GPU is here: the engine would run")
+def test_tensorrt_without_a_gpu_builds_for_the_gpus_that_are_named(measured: Callable[..., Measured]) -> None:
+    found = measured(runtime="tensorrt", compute_capabilities=["SM86"])
+    assert (found.record.status, found.record.reason) == ("built", "no NVIDIA GPU here")
+    assert [a.path.name for a in found.artefacts] == ["model.sm86.engine"]
+    assert found.record.compressed is not None
+    assert found.record.compressed.engine_bytes == found.artefacts[0].path.stat().st_size
+    assert found.record.compressed.settings["compute_capabilities"] == "['SM86']"
+
+
+# Not here
+
+
+def test_a_device_that_is_not_here_is_unavailable(measured: Callable[..., Measured]) -> None:
+    record = measured(runtime="openvino", device="NPU.7").record
+    assert record.status == "unavailable"
+    assert record.reason.startswith("openvino:NPU.7: OpenVINO has no device 'NPU.7' here")
+
+
+def test_a_device_that_is_lost_on_the_way_is_unavailable(measured: Callable[..., Measured]) -> None:
+    record = measured(runtime="fake", name="far", noise={"disconnect_rate": 0.999}).record
+    assert record.status == "unavailable"
+    lost = "far: the connection was lost"
+    assert record.reason == (f"far: it was lost, 0 of 2 pairs of launches counted: {lost}; {lost}; {lost}")
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_another_batch_than_a_network_takes_ends_the_run(
+    name: str, measured: Callable[..., Measured]
+) -> None:
+    plan = PLAN.model_copy(update={"batch": 4})
+    with pytest.raises(CompressError) as caught:
+        measured(plan=plan, dynamic_batch=False, runtime="onnxruntime", name=name)
+    assert str(caught.value) == (
+        "measure.batch: 4, and the network takes exactly 1 samples at once; write batch: 1"
+    )
+
+
+def test_the_two_graphs_of_these_tests_run(measured: Callable[..., Measured]) -> None:
+    """Or each of the outcomes above would be that of another fault."""
+    record = measured(runtime="fake", name="quiet").record
+    assert record.status == "run", record.reason
+    assert record.parity is not None and record.parity.ok

@@ -1,0 +1,107 @@
+"""Steps: what a pass must keep of a model, and that a pass which does not leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from edgepress.errors import CompressError
+from edgepress.model import Model
+from edgepress.passes.base import Pass, PassContext, PassPlan
+from edgepress.pipeline.steps import float_step, pass_step, verify
+from edgepress.pipeline.store import Store
+from quantization_nets import context_of, samples
+from torch import Tensor, nn
+
+Change = Callable[[tuple[Tensor, Tensor]], tuple[Tensor, ...]]
+
+
+class Scores(nn.Module):
+    """Scores of three classes and the class, (batch, 3) floats and (batch,) integers, with a change."""
+
+    def __init__(self, change: Change = lambda outputs: outputs) -> None:
+        super().__init__()
+        self.head, self._change = nn.Linear(4, 3), change
+        with torch.no_grad():
+            self.head.weight.copy_(torch.arange(12.0).reshape(3, 4))
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        scores = self.head(x)
+        return self._change((scores, scores.argmax(-1)))
+
+
+def model_with(change: Change = lambda outputs: outputs) -> Model:
+    return Model(Scores(change).eval(), (torch.ones(1, 4),), output_names=("scores", "class"))
+
+
+REFUSED: dict[str, tuple[Change, bool, str]] = {
+    "an output less": (
+        lambda o: o[:1], True, "the model has 1 outputs after it and had 2 before"
+    ),
+    "an output more": (
+        lambda o: (*o, o[0]), True, "the model has 3 outputs after it and had 2 before"
+    ),
+    "another shape": (
+        lambda o: (o[0].unsqueeze(0), o[1]), True,
+        "output 'scores' is torch.float32 (1, 1, 3) after it and was torch.float32 (1, 3) before",
+    ),
+    "another type": (
+        lambda o: (o[0], o[1].int()), True,
+        "output 'class' is torch.int32 (1,) after it and was torch.int64 (1,) before",
+    ),
+    "no numbers": (
+        lambda o: (o[0] * float("nan"), o[1]), True, "output 'scores' is not finite after it"
+    ),
+    "one that overflows": (
+        lambda o: (o[0] * 1e38 * 10, o[1]), True, "output 'scores' is not finite after it"
+    ),
+    "a change that is denied": (
+        lambda o: (o[0] + 1e-5, o[1]), False, "it says it changed nothing, and the outputs differ"
+    ),
+    "another model that is denied": (
+        lambda o: o, False, "it says it changed nothing, and returned another model"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_does_not_fit_is_refused_with_the_pass_and_the_output(case: str) -> None:
+    change, modified, told = REFUSED[case]
+    with pytest.raises(CompressError) as caught:
+        verify("shrink", model_with(), model_with(change), modified)
+    assert str(caught.value) == f"pass shrink: {told}"
+
+
+def test_what_fits_is_let_through() -> None:
+    before = model_with()
+    verify("shrink", before, before, modified=False)
+    verify("shrink", before, model_with(lambda o: (o[0] + 1e-5, o[1])), modified=True)
+
+
+class Spoiling(Pass):
+    """Makes the outputs of a layer too large for their type."""
+
+    name = "spoil"
+
+    def plan(self, model: Model, context: PassContext) -> PassPlan:
+        return PassPlan({}, {"weight": torch.full((3, 4), 1e38)})
+
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
+        module = nn.Linear(4, 3)
+        module.load_state_dict({"weight": plan.tensors["weight"], "bias": torch.zeros(3)})
+        return model.successor(module)
+
+
+def test_a_pass_that_spoils_the_model_is_named_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+    context: Any = context_of(samples(8, 4))
+    store = Store(tmp_path)
+    before = float_step(Model(nn.Linear(4, 3).eval(), (torch.ones(1, 4),)), "float", context, store)
+    with pytest.raises(CompressError) as caught:
+        pass_step(before, Spoiling(), context, store, {})
+    assert str(caught.value) == "pass spoil: output 'logits' is not finite after it"
+    entries = [path.name for path in tmp_path.iterdir() if (path / "manifest.json").exists()]
+    assert entries == ["float"]
