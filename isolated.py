@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 SECONDS, BYTES = "COMPRESS_CHILD_SECONDS", "COMPRESS_CHILD_BYTES"
 """Environment variables that replace the limits of every child."""
 SHARE = 0.9
-"""Of the memory that is free when a child starts, what it may hold where no limit is named."""
+"""Share of the memory free when a child starts that it may hold where no limit is named."""
 POLL_S = 0.1
 GRACE_S = 60
 """Seconds beyond a call's own until an orphan is ended by the system."""
@@ -53,7 +53,7 @@ class Limits:
     raised_by: tuple[str, str] = (SECONDS, BYTES)
 
     def in_force(self) -> Limits:
-        """These limits with what the environment says instead; CompressError when that is no number above 0."""
+        """Return these limits with what the environment says instead; CompressError when that is no number above 0."""
         free = int(SHARE * psutil.virtual_memory().available)
         seconds, held = _number(SECONDS), int(_number(BYTES) or 0)
         by_seconds, by_bytes = self.raised_by
@@ -165,7 +165,7 @@ class Watch:
         Thread(target=self._look, daemon=True).start()
 
     def begin(self, limits: Limits) -> None:
-        """From now on the process has these limits."""
+        """Set these limits on the process from now on."""
         self._limits, self._deadline = limits, monotonic() + limits.seconds
 
     def pause(self) -> None:
@@ -235,7 +235,7 @@ _calls: list[int] = []  # a child's: that it answers calls
 
 
 def answer_calls() -> None:
-    """In the child: answer what stdin asks until it is closed."""
+    """Answer, in the child, what stdin asks until it is closed."""
     _calls.append(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and closes stdin
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123

@@ -23,7 +23,7 @@ class OperatorMacs:
     why: str = ""
 
     def __str__(self) -> str:
-        """As a message names it: `_fft_r2c in 'head'`."""
+        """Name the operator as messages do: `_fft_r2c in 'head'`."""
         return f"{self.operator} in '{self.place}'" if self.place else self.operator
 
 

@@ -26,7 +26,7 @@ def _not_negative(value: float) -> float:
 
 
 LARGEST, SMALLEST = 1e100, 1e-100
-"""Of a number that was measured: far beyond all that is, and ratios and differences of such stay numbers."""
+"""Bounds of a number that was measured: far beyond all that is, and ratios and differences of such stay numbers."""
 Measured = Annotated[float, AfterValidator(_measured)]
 """NaN where it is not known; never infinite."""
 Milliseconds = Annotated[Measured, AfterValidator(_not_negative)]

@@ -18,7 +18,7 @@ Formula = Callable[..., "int | None"]
 
 
 def operator_name(func: OpOverload) -> str:
-    """As messages name an operator: `_fft_r2c`, `torchvision.deform_conv2d`."""
+    """Name an operator as messages do: `_fft_r2c`, `torchvision.deform_conv2d`."""
     return str(func.overloadpacket).removeprefix("aten.")
 
 

@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing_whole(*paths: Path) -> Iterator[None]:
-    """As `writing` of the first of some files that a library writes; none of them stays when that fails.
+    """Guard files that a library writes as `writing` guards one; none of them stays when that fails.
 
     A library may say nothing of a full disk: where the first file is missing or empty, it was not written.
     """

@@ -208,7 +208,7 @@ def _asked(asked: dict[str, float]) -> str:
 
 
 def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of all seeds of a network and what was asked for; error: the standard error of the mean drop, None of one."""
+    """Average a network's rows over seeds, by what was asked; error: standard error of the mean drop, None of one."""
     from edgepress.calibration.statistics import mean_of
 
     means = []

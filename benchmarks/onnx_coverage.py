@@ -82,7 +82,7 @@ class FirstTensor(nn.Module):
 
 
 def export(network: nn.Module, x: torch.Tensor, path: Path, dynamo: bool, opset: int) -> None:
-    """As a user would call the exporter, with a dynamic batch."""
+    """Export as a user would call the exporter, with a dynamic batch."""
     shapes = (
         {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC},)} if dynamo else {"dynamic_axes": {"x": {0: "n"}}}
     )

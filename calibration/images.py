@@ -43,11 +43,11 @@ class Preprocessing(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """One number a channel, of x/255."""
+        """Mean of each channel, of x/255."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """One number a channel, of x/255."""
+        """Standard deviation of each channel, of x/255."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class ImageSamples(Sequence[Sample]):
         if image.mode.startswith(("I", "F")):
             raise CompressError(
                 f"data: the image {path} has more than 8 bits a channel (mode {image.mode}); convert it to 8"
-                f" bits, or"
-                " read it with a data factory of your own"
+                f" bits, or read it with a data factory of your own"
             )
         return image
 

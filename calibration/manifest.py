@@ -80,8 +80,7 @@ class Inspector:
         if self._integer_labels and (label.is_floating_point() or label.ndim or int(label) < 0):
             raise CompressError(
                 f"{where} has the label {_label(label)}; classification labels are whole numbers from 0"
-                f" (other labels"
-                " need a metric function of your own)"
+                f" (other labels need a metric function of your own)"
             )
 
 

@@ -37,7 +37,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """As the recipe and the reports name it."""
+        """The name that recipes and reports use."""
 
     def measure(
         self, forward: Forward, part: Part, batch_size: int = 32, progress: Progress = Silent()

@@ -63,8 +63,7 @@ def array_samples(x: Any, y: Any, what: str) -> ArraySamples:
         if column.ndim == 0 or labels.ndim == 0 or len(column) != len(labels):
             raise CompressError(
                 f"{what}: x has shape {tuple(column.shape)} and y {tuple(labels.shape)}; both must start"
-                f" with the"
-                " same number of samples"
+                f" with the same number of samples"
             )
     return ArraySamples(inputs, labels)
 

@@ -93,8 +93,7 @@ def _read(
     problem = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
     raise CompressError(
         f"data.source: {path} {problem}; expected pkg.module:factory, a folder with one sub-folder a class,"
-        f" or an"
-        " .npz file with arrays x and y"
+        f" or an .npz file with arrays x and y"
     )
 
 
@@ -125,8 +124,7 @@ def _samples(made: Any, what: str) -> Sequence[Sample]:
         return MapSamples(made, what)
     raise CompressError(
         f"{what}: returned {type(made).__name__}; expected a pair of arrays (x, y), a map-style dataset of"
-        f" pairs, or a"
-        f" dict of such by part ({', '.join(PART_NAMES)})"
+        f" pairs, or a dict of such by part ({', '.join(PART_NAMES)})"
     )
 
 

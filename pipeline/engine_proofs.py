@@ -40,7 +40,7 @@ class Candidate:
     float_reference: list[tuple[Tensor, ...]]
     """Outputs of the float ONNX file on onnxruntime, for the proof samples."""
     reference: list[tuple[Tensor, ...]]
-    """Those of the compressed ONNX file."""
+    """Outputs of the compressed ONNX file, for the same samples."""
     low_precision_source: str = ""
     """Why the file that was read computes in less than float32 itself; "" where it does not."""
 

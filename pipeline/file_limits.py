@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 SECONDS = 120.0
 MEMORY_SHARE = 0.5
-"""Of the memory that is free, which is the most that judging any file may take."""
+"""Share of the free memory that judging any file may take."""
 MEMORY, MEMORY_A_BYTE = 3 * 2**30, 12
 """What judging a file may take: libraries and activations, and copies of its weights (in runtimes, in PyTorch)."""
 MOST_HELD = 2**30

@@ -47,7 +47,7 @@ class Prepared:
 
     @property
     def export_options(self) -> dict[str, int]:
-        """As `export` takes them."""
+        """The options of the export section, as `export` takes them."""
         return {"opset": self.recipe.export.opset, "ir_version": self.recipe.export.ir_version}
 
     def data(self) -> DataParts:

@@ -14,11 +14,11 @@ from ..record import Record
 from .files import write_atomically
 
 MAX_BYTES = 256 << 20
-"""Of one file: the largest record that was seen has 30 MB."""
+"""Most bytes of one file: the largest record that was seen has 30 MB."""
 MAX_DEPTH = 64
 TOO_DEEP = "not valid JSON (nested too deeply)"
 MAX_DIGITS = 19
-"""Of a whole number: a count of bytes or operations has 64 bits."""
+"""Most digits of a whole number: a count of bytes or operations has 64 bits."""
 SHOWN_ERRORS = 3
 
 

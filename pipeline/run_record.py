@@ -44,7 +44,7 @@ class StepRecord(Record):
     cached: bool
     params: Count
     macs: Count | None
-    """Of one sample; null when any of them cannot be counted."""
+    """Multiply-accumulates of one sample; null when any of them cannot be counted."""
     bytes: Count
     metric: MetricRecord
     notes: list[str] = []
@@ -95,7 +95,7 @@ class ParityRecord(Record):
     worst: str = ""
     """The output that is furthest off, where there are several."""
     where: str = ""
-    """Of a broken proof: the first layer whose values differ."""
+    """First layer whose values differ, of a broken proof."""
 
 
 class TargetRecord(Record):
@@ -107,7 +107,7 @@ class TargetRecord(Record):
     status: Literal["run", "built", "unavailable", "failed"]
     reason: str = ""
     name: str = ""
-    """Its name in devices.yaml; empty for a device that is named by its runtime."""
+    """Name of the device in devices.yaml; empty for a device that is named by its runtime."""
     baseline: EngineRecord | None = None
     default: EngineRecord | None = None
     compressed: EngineRecord | None = None

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 MAX_BYTES = 4 << 30
-"""Of all arrays of a file together."""
+"""Most bytes of all arrays of a file together."""
 MAX_ARRAYS = 10_000
 
 

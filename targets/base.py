@@ -50,7 +50,7 @@ class TargetOptions:
     copies: bool = True
 
     def declared(self) -> dict[str, Any]:
-        """As records keep it: what must be the same before two times are compared."""
+        """The options as records keep them: what must be the same before two times are compared."""
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
 
 

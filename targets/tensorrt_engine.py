@@ -99,7 +99,7 @@ class TensorrtEngine:
         return tensor
 
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
-        """Not told apart here yet: what `run` times includes both copies, and a row must say what it is."""
+        """Refuse: `run` includes both copies, which are not told apart here, and a row must say what it is."""
         raise CompressError(
             f"{self._path}: TensorRT is timed with its copies only; leave copies out of the settings"
         )

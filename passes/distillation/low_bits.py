@@ -59,7 +59,7 @@ def sensitivities(
     task: Task,
     batch: int,
 ) -> dict[str, tuple[int, float]]:
-    """For each tensor its number of weights, and its mean squared gradient times the mean square of its scales α.
+    """The number of weights of each tensor, and its mean squared gradient times the mean square of its scales α.
 
     The gradients are those of the network's own predictions: of the log-likelihood of labels drawn from its outputs
     (the Fisher information, which is the curvature of the KL to the unrounded network, zero gradient as that has).
@@ -85,7 +85,7 @@ def sensitivities(
 
 
 def least_scales(state: State, limit: int) -> dict[str, Tensor]:
-    """For each weight the least steps of its channels' INT8 grid, (channels,), for its layer's bias."""
+    """The least steps of each weight's INT8 grid, (channels,), for its layer's bias."""
     return {
         site.tensor: least_steps(
             get_tensor(state.graph, site.tensor), site.axis, state.scales[site.tensor], limit

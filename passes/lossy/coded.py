@@ -17,12 +17,12 @@ from .transforms import EDGES, EVEN, LARGEST, Transform
 WIDEST = 2.0**20
 """Where codes of wide tensors end, which the file holds as floats."""
 SHRINK_LIMIT = 4.0
-"""By how much steps and edges may shrink or grow in all, as a logarithm."""
+"""Most that steps and edges may shrink or grow in all, as a logarithm."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """In what a tensor is measured: one number, or one for each slice along `axis`.
+    """The unit that a tensor is measured in: one number, or one for each slice along `axis`.
 
     wide: its codes need more than a byte each, so that the file holds whole multiples of the unit as floats.
     """
@@ -32,7 +32,7 @@ class Unit:
     wide: bool = False
 
     def shaped(self, rank: int) -> Tensor:
-        """To multiply a tensor with so many axes by."""
+        """The unit as a tensor of so many axes is multiplied by it."""
         return self.values if self.axis is None else along(self.values, self.axis, rank)
 
 
@@ -57,7 +57,7 @@ class Codes(nn.Module):
         self.log_step.data, self.log_edge.data = other.log_step.data.clone(), other.log_edge.data.clone()
 
     def transform(self) -> Transform:
-        """With the step and edge as they are now."""
+        """The transform with the step and edge as they are now."""
         start = float(torch.tensor(EDGES[self.name]).log())
         step, edge = (
             x.clamp(at - SHRINK_LIMIT, at + SHRINK_LIMIT)
@@ -66,7 +66,7 @@ class Codes(nn.Module):
         return Transform(self.name, step.exp(), edge.exp())
 
     def codes(self) -> Tensor:
-        """Before rounding, of the tensor's shape."""
+        """The codes before rounding, of the tensor's shape."""
         return self._limited(self.transform().encode(self.latent))
 
     def symbols(self) -> Tensor:
@@ -74,7 +74,7 @@ class Codes(nn.Module):
         return self.rounded_codes(self.latent.detach())
 
     def rounded_codes(self, latent: Tensor) -> Tensor:
-        """Of other values in units, of any shape."""
+        """The codes of other values in units, of any shape."""
         with torch.no_grad():
             return torch.round(self._limited(self.transform().encode(latent))) + 0.0  # no negative zeros
 

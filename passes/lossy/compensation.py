@@ -22,9 +22,9 @@ from ..graph.operators import CONVOLUTIONS, aten, groups_of, named_arguments, op
 from .coded import Codes
 
 POSITIONS = 4096
-"""Of the inputs that a layer's weights meet in one batch, so many are looked at."""
+"""Most inputs of a layer's weights that are looked at in one batch."""
 MOST_INPUTS = 8192
-"""Of one output channel: the moments take the square of that."""
+"""Most inputs of one output channel: the moments take the square of that."""
 DAMPING = 0.01
 """Added to the energy of each input, in units of their mean."""
 BLOCK = 128
@@ -52,7 +52,7 @@ def compensable(graph: fx.GraphModule, axes: Mapping[str, int | None]) -> dict[f
 def second_moments(
     graph: fx.GraphModule, layers: Mapping[fx.Node, str], part: Part, batch: int
 ) -> dict[str, Tensor]:
-    """By the name of the weight, the second moments of what its rows are multiplied with, (groups, inputs, inputs)."""
+    """The second moments, by the name of the weight, of what its rows are multiplied with, (groups, inputs, inputs)."""
     watcher = _Watcher(graph, layers)
     with torch.no_grad():
         for inputs, _ in part.head(max(1, len(part) // batch) * batch).batches(batch):
@@ -106,7 +106,7 @@ def _each(told: Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def _padding(told: str | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """As `F.pad` takes it, the last axis first."""
+    """The padding as `F.pad` takes it, the last axis first."""
     if told == "valid":
         both = [(0, 0) for _ in kernel]
     elif told == "same":

@@ -29,7 +29,7 @@ _NEVER = np.inf
 
 Weights = NDArray[np.float64]
 Costs = NDArray[np.float64]
-"""Of each k from -FARTHEST to FARTHEST on each of the two grids, (2, 2 · FARTHEST + 1)."""
+"""The cost of each k from -FARTHEST to FARTHEST on each of the two grids, (2, 2 · FARTHEST + 1)."""
 
 
 SLOPE = 0.32
@@ -66,7 +66,7 @@ def costs_for(weights: Weights, kind: int) -> Costs:
 
 
 def _costs_of(steps: Steps, bits: Bits | None) -> Costs:
-    """By how often each k occurs on each grid; on both alike without knowing which."""
+    """The costs by how often each k occurs on each grid; on both alike without knowing which."""
     width = 2 * FARTHEST + 1
     places = np.clip(steps, -FARTHEST, FARTHEST).astype(np.int64) + FARTHEST
     chosen = [np.ones(steps.shape, bool)] * 2 if bits is None else [bits == 0, bits == 1]

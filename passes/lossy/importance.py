@@ -27,13 +27,13 @@ from .coded import WIDEST, Unit
 LEAST_ELEMENTS = 16
 """Smaller tensors are not worth a list of values."""
 SHARED = 0.1
-"""Of a channel's information, how much is taken to be the tensor's mean: a channel is seen on few samples."""
+"""Share of a channel's information that is taken to be the tensor's mean: a channel is seen on few samples."""
 LEAST_INFORMATION = 1e-20
-"""Of a tensor that the outputs do not depend on, relative to the one that they depend on most."""
+"""Information of a tensor that the outputs do not depend on, relative to the one that they depend on most."""
 GRID = 0.5
 """Units of channels are powers of two by so much: they take a few bits each."""
 LEAST_EXPONENT = -126
-"""Of a power of two that is a normal float32."""
+"""Least exponent of a power of two that is a normal float32."""
 REACH = 64
 """Powers of two between the largest unit of a tensor's channels and the smallest: far more than weights have."""
 
@@ -137,13 +137,13 @@ def units(
 
 
 def _power_of_two(wanted: float) -> Tensor:
-    """At most as wide: multiples of it are floats whose last bits are zeros, which take nothing."""
+    """The largest power of two no wider: its multiples are floats whose last bits are zeros, which take nothing."""
     exponent = math.floor(math.log2(wanted)) if wanted > 0 else LEAST_EXPONENT
     return torch.tensor(2.0 ** min(max(exponent, LEAST_EXPONENT), -LEAST_EXPONENT))
 
 
 def expected_divergence(fisher: Mapping[str, Tensor], unit: Mapping[str, Tensor]) -> float:
-    """Of the outputs from the unrounded network's, in nats a sample, to second order: the sum of 1/2 F unit² / 12."""
+    """Divergence from the unrounded network, in nats a sample, to second order: the sum of 1/2 F unit² / 12."""
     return sum(float((fisher[name] * each**2).sum()) / 24 for name, each in unit.items())
 
 

@@ -23,7 +23,7 @@ MOST_CHANGE = 8.0
 WALKED = 0.25
 """The mean squared error of a walk through wide weights, in squared steps, about."""
 NEARLY, AIM = 0.97, 0.985
-"""Of the error asked for: where the search ends, and what it aims at."""
+"""Shares of the error asked for: where the search ends, and what it aims at."""
 
 
 def rounded(weight: Tensor, error: float) -> CodedTensor | None:

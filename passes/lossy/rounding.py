@@ -8,7 +8,7 @@ from torch import Tensor
 from .coded import Codes
 
 SLOPE = 0.1155
-"""Of squared error to bits at the best uniform quantizer, in squared steps: d(1/12 · 4^-bits) / d bits, at its step."""
+"""Slope of squared error over bits at the best uniform quantizer: d(1/12 · 4^-bits) / d bits, in its squared steps."""
 ROUNDS = 2
 
 

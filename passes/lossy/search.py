@@ -75,7 +75,7 @@ class Drop:
 
 
 def drop_of(before: Measurement, after: Measurement) -> Drop:
-    """Of two measurements of the same samples: the error is that of the mean of their differences."""
+    """The drop between two measurements of the same samples: the error is that of the mean of their differences."""
     lost = mean_of(100 * (np.asarray(before.scores, np.float64) - np.asarray(after.scores, np.float64)))
     return Drop(lost.value, lost.error, lost.n)
 

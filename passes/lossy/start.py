@@ -25,7 +25,7 @@ FINEST, COARSEST = (math.log(step) for step in STEP_RANGE)
 NEAR = 0.002
 """How precisely a step is searched for by the entropy of its codes."""
 MOST_REST = 0.8
-"""Of the target that graph, tables and values may take in an estimate."""
+"""Share of the target that graph, tables and values may take in an estimate."""
 CLOSE = 0.005
 """The search for a size ends this near below it."""
 SEARCHES = 12
@@ -68,7 +68,7 @@ class File:
         return size
 
     def estimate(self, bits: float) -> float:
-        """With codes that the counter finds to take so many bits."""
+        """The size with codes that the counter finds to take so many bits."""
         return bits / 8 + self.rest
 
 
@@ -173,5 +173,5 @@ def _next_place(
 
 
 def bits_of(stored: Mapping[str, CodedTensor]) -> float:
-    """Of all coded tensors, by the counter."""
+    """Bits of all coded tensors, by the counter."""
     return sum(bits_taken(each) for each in stored.values())

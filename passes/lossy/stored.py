@@ -62,6 +62,6 @@ def symbols_of(coded: CodedTensor) -> Tensor:
 
 
 def bits_taken(coded: CodedTensor) -> float:
-    """Of a tensor's codes, by the counter."""
+    """Bits of a tensor's codes, by the counter."""
     symbols = symbols_of(coded)
     return entropy_bits(symbols, alike(symbols))

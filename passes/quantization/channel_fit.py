@@ -20,7 +20,7 @@ from .placement import Placement
 from .quantizers import AnyWeightQuantizer, WeightQuantizer, weight_quantizers_of
 
 POSITIONS = 8192
-"""Of each channel's outputs, so many are kept for the fit: enough for a line, little beside the activations."""
+"""Outputs of each channel that are kept for the fit: enough for a line, little beside the activations."""
 SLOPES = (0.2, 5.0)
 
 

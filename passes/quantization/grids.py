@@ -54,7 +54,7 @@ def best_grids(
     progress: Progress,
     what: str,
 ) -> tuple[dict[str, Grid], dict[str, float]]:
-    """Of the candidates' grids, for each tensor the one whose rounding moves the network's outputs least.
+    """Choose for each tensor the candidate's grid whose rounding moves the network's outputs least.
 
     candidates: grids by node name, the same names in each. Returns the grids, and the outputs' SQNR in dB when
     that tensor alone is rounded, to first order. what: the pass, for messages.

@@ -122,7 +122,7 @@ class _Run:
         self.values = {name: value.detach() for name, value in self.kept.items()}
 
     def gradients(self, generator: torch.Generator, what: str) -> dict[str, Tensor]:
-        """For a new r, the gradient of <r, outputs> in each kept tensor that the outputs depend on."""
+        """The gradient of <r, outputs>, for a new r, in each kept tensor that the outputs depend on."""
         with torch.enable_grad():
             total = torch.stack([(y * _signs(y, generator)).sum() for y in self.outputs]).sum()
         if not total.requires_grad:

@@ -76,7 +76,7 @@ def fewest_float_layers(
 
 
 def _quantizers_by_layer(module: fx.GraphModule, placement: Placement) -> dict[str, list[str]]:
-    """For each quantized layer, the quantizers that round what it reads: the nearest ones above it."""
+    """The quantizers, for each quantized layer, that round what it reads: the nearest ones above it."""
     names = set(quantizers_of(module))
     nodes = {n.name: n for n in module.graph.nodes}
     readers: dict[str, set[str]] = {}

@@ -23,7 +23,7 @@ def drawn_gradients(
     draws: torch.Generator,
     task: Task,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """For each batch of a part its samples, and the gradients, by name, of the log-likelihood of what is drawn from the
+    """The samples of each batch of a part, and the gradients, by name, of the log-likelihood of what is drawn from the
     outputs, summed over them. Weights that none depends on are left out; so is a last batch that is short.
 
     weights: of the network by name, as tensors that gradients are taken of.

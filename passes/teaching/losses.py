@@ -77,7 +77,7 @@ def mixed_teachers(
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The tensor in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -81,7 +81,7 @@ def _count_outputs(module: fx.GraphModule) -> int:
 
 
 def places_in(graph: fx.Graph) -> dict[str, fx.Node]:
-    """For each module path of a captured graph, the last node that its forward() made: its output."""
+    """The last node that each module's forward() made in a captured graph, by module path: its output."""
     places: dict[str, fx.Node] = {}
     for node in graph.nodes:
         for path, _ in (node.meta.get("nn_module_stack") or {}).values():

@@ -29,7 +29,7 @@ class Task:
 
 
 def first_batch(part: Part, most: int, static_batch: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
-    """At most so many samples of a part as one batch, inputs and labels; a static batch is always whole."""
+    """The first samples of a part, at most so many, as one batch, inputs and labels; a static batch is always whole."""
     return part.batch(range(static_batch or min(most, len(part))))
 
 

@@ -176,9 +176,10 @@ class Trainer:
             self.progress.say(f"  {self.job.what}: {_told(row, self.options.epochs)}")
 
     def _keep_best(self, epoch: int, metric: float) -> None:
-        """Of equals the longer trained one; the start only where it is better by more than chance may make it.
+        """Keep the best weights; of equals the longer trained ones.
 
-        That is its standard error, and nothing where that is not known.
+        The start is kept only where it is better by more than chance may make it: by its standard error,
+        and by anything where that is not known.
         """
         if self.history.best is not None:
             best = self.history.epochs[self.history.best]

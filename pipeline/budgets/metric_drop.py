@@ -49,7 +49,7 @@ class MetricDrop(Section, use_attribute_docstrings=False):
 
     @property
     def text(self) -> str:
-        """As a recipe says it."""
+        """The limit as a recipe says it."""
         if self.units:
             return f"{self.fraction:g} units"
         return f"{100 * self.fraction:g} " + ("% of the float value" if self.relative else "points")

@@ -48,7 +48,7 @@ class DeviceSection(Section):
     runtime: str
     """`openvino`, `onnxruntime`, `tensorrt`, or `fake`, which is none."""
     device: str = ""
-    """As the runtime names it; empty is its default."""
+    """Name that the runtime gives the device; empty is its default."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 is the runtime's own choice."""
     streams: int = Field(default=0, ge=0, le=1024)
@@ -66,9 +66,9 @@ class DeviceSection(Section):
     ssh: SshSection | None = None
     """Where the device is; left out: this machine."""
     noise: Noise = Noise()
-    """Of a fake device."""
+    """Noise of a fake device."""
     seed: int = Field(default=0, ge=0)
-    """Of a fake device's noise."""
+    """Seed of a fake device's noise."""
 
     @property
     def here(self) -> bool:
@@ -85,7 +85,7 @@ class DeviceSection(Section):
         return self
 
     def options(self, batch: int) -> TargetOptions:
-        """As targets take them."""
+        """The options as targets take them."""
         return TargetOptions(
             self.device,
             self.float_precision,

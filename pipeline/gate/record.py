@@ -12,7 +12,7 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 class Side(Record):
-    """One of the two that are compared, as frozen on one device.
+    """One of the two sides that are compared, as frozen on one device.
 
     source: what the user named; name: of the model, as its run or its file has it; bytes: of what is shipped.
     """

@@ -84,7 +84,7 @@ def _annotation(measure: Measure) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As GitHub's runner wants data of workflow commands, on one line: a new line would start another command."""
+    """Escape text for GitHub's workflow commands, on one line: a new line would start another command."""
     return one_line(text).replace("%", "%25")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """One side. path: what the user named; onnx: its graph, None for an engine file; bytes: of what is shipped."""
+    """One side of a gate. path: what the user named; onnx: its graph, None for an engine; bytes: what is shipped."""
 
     path: Path
     name: str

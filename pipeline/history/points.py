@@ -58,7 +58,7 @@ class Point(Record):
     commit: Text
     model: Text
     device: Text
-    """As budgets name it (openvino:CPU); "" for the exported file itself."""
+    """Device as budgets name it (openvino:CPU); "" for the exported file itself."""
     measure: Measure
     unit: Text
     """The metric's name; of a latency "ms", of a size "B"."""

@@ -82,8 +82,7 @@ def _load(archive: io.BytesIO, path: Path) -> ExportedProgram:
         text = cause(error)
         raise CompressError(
             f"model.source: {path} cannot be read ({type(error).__name__}: {text}); it may be damaged, or"
-            f" saved by another"
-            f" version of torch than {torch.__version__}: export it again"
+            f" saved by another version of torch than {torch.__version__}: export it again"
         ) from error
     finally:
         for logger, level in zip(quiet, levels, strict=True):
@@ -114,8 +113,7 @@ def _root(archive: zipfile.ZipFile, path: Path) -> str:
     if not root or any(not n.startswith(root) for n in names) or f"{root}{_GRAPH_MEMBER}" not in names:
         raise CompressError(
             f"model.source: {path} is a zip file, but not one of torch.export.save (it has no"
-            f" {_GRAPH_MEMBER}); export the"
-            " network again with torch 2.8 or newer"
+            f" {_GRAPH_MEMBER}); export the network again with torch 2.8 or newer"
         )
     if len(set(names)) != len(names):
         raise UnsafeInputError(f"{path} holds two members of one name; no archive of torch.export.save does")

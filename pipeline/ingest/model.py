@@ -62,8 +62,7 @@ def ingest(
         return _from_onnx(section, example, base, progress, given or _given(section))
     raise CompressError(
         f"model.source: {section.source!r}: expected pkg.module:factory, timm:NAME, torchvision:NAME, a .pt2"
-        f" or an .onnx"
-        " file; a file of weights alone belongs under `weights`, beside a factory"
+        f" or an .onnx file; a file of weights alone belongs under `weights`, beside a factory"
     )
 
 
@@ -239,16 +238,14 @@ def _checked(
     except Exception as error:
         raise CompressError(
             f"{section.source}: the network fails on an example input of shape {shapes}: {describe(error)};"
-            f" check"
-            " model.input_shape, or the shape of the data's samples"
+            f" check model.input_shape, or the shape of the data's samples"
         ) from error
     outputs = found if isinstance(found, tuple) else (found,)
     for output in outputs:
         if not isinstance(output, Tensor):
             raise CompressError(
                 f"{section.source}: the network returns {_kind(found)}; it must return a tensor or a tuple"
-                f" of tensors:"
-                " wrap it in a module that picks them"
+                f" of tensors: wrap it in a module that picks them"
             )
         if output.is_floating_point() and bool(output.isnan().any()):
             raise CompressError(

@@ -61,7 +61,7 @@ def find_state_dicts(found: Any, path: Path) -> Checkpoint:
 
 
 def _entries(found: Mapping[Any, Any] | nn.Module) -> dict[Any, Any]:
-    """As a plain dict: a pickle can hide a mapping's methods behind attributes of their names."""
+    """The entries as a plain dict: a pickle can hide a mapping's methods behind attributes of their names."""
     if isinstance(found, nn.Module):
         return dict(found.state_dict())
     return dict(dict.items(found)) if isinstance(found, dict) else dict(found.items())

@@ -138,8 +138,7 @@ def _load_error(error: Exception, path: Path) -> CompressError:
     if "TorchScript" in text:
         return CompressError(
             f"weights: {path} is a TorchScript archive, not a set of tensors; save its state dict, or the"
-            f" network with"
-            " torch.export.save as .pt2"
+            f" network with torch.export.save as .pt2"
         )
     names = [name for name in _names(path) if not _PLAIN.fullmatch(name)]
     blocked = re.search(r"GLOBAL ([\w.]+\.\w+)", text)

@@ -87,7 +87,7 @@ def choose(
 
 
 def choose_alone(checkpoint: Checkpoint) -> Candidate:
-    """As `choose`, where there is no network to fit: by name alone."""
+    """Choose by name alone, where there is no network to fit."""
     return _preferred([Candidate(name, "", entries) for name, entries in checkpoint.sets.items()], checkpoint)
 
 

@@ -60,8 +60,7 @@ def inspect_model(
         return _inspect_weights(read_checkpoint(path, trust_pickle))
     raise CompressError(
         f"model: {path}: expected a recipe (.yaml), .onnx, .pt2, .safetensors, .l2z or .pt file,"
-        f" pkg.module:factory, timm:NAME"
-        " or torchvision:NAME"
+        f" pkg.module:factory, timm:NAME or torchvision:NAME"
     )
 
 

@@ -108,7 +108,7 @@ def _deflate(content: bytes) -> bytes:
 
 
 def _inflate(content: bytes, most: int, where: str) -> bytes:
-    """At most `most` bytes; none from none."""
+    """Inflate to at most `most` bytes; none from none."""
     if not content:
         return b""
     unpacking = zlib.decompressobj()

@@ -76,12 +76,12 @@ class Entry(BaseModel):
 
     @property
     def columns(self) -> int:
-        """Of the matrix as which contexts and predictions see it: its rows are the slices along the first axis."""
+        """Columns of the matrix that contexts and predictions see: rows are slices along the first axis."""
         return max(1, math.prod(self.shape[1:]) if len(self.shape) > 1 else self.elements)
 
     @property
     def parts(self) -> list[Part]:
-        """Its planes, with what they are planes of."""
+        """The tensor's planes, each with what it is a plane of."""
         own = [Part(plane, self.elements, self.columns, self.trellis) for plane in self.planes]
         if self.scales:
             own[-1] = Part(self.planes[-1], self.slices_scaled, self.slices_scaled, NONE)

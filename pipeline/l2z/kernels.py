@@ -20,13 +20,13 @@ LANES = 4
 CENTRE = 128
 """The symbol that planes are turned to have as their most frequent one, or as their zero."""
 START = 1 << 15
-"""Of an average, in which a size of 1 counts 2^16: half a step."""
+"""Start of an average, in which a size of 1 counts 2^16: half a step."""
 SLOWEST = 7
 """An average that has seen n sizes moves by 2^-(1 + ⌊log2(n + 1)⌋) towards the next, and by 2^-7 at the least."""
 CONTEXTS = 2 * 2 * 24
 """Averages are below 2^24: half-octaves of two of them."""
 UNIT = 16
-"""By what the coefficients of predictions are divided."""
+"""What the coefficients of predictions are divided by."""
 ODD = 1
 """The kind of trellis whose second grid holds odd multiples; that with 0 among them is 2, and 0 is none."""
 
@@ -43,7 +43,7 @@ def half_octaves(average: np.uint32) -> np.uint32:
 
 @compiled
 def context(of_row: np.uint32, of_column: np.uint32) -> np.uint32:
-    """From 0 to CONTEXTS - 1, of the averages of a symbol's row and column."""
+    """The context, 0 to CONTEXTS - 1, for the averages of a symbol's row and column."""
     return half_octaves(of_row) + half_octaves(of_column)
 
 
@@ -57,7 +57,7 @@ def after(average: np.uint32, size: np.uint32, seen: int) -> np.uint32:
 
 @compiled
 def size_of(symbol: np.uint8) -> np.uint32:
-    """From 0 to 128."""
+    """The size of a symbol, 0 to 128."""
     return np.uint32(abs(np.int32(symbol) - CENTRE))
 
 
@@ -107,7 +107,7 @@ def predicted(
 
 @compiled
 def products(symbols: Bytes, taps: int, trellis: int, grids: Bytes) -> NDArray[np.int64]:
-    """Of each two taps' numbers, summed over all kernels of a plane, (taps, taps); grids: of each symbol."""
+    """Products of each two taps' numbers, summed over all kernels of a plane, (taps, taps); grids: of each symbol."""
     numbers = np.zeros(taps, np.int64)
     found = np.zeros((taps, taps), np.int64)
     for i in range(len(symbols)):

@@ -15,7 +15,7 @@ from ...trellis import positions, steps_of
 from .kernels import CENTRE, Bytes
 
 MOST_RUNGS = 255
-"""As far as a trellis of one-byte k reaches."""
+"""Most rungs of a ladder: as far as a trellis of one-byte k reaches."""
 
 Rungs = NDArray[np.float32]
 

@@ -53,7 +53,7 @@ def tensor_of(content: Bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Ten
 
 
 def columns_of(shape: tuple[int, ...]) -> int:
-    """Of the matrix as which a tensor is seen: its rows are the slices along the first axis."""
+    """Columns of the matrix as which a tensor is seen: its rows are the slices along the first axis."""
     return max(1, int(np.prod(shape[1:] if len(shape) > 1 else shape, dtype=np.int64)))
 
 

@@ -15,7 +15,7 @@ from .kernels import UNIT, Bytes, Coefficients
 
 MOST_TAPS = 64
 NONE: Coefficients = np.zeros((0, 0), np.int8)
-"""Those of a plane in which nothing is predicted."""
+"""Coefficients of a plane in which nothing is predicted."""
 NONE.setflags(write=False)
 DAMPING = 0.01
 """Share of a tap's mean square that is added to all of them: small coefficients take fewer bytes."""
@@ -27,7 +27,7 @@ BELOW_A_STEP = 0.25
 
 
 def taps_of(shape: tuple[int, ...]) -> int:
-    """Of each kernel of a convolution's weight, (outputs, inputs, *kernel); 0 where there are none to predict."""
+    """The taps of each kernel of a weight of shape (outputs, inputs, *kernel); 0 where there are none to predict."""
     taps = int(np.prod(shape[2:], dtype=np.int64)) if len(shape) > 2 else 0
     return taps if 2 <= taps <= MOST_TAPS else 0
 
@@ -38,7 +38,7 @@ def coefficients_of(taps: int) -> int:
 
 
 def coefficients_for(products: NDArray[np.int64], symbols: int) -> Coefficients | None:
-    """Those of least squares for a plane of so many symbols; None where they gain too little.
+    """The coefficients of least squares for a plane of so many symbols; None where they gain too little.
 
     products: of each two taps' numbers, summed over all kernels, (taps, taps).
     """

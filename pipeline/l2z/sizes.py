@@ -29,12 +29,12 @@ class TensorSize:
 
     @property
     def bits(self) -> float:
-        """Of one element."""
+        """Bits that one element takes on average."""
         return 8 * self.bytes / max(1, self.elements)
 
 
 def tensor_sizes(content: bytes, where: str) -> list[TensorSize]:
-    """One for each tensor, in the file's order; CompressError says what is wrong with the file `where`."""
+    """The size of each tensor, in the file's order; CompressError says what is wrong with the file `where`."""
     found = []
     for each in unpack(content, where).tensors:
         entry = each.entry

@@ -87,7 +87,7 @@ class TableReader:
         return found
 
     def coefficients(self, taps: int) -> Coefficients:
-        """Of a plane's predictions."""
+        """The coefficients of a plane's predictions."""
         return read_coefficients(self._bytes(coefficients_of(taps)), taps)
 
     def tables(self, count: int) -> list[Table]:

@@ -24,7 +24,7 @@ _QUANTIZED = "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT4", "FLOAT
 
 
 def low_precision(model: onnx.ModelProto) -> str:
-    """In words, why an ONNX file computes in less than float32, "" where it does not.
+    """Say in words why an ONNX file computes in less than float32, "" where it does not.
 
     What counts is what its multiplying operators (convolutions, matrix products, recurrent layers, attention) read:
     half precision or quantized values, as they are or dequantized. A cast elsewhere or a stored half number lowers

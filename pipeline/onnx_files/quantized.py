@@ -19,7 +19,7 @@ INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "QEmbed")
 
 
 def how_quantized(model: onnx.ModelProto) -> str:
-    """In words and by its operators, how a file is quantized; "" for a float one."""
+    """Say in words, by its operators, how a file is quantized; "" for a float one."""
     kinds = Counter(node.op_type for node in _nodes(model.graph))
     for function in model.functions:
         kinds.update(node.op_type for node in function.node)

@@ -31,5 +31,5 @@ def require_text(model: Any, path: Path) -> None:
 
 
 def _is_repeated(field: Any) -> bool:
-    """As protobuf says it from 6 on, or before."""
+    """Whether a field is repeated, as protobuf says it from 6 on, or before."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)

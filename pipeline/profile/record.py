@@ -78,7 +78,7 @@ class Profiles(Record):
     """Several models, timed interleaved."""
 
     names: list[str]
-    """Of the models, unlike each other, in the order of `profiles`."""
+    """Names of the models, unlike each other, in the order of `profiles`."""
     profiles: list[Profile]
     ratios: list[Ratio]
 

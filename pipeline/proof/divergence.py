@@ -49,7 +49,7 @@ class Suspect:
 
 
 def where(suspect: Suspect, feeds: Values, right: Values | None = None) -> str:
-    """In words, where the values first part; never an error, and done soon after `suspect.seconds`.
+    """Say in words where the values first part; never an error, and done soon after `suspect.seconds`.
 
     right: tensors of the file by name as they should be; where None, what onnxruntime computes node by node. All of
     it happens in a process of its own.
@@ -236,7 +236,7 @@ class _Search:
         return bad
 
     def known(self, start: int, stop: int) -> float | None:
-        """As `between`, and None where the runtime refuses that stretch."""
+        """Return what `between` does, and None where the runtime refuses that stretch."""
         try:
             return self.between(start, stop)
         except CompressError:

@@ -28,7 +28,7 @@ _ALL_INPUTS = _ARITHMETIC | {
 
 
 Rankings = dict[str, frozenset[str]]
-"""By a tensor's name, the rankings whose order its rows stand in, each by its first output."""
+"""The rankings, by a tensor's name, whose order its rows stand in, each by its first output."""
 
 
 def ranked_outputs(onnx_path: Path) -> list[list[int]]:

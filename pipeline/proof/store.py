@@ -9,7 +9,7 @@ from ..run_record import ParityRecord
 from ..store import Entry, Store
 
 MAX_BYTES = 64 << 20
-"""Of outputs that are kept: those of a segmentation network are made anew sooner than read."""
+"""Most bytes of outputs that are kept: those of a segmentation network are made anew sooner than read."""
 
 Outputs = list[tuple[Tensor, ...]]
 

@@ -78,16 +78,16 @@ class DataSection(Section):
     split: Annotated[dict[SplitPart, Fraction], AfterValidator(_split)] | None = None
     """Fractions of the parts, when the source does not come in parts; default 0.6 / 0.1 / 0.1 / 0.2."""
     preprocess: ImagePreprocessing = ImagePreprocessing()
-    """For image folders only."""
+    """How images become inputs; for image folders only."""
     calibration_samples: int = Field(default=256, ge=1)
-    """At most so many samples of the calibration part are used."""
+    """Most samples of the calibration part that are used."""
 
 
 class TargetSection(DeviceSection):
     """A device to build for and measure on: `openvino:CPU`, `onnxruntime`, `tensorrt`, or a name of devices.yaml."""
 
     name: str = ""
-    """Its name in devices.yaml; empty for a device of this machine that is named by its runtime."""
+    """Name of the device in devices.yaml; empty for a device of this machine that is named by its runtime."""
     required: bool = False
     """Whether the run ends with exit code 5 when this device is not here."""
 

@@ -34,7 +34,7 @@ def node_macs(model: onnx.ModelProto) -> dict[str, int | None]:
 
 
 def operator_macs(model: onnx.ModelProto) -> list[OperatorMacs]:
-    """As `node_macs`, with each node's operator, and why what is unknown is."""
+    """The multiply-accumulates of each node with its operator, and why what is unknown is."""
     graph = OnnxGraph(model)
     nodes = [
         (n, node) for n, node in graph.by_name.items() if not is_free(node) and not _is_folded(graph, node)

@@ -33,11 +33,11 @@ class Noise(Section):
     """
 
     launch_sd: float = Field(default=0.018, ge=0, le=1)
-    """Of a launch's level; a pair differs by 1.4 times that."""
+    """Spread of a launch's level; a pair differs by 1.4 times that."""
     iteration_sd: float = Field(default=0.01, ge=0, le=1)
     """Within a launch."""
     drift_sd: float = Field(default=0.0, ge=0, le=1)
-    """Of the step from launch to launch."""
+    """Spread of the step from launch to launch."""
     spike_rate: float = Field(default=0.0, ge=0, le=1)
     """Share of the inferences that something interrupts."""
     spike_size: float = Field(default=0.7, ge=0, le=5)
@@ -77,7 +77,7 @@ class FakeDevice:
         self._throttle_events = 0
 
     def facts(self) -> DeviceFacts:
-        """Its noise, and that it is none."""
+        """The device's facts: its noise, and that it is none."""
         noise = {"name": "a simulated device", "noise": repr(self._noise), "seed": str(self._seed)}
         return DeviceFacts(FAKE, "", None, noise, "none", self._state())
 
@@ -149,7 +149,7 @@ class FakeDevice:
         return results[0], results[1]
 
     def reconnect(self) -> None:
-        """It always comes back."""
+        """Come back, as it always does."""
 
     def close(self) -> None:
         """End the process of the engine that computed outputs."""

@@ -18,7 +18,7 @@ _CPU = "sys/devices/system/cpu"
 
 @dataclass(frozen=True)
 class MachineState:
-    """One moment. throttle_events, steal_s (seconds that a hypervisor kept the CPUs for others): since the start.
+    """One moment of a machine. throttle_events, steal_s (seconds a hypervisor kept the CPUs): since the start.
 
     mhz: mean clock of the CPUs; celsius: the hottest sensor; gpu: NVML's clocks, temperature, throttle reasons.
     """
@@ -163,9 +163,7 @@ def _nvml(gpu: str) -> Any:
 
         pynvml.nvmlInit()
         return pynvml.nvmlDeviceGetHandleByIndex(int(gpu.partition(":")[2] or 0))
-    except (
-        Exception
-    ):  # not installed, no driver, no such GPU: its errors share no base class with ImportError
+    except Exception:  # not installed, no driver, no such GPU: these errors share no base class
         return None
 
 

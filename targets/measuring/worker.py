@@ -35,7 +35,7 @@ SETTLING, SETTLING_NS = 2, 5_000_000
 """Inferences after another process's turn that are not counted: at least so many, and for so long."""
 FLOOD = 8
 FLOOD_NS = 50_000_000
-"""In throughput mode a sample is a flood of at least FLOOD inferences and about FLOOD_NS."""
+"""Time that a sample takes in throughput mode, about: a flood of at least FLOOD inferences."""
 
 
 class Measurement:

@@ -204,7 +204,7 @@ def _whole(onnx_path: Path) -> bytes:
 
 
 def _engine_digest(contents: Sequence[bytes]) -> str:
-    """As `files_digest` makes it of files."""
+    """The digest of an engine's files, as `files_digest` makes it."""
     return digest("\n".join(map(digest, contents)).encode())
 
 

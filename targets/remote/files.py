@@ -12,7 +12,7 @@ from ...errors import CompressError
 from .wire import CHUNK
 
 MAX_BYTES = 1 << 62
-"""Of one file."""
+"""Most bytes of one file."""
 MAX_FILES = 64
 _HEXADECIMAL = frozenset("0123456789abcdef")
 

@@ -16,7 +16,7 @@ from .ssh import SshHost, explained
 from .wire import CHUNK, PROTOCOL, Body, WireError, digest
 
 SILENCE_S = 60.0
-"""After so long without a line from here the agent ends: then the network is gone."""
+"""Silence in seconds after which the agent ends: then the network is gone."""
 LEASE_WAIT_S = 5.0
 """A lost connection's own agent may need a moment to let the device go."""
 GRACE_S = 0.5

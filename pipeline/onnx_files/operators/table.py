@@ -30,7 +30,7 @@ from .selections import gather, pad, row_major, slicing, split, triangle
 from .shapes import arange, constant_of_shape, expand, flatten, reshape, squeeze, tile, unsqueeze
 
 OWN = "Edgepress"
-"""Before an operator's name: it is converted here."""
+"""Prefix of an operator's name that says that it is converted here."""
 _OPSETS = range(1, 18)
 
 
@@ -99,4 +99,4 @@ OWN_KINDS: dict[str, Kind] = {
     "Sinh": Kind(_one(torch.sinh)), "Cosh": Kind(_one(torch.cosh)), "Asinh": Kind(_one(torch.asinh)),
     "Acosh": Kind(_one(torch.acosh)), "Atanh": Kind(_one(torch.atanh)),
 }  # fmt: skip
-"""By ONNX's name of the operator."""
+"""How each operator is built, by ONNX's name of it."""
