@@ -56,6 +56,7 @@ def equalized_for(int8_nodes: list[str], graph: fx.GraphModule, *batches: Tensor
 NOTHING = Equalized()
 
 
+torch.manual_seed(0)  # the networks below are made at import, after whatever was imported before
 EQUALIZED = {
     "convolution, relu, depthwise, convolution": (
         nn.Sequential(
