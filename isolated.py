@@ -161,16 +161,23 @@ class Watch:
         self.exceeded = ""
         self._process = process
         self._limits, self._deadline = Limits(bytes=sys.maxsize), float("inf")
+        self._left = float("inf")
         self._over = Event()
         Thread(target=self._look, daemon=True).start()
 
     def begin(self, limits: Limits) -> None:
         """Set these limits on the process from now on."""
-        self._limits, self._deadline = limits, monotonic() + limits.seconds
+        self._limits, self._left = limits, limits.seconds
+        self.resume()
 
     def pause(self) -> None:
-        """Nothing is asked of the process: it may take its time."""
+        """Nothing is asked of the process: it may take its time, which `resume` does not count."""
+        self._left = min(self._left, self._deadline - monotonic())
         self._deadline = float("inf")
+
+    def resume(self) -> None:
+        """Something is asked of it again: what is left of its time runs on."""
+        self._deadline = monotonic() + self._left
 
     def close(self) -> None:
         """Look no more."""

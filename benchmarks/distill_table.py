@@ -172,7 +172,7 @@ def _share_float_phase(place: Path, folder: Path) -> None:
 
 
 def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str, Any]]:
-    """Latency against depth, float and INT8, interleaved with the whole float network; weights do not matter."""
+    """Latency against depth, float and INT8, in turns with the whole float network; weights do not matter."""
     from edgepress.errors import CompressError
     from edgepress.passes.distillation.student import derive
     from edgepress.passes.quantize import Quantize
@@ -180,7 +180,7 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
-    from edgepress.targets.measuring.latency import Contender, measure_interleaved, of, speedup
+    from edgepress.targets.measuring.latency import Contender, measure_in_turns, of, speedup_in_turns
 
     quantize = Quantize(ranges="minmax", equalization="off", bias_correction=False, sensitivity_samples=0)
     options = {"f32": TargetOptions(float_precision="f32", batch=1), "int8": TargetOptions(batch=1)}
@@ -198,12 +198,12 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
             engine = openvino.build(onnx, options[precision], folder / label)
             contenders.append(Contender(label, "openvino", engine.artefacts[0].path, options[precision]))
     feeds = {"input": context.data.calibration.example()[0].numpy()}
-    launches = measure_interleaved(contenders, feeds, pairs, 60, seed=0, progress=for_stream())
+    launches = measure_in_turns(contenders, feeds, pairs, 60, seed=0, progress=for_stream())
     first = of(launches, contenders[0].label)
     rows = []
     for contender in contenders:
         depth, _, precision = contender.label.partition(" ")
-        found = speedup(first, of(launches, contender.label))
+        found = speedup_in_turns(first, of(launches, contender.label))
         rows.append(
             {
                 "depth": depth,

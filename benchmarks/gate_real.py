@@ -175,7 +175,8 @@ def _with_layer(graph: onnx.ModelProto, place: Place, number: int = 0) -> onnx.M
 def _slowdown(device: LocalDevice, model: Frozen, path: Path, feeds: Any, folder: Path) -> float:
     """The median of some pairs, measured as the gate does."""
     slower = device.build(path, folder / path.stem, feeds)
-    pairs = [device.launch_pair((model, slower), feeds, 200, 1.5, seed) for seed in range(CALIBRATING)]
+    sides = [(model, feeds), (slower, feeds)]
+    pairs = [device.launch_turns(sides, 200, 1.5, seed) for seed in range(CALIBRATING)]
     return expm1(median(paired_log_ratio(*pair) for pair in pairs))
 
 

@@ -228,7 +228,7 @@ def _measure(
     from edgepress.targets.base import TargetOptions
     from edgepress.targets.measuring.latency import (
         Contender,
-        measure_interleaved,
+        measure_in_turns,
         measure_side_by_side,
         of,
         paired,
@@ -242,7 +242,7 @@ def _measure(
     options = {label: f32 if label == "f32" else default for label in irs}
     feeds = {"input": work.context.data.calibration.example()[0].numpy()}
     contenders = [Contender(label, "openvino", irs[label], options[label]) for label in irs]
-    launches = measure_interleaved(contenders, feeds, pairs, iterations, 0, work.context.progress)
+    launches = measure_in_turns(contenders, feeds, pairs, iterations, 0, work.context.progress)
     medians = measure_side_by_side(contenders, feeds, rounds, progress=work.context.progress)
     loaded = {label: openvino.load(irs[label], options[label]) for label in irs}
     measured = {k: work.context.metric.measure(_forward(e), work.test, 1) for k, e in loaded.items()}

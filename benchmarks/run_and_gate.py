@@ -72,9 +72,7 @@ def _ratios(
     from edgepress.targets.measuring.latency import (
         Contender,
         measure_in_turns,
-        measure_interleaved,
         of,
-        speedup,
         speedup_in_turns,
     )
     from edgepress.targets.measuring.launch import paired_log_ratio
@@ -96,15 +94,30 @@ def _ratios(
                 ratio = speedup_in_turns(of(launches, "float"), of(launches, "model")).ratio
             elif way == "gate":
                 taken = [
-                    device.launch_pair((before, after), feeds, iterations, warmup, 1000 * number + i)
+                    device.launch_turns(
+                        [(before, feeds), (after, feeds)], iterations, warmup, 1000 * number + i
+                    )
                     for i in range(pairs)
                 ]
                 ratio = exp(mean(-paired_log_ratio(one, other) for one, other in taken))
             else:
-                launches = measure_interleaved(contenders, feeds, pairs, iterations, number, warmup_s=warmup)
-                ratio = speedup(of(launches, "float"), of(launches, "model")).ratio
+                ratio = _separately(device, (before, after), feeds, pairs, (iterations, warmup), number)
             found[way].append(ratio)
     return found
+
+
+def _separately(
+    device: Any, engines: tuple[Any, Any], feeds: Any, pairs: int, how: tuple[int, float], seed: int
+) -> float:
+    """The ratio of launches one after the other, interleaved at random, paired by round."""
+    from edgepress.targets.measuring.latency import paired
+
+    medians: tuple[list[float], list[float]] = ([], [])
+    draw = random.Random(seed)
+    for _ in range(pairs):
+        for side in draw.sample(range(2), 2):
+            medians[side].append(device.launch(engines[side], feeds, *how).median_ns)
+    return paired(*medians).ratio
 
 
 if __name__ == "__main__":

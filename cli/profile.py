@@ -82,7 +82,7 @@ def profile(
     folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Time ONNX or .l2z models on each device, all interleaved in processes of their own, and compare them.
+    """Time ONNX or .l2z models on each device, in turns and in processes of their own, and compare them.
 
     Several models are compared with the first one: paired ratios with their intervals, and the layers that differ
     most. Exit code 2 when a runtime refused a model, 5 when a device is not here; the others are timed.
@@ -96,8 +96,8 @@ def profile(
     from ..pipeline.devices.file import changed, find_devices
     from ..pipeline.onnx_files.inputs import with_shapes
     from ..pipeline.packing.as_onnx import as_onnx
-    from ..pipeline.profile.run import ProfilePlan
     from ..pipeline.profile.run import profile as measure
+    from ..pipeline.profile.timing import ProfilePlan
     from ..progress import for_stream
 
     settings = {"mode": mode, "float_precision": float_precision, "threads": threads, "copies": copies}
@@ -169,7 +169,7 @@ def _print_ratios(found: Profiles) -> None:
 
 def _print(found: Profile) -> None:
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.inputs.items())
-    say(f"{found.source}: {shapes}; {found.pairs} interleaved launches of {found.iterations} inferences")
+    say(f"{found.source}: {shapes}; {found.pairs} launches in turns, of {found.iterations} inferences")
     say(f"note: {found.note}")
     for device in found.devices:
         say("")

@@ -16,9 +16,9 @@ from ..model import Model
 from ..passes.base import PassContext
 from ..targets import target_of
 from ..targets.base import FAKE, Artefact
-from ..targets.measuring.device import Device, DeviceLostError, Frozen
+from ..targets.measuring.device import Device, Frozen
 from ..targets.measuring.latency import LaunchSamples, of, summarize
-from ..targets.measuring.turns import LaunchPlan, Losses, launch_pairs
+from ..targets.measuring.turns import LaunchPlan, Losses, launch_rounds, too_few
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
 from .measure import (
@@ -138,29 +138,22 @@ def _timed(
     plan: MeasureSection,
     context: PassContext,
 ) -> list[LaunchSamples]:
-    """Pairs of launches in turns, all that were asked for; DeviceLostError when the device went for good.
-
-    CompressError when too many of them did not count.
-    """
+    """Rounds of launches in turns, all that were asked for; `too_few` when too many of them did not count."""
     context.progress.say(
         f"{device.label}: timing {plan.pairs} pairs of launches in turns, batch {plan.batch}"
     )
     losses, launches = Losses(), list[LaunchSamples]()
-    (one, first), (other, second) = engines.items()
     how = LaunchPlan(plan.iterations, plan.warmup_s, context.seed)
-    pairs = islice(launch_pairs(device, (first, second), feeds, how, losses), plan.pairs)
-    for index, pair in enumerate(
-        context.progress.track(pairs, f"{device.label}: pairs of launches", plan.pairs)
+    fed = [(frozen, feeds) for frozen in engines.values()]
+    rounds = islice(launch_rounds(device, fed, how, losses), plan.pairs)
+    for index, taken in enumerate(
+        context.progress.track(rounds, f"{device.label}: pairs of launches", plan.pairs)
     ):
-        for label, result in zip((one, other), pair, strict=True):
+        for label, result in zip(engines, taken, strict=True):
             launches.append(LaunchSamples(label, index, len(launches), result))
-    if len(launches) < 2 * plan.pairs:
-        told = f"{len(launches) // 2} of {plan.pairs} pairs of launches counted: {'; '.join(losses.set_aside[:3])}"
-        if losses.lost:
-            raise DeviceLostError(f"{device.label}: it was lost, {told}")
-        raise CompressError(
-            f"{device.label}: unfit to be measured on, {told}; see to its cooling and load, or ask for fewer pairs"
-        )
+    counted = len(launches) // len(engines)
+    if counted < plan.pairs:
+        raise too_few(device.label, f"{counted} of {plan.pairs} pairs of launches", losses)
     return launches
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgepress.errors import CompressError, DeviceUnavailableError, UnsafeInputError
-from edgepress.isolated import Child, ChildDiedError, Limits, run
+from edgepress.isolated import Child, ChildDiedError, Limits, Watch, run
 
 MIB = 2**20
 
@@ -187,3 +187,17 @@ def test_a_limit_names_what_raises_it() -> None:
     limits = Limits(seconds=0.5, raised_by=("measure.timeout_s", "measure.memory"))
     with pytest.raises(ChildDiedError, match=r"no answer within 0.5 s \(measure.timeout_s raises it\)"):
         run("waiting", time.sleep, 60, limits=limits)
+
+
+def test_time_in_which_nothing_is_asked_does_not_count() -> None:
+    """Half a second is the limit; the process lives on beyond it while it waits, and then takes what is left."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        watch = Watch(process)
+        watch.begin(Limits(seconds=0.5).in_force())
+        watch.pause()
+        time.sleep(1.0)
+        assert process.poll() is None and not watch.exceeded
+        watch.resume()
+        process.wait(60)
+        assert watch.exceeded.startswith("no answer within 0.5 s")
+        watch.close()

@@ -18,7 +18,7 @@ from ...progress import Progress, Silent
 from ...record import Record
 from ...targets.measuring.device import Device, DeviceLostError
 from ...targets.measuring.launch import paired_log_ratio
-from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
+from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds
 from ..gate.sequential import Limits, smallest_slowdown
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
@@ -99,7 +99,7 @@ def _probed(
         return told
     frozen = device.build(model, folder / folder_name(device.label), feeds)
     lost = Losses()
-    pairs = launch_pairs(device, (frozen, frozen), feeds, LaunchPlan(plan.iterations, seed=plan.seed), lost)
+    pairs = launch_rounds(device, [(frozen, feeds)] * 2, LaunchPlan(plan.iterations, seed=plan.seed), lost)
     counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
     found = [pair for _, pair in zip(counted, pairs, strict=False)]
     if len(found) < plan.pairs:

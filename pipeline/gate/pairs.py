@@ -8,7 +8,7 @@ from ...progress import Progress, Silent
 from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
-from ...targets.measuring.turns import LaunchPlan, Losses, launch_pairs
+from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds
 from .record import LatencyResult, LaunchRow
 from .sequential import Limits, look
 
@@ -32,7 +32,7 @@ def gate_latency(
     medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
-    pairs = launch_pairs(device, (baseline, candidate), feeds, plan, losses)
+    pairs = launch_rounds(device, [(baseline, feeds), (candidate, feeds)], plan, losses)
     for pair in progress.track(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):

@@ -64,7 +64,7 @@ class Profile(Record):
 
 
 class Ratio(Record):
-    """The first model's time over another one's on one device, paired by round: above 1 the other one is faster."""
+    """The first model's time over another one's on one device, turn by turn: above 1 the other one is faster."""
 
     device: str
     first: str
@@ -75,7 +75,7 @@ class Ratio(Record):
 
 
 class Profiles(Record):
-    """Several models, timed interleaved."""
+    """Several models, timed in turns."""
 
     names: list[str]
     """Names of the models, unlike each other, in the order of `profiles`."""

@@ -1,26 +1,16 @@
-"""Profile: latency, executed precision, memory, energy and layers of ONNX files on each device, interleaved."""
+"""Profile: latency, executed precision, memory, energy and layers of ONNX files on each device, in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
 from ...errors import CompressError, DeviceUnavailableError
 from ...progress import Progress, Silent
-from ...targets.measuring.device import BuiltOnlyError, Device, Frozen
-from ...targets.measuring.latency import (
-    LaunchSamples,
-    launch_interleaved,
-    median_known,
-    of,
-    speedup,
-    summarize,
-)
-from ...targets.measuring.launch import LaunchResult
-from ...targets.measuring.sustained import sustained
+from ...targets.measuring.device import BuiltOnlyError, Device
+from ...targets.measuring.latency import speedup_in_turns
 from ..devices.feeds import Feeds, batch_of, random_feeds
 from ..devices.opened import folder_name, opened
 from ..devices.sections import DeviceSection
@@ -28,29 +18,8 @@ from ..environment import environment
 from ..files import sha256_file
 from ..onnx_files.file import read_graph
 from ..run_record import EngineRecord, plain_settings
-from .record import DeviceProfile, Profile, Profiles, Ratio, ResourceRecord
-
-
-@dataclass(frozen=True)
-class ProfilePlan:
-    """How to measure. batch 0: the model's own fixed batch, or 1; sustain_s: of one long launch more, 0 for none."""
-
-    pairs: int = 6
-    iterations: int = 60
-    batch: int = 0
-    seed: int = 0
-    warmup_s: float = 5.0
-    sustain_s: float = 0.0
-
-
-@dataclass
-class _Cell:
-    """A model on a device."""
-
-    row: DeviceProfile
-    device: Device
-    frozen: Frozen | None = None
-    launches: list[LaunchSamples] = field(default_factory=list)
+from .record import DeviceProfile, Profile, Profiles, Ratio
+from .timing import Cell, ProfilePlan, time_engines
 
 
 @dataclass(frozen=True)
@@ -71,14 +40,14 @@ def profile(
     plan: ProfilePlan = ProfilePlan(),
     progress: Progress = Silent(),
 ) -> Profiles:
-    """Build every model for every device in `folder`, and time all engines interleaved.
+    """Build every model for every device in `folder`, and time the engines of each in turns.
 
     A device that is not here, or a runtime that refuses a model, is a row with its reason. CompressError when a
     file is no ONNX model, or has an axis besides the batch without a size.
     """
     models = _models(onnx_paths, plan)
     batch = models[0].batch if any(model.varies for model in models) else 0
-    cells: dict[tuple[str, str], _Cell] = {}
+    cells: dict[tuple[str, str], Cell] = {}
     with opened(sections, batch) as devices:
         for model in models:
             for label, device in devices.items():
@@ -86,7 +55,7 @@ def profile(
                 inner = (model.name,) if len(models) > 1 else ()
                 place = folder.joinpath(*inner, folder_name(label))
                 cells[model.name, label] = _built(device, model, place)
-        _time(cells, {model.name: model for model in models}, plan, progress)
+        time_engines(cells, {model.name: model.feeds for model in models}, plan, progress)
     return Profiles(
         names=[model.name for model in models],
         profiles=[_profile(model, cells, plan) for model in models],
@@ -112,13 +81,13 @@ def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
     return models
 
 
-def _built(device: Device, model: _Model, place: Path) -> _Cell:
+def _built(device: Device, model: _Model, place: Path) -> Cell:
     """The row of a model on a device so far, and its engine when there is something to time."""
     row = DeviceProfile(
         device=device.options.device, runtime=device.runtime, version=None, status="run", label=device.label,
         options=device.options.declared(),
     )  # fmt: skip
-    cell = _Cell(row, device)
+    cell = Cell(row, device, model.batch)
     try:
         facts = device.facts()
         row.version, row.machine = facts.version, facts.machine
@@ -144,61 +113,7 @@ def _built(device: Device, model: _Model, place: Path) -> _Cell:
     return cell
 
 
-def _time(
-    cells: Mapping[tuple[str, str], _Cell],
-    models: Mapping[str, _Model],
-    plan: ProfilePlan,
-    progress: Progress,
-) -> None:
-    """Add to each cell that has an engine what its launches measured."""
-    ready = {key: cell for key, cell in cells.items() if cell.frozen is not None}
-    if not ready:
-        return
-
-    def launcher(key: tuple[str, str], iterations: int, seconds: float) -> LaunchResult:
-        frozen, model = ready[key].frozen, models[key[0]]
-        assert frozen is not None
-        return ready[key].device.launch(frozen, model.feeds, iterations, plan.warmup_s, seconds)
-
-    names = {" on ".join(key): key for key in ready}
-    progress.say(f"timing {', '.join(names)}: {plan.pairs} launches each, interleaved")
-    launchers = {name: partial(launcher, key, plan.iterations, 0) for name, key in names.items()}
-    lost: dict[str, str] = {}
-    launches = launch_interleaved(launchers, plan.pairs, plan.seed, progress, lost)
-    for name, key in names.items():
-        if name in lost:
-            ready[key].row.status, ready[key].row.reason = "unavailable", lost[name]
-        else:
-            _summarize(ready[key], of(launches, name), models[key[0]].batch)
-    if plan.sustain_s:
-        for name, key in names.items():
-            if name in lost:
-                continue
-            progress.say(f"{name}: {plan.sustain_s:g} s of sustained load")
-            try:
-                long = launcher(key, plan.iterations, plan.sustain_s)
-            except CompressError as error:  # the rest was measured, and is worth keeping
-                ready[key].row.reason = f"no sustained load: {error}"
-                continue
-            ready[key].row.sustained = sustained(long.samples_ns, long.calls_per_sample)
-
-
-def _summarize(cell: _Cell, launches: list[LaunchSamples], batch: int) -> None:
-    engine, results = cell.row.engine, [x.result for x in launches]
-    assert engine is not None
-    cell.launches = launches
-    engine.latency_ms = summarize(launches)
-    engine.settings = results[0].settings
-    cell.row.resources = ResourceRecord(
-        throughput_per_s=1000 / engine.latency_ms.p50 * batch,
-        peak_memory_bytes=median_known(r.peak_bytes for r in results),
-        engine_memory_bytes=median_known(r.engine_memory_bytes for r in results),
-        joules=median_known(r.joules for r in results),
-    )
-    cell.row.states = [asdict(results[0].before), asdict(results[-1].after)]
-
-
-def _profile(model: _Model, cells: Mapping[tuple[str, str], _Cell], plan: ProfilePlan) -> Profile:
+def _profile(model: _Model, cells: Mapping[tuple[str, str], Cell], plan: ProfilePlan) -> Profile:
     rows = [cell.row for (name, _), cell in cells.items() if name == model.name]
     return Profile(
         source=model.path.name,
@@ -214,9 +129,9 @@ def _profile(model: _Model, cells: Mapping[tuple[str, str], _Cell], plan: Profil
     )
 
 
-def _ratios(cells: Mapping[tuple[str, str], _Cell]) -> list[Ratio]:
+def _ratios(cells: Mapping[tuple[str, str], Cell]) -> list[Ratio]:
     """Each model against the first one that was timed on the same device."""
-    first: dict[str, tuple[str, _Cell]] = {}
+    first: dict[str, tuple[str, Cell]] = {}
     ratios = []
     for (name, label), cell in cells.items():
         if not cell.launches:
@@ -224,7 +139,7 @@ def _ratios(cells: Mapping[tuple[str, str], _Cell]) -> list[Ratio]:
         if label not in first:
             first[label] = (name, cell)
             continue
-        found = speedup(first[label][1].launches, cell.launches)
+        found = speedup_in_turns(first[label][1].launches, cell.launches)
         ratios.append(
             Ratio(
                 device=label,

@@ -18,7 +18,7 @@ from ..graphs.vnni import weight_limit
 from ..isolated_engine import KeptEngine
 from ..layer import Layer
 from .digests import files_digest
-from .launch import LaunchResult, LaunchSpec, launch, launch_pair, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch, launch_turns, save_feeds
 from .machine import MachineState, cpu_model, gpu_of, machine_state
 
 LAYER_ITERATIONS = 30
@@ -70,6 +70,10 @@ class Frozen:
         return precision_shares(list(self.layers))
 
 
+Fed = tuple[Frozen, Feeds]
+"""An engine, and what it is fed."""
+
+
 class Device(Protocol):
     """Where engines run. Every method raises DeviceLostError when the device goes away, for good or for now."""
 
@@ -94,10 +98,10 @@ class Device(Protocol):
     ) -> LaunchResult:
         """One launch in a process of its own."""
 
-    def launch_pair(
-        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
-    ) -> tuple[LaunchResult, LaunchResult]:
-        """Two launches that take turns (`launch.launch_pair`), in an order that the seed decides."""
+    def launch_turns(
+        self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
+    ) -> list[LaunchResult]:
+        """A launch of each engine, which take turns (`launch.launch_turns`) in an order that the seed decides."""
 
     def reconnect(self) -> None:
         """Try to reach a lost device again; DeviceLostError when it stays away. Engines frozen there may be gone."""
@@ -154,13 +158,13 @@ class LocalDevice:
         require_frozen(frozen, result)
         return result
 
-    def launch_pair(
-        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
-    ) -> tuple[LaunchResult, LaunchResult]:
-        """Two launches in turns; CompressError as for one."""
-        first, second = (self._spec(frozen, feeds, iterations, warmup_s) for frozen in pair)
-        results = launch_pair(first, second, seed, self._limits)
-        for frozen, result in zip(pair, results, strict=True):
+    def launch_turns(
+        self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
+    ) -> list[LaunchResult]:
+        """Launches in turns; CompressError as for one."""
+        specs = [self._spec(frozen, feeds, iterations, warmup_s) for frozen, feeds in engines]
+        results = launch_turns(specs, seed, self._limits)
+        for (frozen, _), result in zip(engines, results, strict=True):
             require_frozen(frozen, result)
         return results
 

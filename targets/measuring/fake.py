@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...section import Section
 from .. import REFERENCE, TARGETS
 from ..base import FAKE, Feeds, TargetOptions
 from ..isolated_engine import KeptEngine
-from .device import DeviceFacts, DeviceLostError, Frozen
+from .device import DeviceFacts, DeviceLostError, Fed, Frozen
 from .launch import LaunchResult
 from .machine import MachineState
 
@@ -139,14 +140,14 @@ class FakeDevice:
             outputs_sha256=frozen.sha256,
         )
 
-    def launch_pair(
-        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
-    ) -> tuple[LaunchResult, LaunchResult]:
+    def launch_turns(
+        self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
+    ) -> list[LaunchResult]:
         """One after the other, in random order: drift and throttling come between, as they do on the worst machine."""
         results = {}
-        for side in random.Random(seed).sample((0, 1), 2):
-            results[side] = self.launch(pair[side], feeds, iterations, warmup_s)
-        return results[0], results[1]
+        for place in random.Random(seed).sample(range(len(engines)), len(engines)):
+            results[place] = self.launch(*engines[place], iterations, warmup_s)
+        return [results[place] for place in range(len(engines))]
 
     def reconnect(self) -> None:
         """Come back, as it always does."""

@@ -1,14 +1,13 @@
-"""Latency with its uncertainty: launches of engines interleaved at random, and statistics over launches."""
+"""Latency with its uncertainty: engines of this machine launched in turns, and statistics over launches."""
 
 from __future__ import annotations
 
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import exp
 from pathlib import Path
 from statistics import median
@@ -22,8 +21,7 @@ from ...isolated import Limits
 from ...progress import Progress, Silent
 from ...record import Count, Interval, Milliseconds, Ratio, Record
 from ..base import Feeds, TargetOptions
-from .device import DeviceLostError
-from .launch import LaunchResult, LaunchSpec, launch, launch_turns, paired_log_ratio, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch_turns, paired_log_ratio, save_feeds
 
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
@@ -87,28 +85,6 @@ class Speedup(Record, frozen=True):
     pairs: Count
 
 
-def measure_interleaved(
-    contenders: Sequence[Contender],
-    feeds: Feeds,
-    pairs: int,
-    iterations: int,
-    seed: int,
-    progress: Progress = Silent(),
-    warmup_s: float = 5.0,
-    limits: Limits = Limits(),
-) -> list[LaunchSamples]:
-    """Launch every contender once a round, `pairs` rounds, in an order drawn anew each round.
-
-    limits: of each launch as a whole, its warm-up not counted. Returns the launches in the order they ran.
-    CompressError when a launch fails or `pairs` is below 2.
-    """
-    with _specs(contenders, feeds, iterations, warmup_s) as specs:
-        launchers = {
-            c.label: partial(launch, spec, limits) for c, spec in zip(contenders, specs, strict=True)
-        }
-        return launch_interleaved(launchers, pairs, seed, progress)
-
-
 def measure_in_turns(
     contenders: Sequence[Contender],
     feeds: Feeds,
@@ -124,7 +100,7 @@ def measure_in_turns(
     limits: of each launch, its warm-up not counted. `speedup_in_turns` compares two of them.
     CompressError when a launch fails or `pairs` is below 2.
     """
-    _require_pairs(pairs)
+    require_pairs(pairs)
     draw = random.Random(seed)
     launches: list[LaunchSamples] = []
     with _specs(contenders, feeds, iterations, warmup_s) as specs:
@@ -150,37 +126,10 @@ def _specs(
         ]
 
 
-def _require_pairs(pairs: int) -> None:
+def require_pairs(pairs: int) -> None:
+    """Raise CompressError for fewer rounds than an interval needs."""
     if pairs < 2:
         raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
-
-
-def launch_interleaved(
-    launchers: Mapping[str, Callable[[], LaunchResult]],
-    pairs: int,
-    seed: int,
-    progress: Progress = Silent(),
-    lost: dict[str, str] | None = None,
-) -> list[LaunchSamples]:
-    """Call every launcher once a round, `pairs` rounds, in an order drawn anew each round; in the order they ran.
-
-    lost: takes the reason of each label whose device went away, which is then launched no more; without it a loss ends
-    everything.
-    """
-    _require_pairs(pairs)
-    draw = random.Random(seed)
-    schedule = [(i, label) for i in range(pairs) for label in draw.sample(list(launchers), len(launchers))]
-    launches = []
-    for order, (index, label) in enumerate(progress.track(schedule, "timing launches", len(schedule))):
-        if lost is not None and label in lost:
-            continue
-        try:
-            launches.append(LaunchSamples(label, index, order, launchers[label]()))
-        except DeviceLostError as error:
-            if lost is None:
-                raise
-            lost[label] = str(error)
-    return launches
 
 
 def measure_side_by_side(
@@ -247,23 +196,21 @@ def summarize(launches: Sequence[LaunchSamples]) -> Latency:
     )
 
 
-def speedup(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
-    """exp of the mean log-ratio of the launches' medians, paired by round, with Student's t on the pairs."""
-    before = {x.round: x.result.median_ns for x in baseline}
-    after = {x.round: x.result.median_ns for x in compressed}
-    rounds = sorted(before.keys() & after.keys())
-    return paired(baseline[0].label, [before[i] for i in rounds], [after[i] for i in rounds])
-
-
 def speedup_in_turns(baseline: Sequence[LaunchSamples], compressed: Sequence[LaunchSamples]) -> Speedup:
-    """The same of launches that took turns, from each round's ratio as the gate takes it (`paired_log_ratio`)."""
+    """exp of the mean log-ratio of rounds, each as the gate takes it (`paired_log_ratio`), with Student's t on rounds.
+
+    Both sequences by round, from launches that took turns.
+    """
     pairs = zip(baseline, compressed, strict=True)
     ratios = [exp(paired_log_ratio(after.result, before.result)) for before, after in pairs]
     return _mean_of(baseline[0].label, ratios)
 
 
 def paired(label: str, baseline: Sequence[float], compressed: Sequence[float]) -> Speedup:
-    """The same of times that belong together one by one. label: the baseline's."""
+    """exp of the mean log-ratio of times that belong together one by one, with Student's t on the pairs.
+
+    label: the baseline's.
+    """
     return _mean_of(label, [one / other for one, other in zip(baseline, compressed, strict=True)])
 
 

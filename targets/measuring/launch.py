@@ -95,29 +95,26 @@ def launch(spec: LaunchSpec, limits: Limits = Limits()) -> LaunchResult:
         return worker.result()
 
 
-def launch_pair(
-    first: LaunchSpec, second: LaunchSpec, order_seed: int, limits: Limits = Limits(seconds=900)
-) -> tuple[LaunchResult, LaunchResult]:
-    """Measure two engines in turns; see `launch_turns`."""
-    one, other = launch_turns((first, second), order_seed, limits)
-    return one, other
-
-
 def launch_turns(
     specs: Sequence[LaunchSpec], order_seed: int, limits: Limits = Limits(seconds=900)
 ) -> list[LaunchResult]:
     """Measure engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
 
     What disturbs a shared machine lasts for tenths of seconds to minutes: in turns it disturbs all alike, while each
-    still is a launch of its own. Sample i of each belongs to the same turn, i // BLOCK.
-    limits: of each process; its seconds count for every engine of the round, warm-ups not counted.
+    still is a launch of its own. Sample i of each belongs to the same turn, i // BLOCK. One engine alone is a launch.
+    limits: of each process; its seconds are those in which it works, its warm-up and others' turns not counted.
     """
+    if len(specs) == 1:
+        return [launch(specs[0], limits)]
     draw = random.Random(order_seed)
-    seconds = limits.seconds * len(specs) + sum(spec.warmup_s for spec in specs)
     together = limits.bytes or limits.in_force().bytes // len(specs)  # all are held at once
-    each = replace(limits, seconds=seconds, bytes=together)
     with ExitStack() as held:
-        workers = [held.enter_context(_Worker(spec, each, PACED)) for spec in specs]
+        workers = [
+            held.enter_context(
+                _Worker(spec, replace(limits, seconds=limits.seconds + spec.warmup_s, bytes=together), PACED)
+            )
+            for spec in specs
+        ]
         for worker in draw.sample(workers, len(workers)):  # one by one, so that nothing runs beside a warm-up
             worker.start()
         for _ in range(ceil(min(spec.iterations for spec in specs) / BLOCK)):
@@ -136,7 +133,10 @@ def paired_log_ratio(first: LaunchResult, second: LaunchResult) -> float:
 
 
 class _Worker:
-    """A process that measures one launch; gone when the `with` ends, and killed when it takes too long."""
+    """A process that measures one launch; gone when the `with` ends, and killed when it takes too long.
+
+    Its time runs while it is asked something: other processes' turns are not its own.
+    """
 
     def __init__(self, spec: LaunchSpec, limits: Limits, *mode: str) -> None:
         self._spec = spec
@@ -151,6 +151,7 @@ class _Worker:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
         self._watch = Watch(self._process)
         self._watch.begin(self._limits)
+        self._watch.pause()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,7 +189,9 @@ class _Worker:
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
+        self._watch.resume()
         line = self._process.stdout.readline()
+        self._watch.pause()
         if line.endswith("\n"):  # else the process ended within it
             return json.loads(line)
         what = f"measuring {self._spec.path.name} on {self._spec.target}"

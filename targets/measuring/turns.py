@@ -1,18 +1,18 @@
-"""Pairs of launches in turns on any device, what is set aside of them, and devices that are lost on the way."""
+"""Rounds of launches in turns on any device, what is set aside of them, and devices that are lost on the way."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..base import Feeds
-from .device import Device, DeviceLostError, Frozen
+from ...errors import CompressError
+from .device import Device, DeviceLostError, Fed
 from .launch import LaunchResult
 from .machine import throttled
 
 SET_ASIDE = 10
-"""Pairs that may be measured anew before the device is called unfit: throttled by its own word, or lost."""
+"""Rounds that may be measured anew before the device is called unfit: throttled by its own word, or lost."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,47 @@ class LaunchPlan:
 
 @dataclass
 class Losses:
-    """What is told of pairs that do not count. set_aside: why each; lost: whether the device went for good."""
+    """What is told of rounds that do not count. set_aside: why each; lost: whether the device went for good."""
 
     set_aside: list[str] = field(default_factory=list)
     lost: bool = False
 
 
-def launch_pairs(
-    device: Device, engines: tuple[Frozen, Frozen], feeds: Feeds, plan: LaunchPlan, losses: Losses
-) -> Iterator[tuple[LaunchResult, LaunchResult]]:
-    """Good pairs of launches in turns; ends when too many were set aside or the device is lost: `losses` tells."""
+def launch_rounds(
+    device: Device, engines: Sequence[Fed], plan: LaunchPlan, losses: Losses
+) -> Iterator[list[LaunchResult]]:
+    """Good rounds, in each of which every engine is launched once and they take turns; results in the engines' order.
+
+    Ends when too many rounds were set aside or the device is lost: `losses` tells.
+    """
     draw = random.Random(plan.seed)
     while len(losses.set_aside) < SET_ASIDE:
         try:
-            pair = device.launch_pair(engines, feeds, plan.iterations, plan.warmup_s, draw.getrandbits(32))
+            taken = device.launch_turns(engines, plan.iterations, plan.warmup_s, draw.getrandbits(32))
         except DeviceLostError as error:
             losses.set_aside.append(str(error))
             losses.lost = len(losses.set_aside) == SET_ASIDE or not _back(device)
             if losses.lost:
                 return
             continue
-        reasons = [why for launched in pair if (why := throttled(launched.before, launched.after))]
+        reasons = [why for launched in taken if (why := throttled(launched.before, launched.after))]
         if reasons:
             losses.set_aside.append(reasons[0])
             continue
-        yield pair
+        yield taken
+
+
+def too_few(label: str, counted: str, losses: Losses) -> CompressError:
+    """The error for a device that did not last all rounds: DeviceLostError where it went away for good.
+
+    counted: in words, "3 of 6 rounds of launches".
+    """
+    told = f"{counted} counted: {'; '.join(losses.set_aside[:3])}"
+    if losses.lost:
+        return DeviceLostError(f"{label}: it was lost, {told}")
+    return CompressError(
+        f"{label}: unfit to be measured on, {told}; see to its cooling and load, or ask for fewer pairs"
+    )
 
 
 def _back(device: Device) -> bool:

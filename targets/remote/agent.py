@@ -52,6 +52,7 @@ from .wire import (
 ALIVE_S = 1.0
 LONGEST_S = 86_400.0
 MOST_ITERATIONS = 100_000_000
+MOST_ENGINES = 64
 WAITING = 2
 """Requests that may wait; a client asks one after the other."""
 SILENCE_S = 60.0
@@ -76,14 +77,14 @@ class Agent:
             "adopt": self._adopt,
             "outputs": self._outputs,
             "launch": self._launch,
-            "launch_pair": self._launch_pair,
+            "launch_turns": self._launch_turns,
             "bye": lambda: None,
         }
         self._scratch = scratch
         self._lease: Lease | None = None
         self._leased: tuple[LocalDevice, AgentFiles] | None = None
         self._engines: dict[str, Frozen] = {}
-        self._fed: tuple[str, Feeds] | None = None
+        self._fed: dict[str, Feeds] = {}
         self._own_files = True
 
     def answer(self, message: Message) -> bytes:
@@ -162,15 +163,14 @@ class Agent:
         seconds = _number("seconds", seconds, LONGEST_S)
         return asdict(self._device().launch(frozen, fed, iterations, warmup_s, seconds))
 
-    def _launch_pair(
-        self, engines: list[str], feeds: str, iterations: int, warmup_s: float, seed: int
-    ) -> list[Body]:
-        first, second = map(self._engine, engines)
-        fed = self._feeds(feeds)
+    def _launch_turns(self, engines: list[Body], iterations: int, warmup_s: float, seed: int) -> list[Body]:
+        if not 1 <= len(engines) <= MOST_ENGINES:
+            raise CompressError(f"{len(engines)} engines: from 1 to {MOST_ENGINES} take turns")
+        held = [self._engine(each["engine"]) for each in engines]
+        fed = self._all_feeds([each["feeds"] for each in engines])
         iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
-        return [
-            asdict(r) for r in self._device().launch_pair((first, second), fed, iterations, warmup_s, seed)
-        ]
+        taken = self._device().launch_turns(list(zip(held, fed, strict=True)), iterations, warmup_s, seed)
+        return [asdict(result) for result in taken]
 
     def _engine(self, sha256: str) -> Frozen:
         if sha256 not in self._engines:
@@ -178,14 +178,21 @@ class Agent:
         return self._engines[sha256]
 
     def _feeds(self, sha256: str) -> Feeds:
-        """Inputs that are there; only the last ones are kept."""
-        if self._fed is None or self._fed[0] != sha256:
-            with self._stored().open(sha256) as file:
-                fed = read_feeds(Path(file.name))
-            if self._fed is not None and self._own_files:
-                self._stored().drop(self._fed[0])
-            self._fed = sha256, fed
-        return self._fed[1]
+        (fed,) = self._all_feeds([sha256])
+        return fed
+
+    def _all_feeds(self, named: list[str]) -> list[Feeds]:
+        """Inputs that are there; only those that a request named last are kept."""
+        fed = {sha256: self._fed[sha256] if sha256 in self._fed else self._read(sha256) for sha256 in named}
+        for sha256 in self._fed.keys() - fed.keys():
+            if self._own_files:
+                self._stored().drop(sha256)
+        self._fed = fed
+        return [fed[sha256] for sha256 in named]
+
+    def _read(self, sha256: str) -> Feeds:
+        with self._stored().open(sha256) as file:
+            return read_feeds(Path(file.name))
 
 
 class Connection:

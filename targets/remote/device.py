@@ -6,6 +6,7 @@ import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...isolated import Limits
 from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds, TargetOptions
-from ..measuring.device import DeviceFacts, Frozen, require_frozen
+from ..measuring.device import DeviceFacts, Fed, Frozen, require_frozen
 from ..measuring.launch import LaunchResult, result_of, save_feeds
 from .link import AgentLink, There
 from .ssh import SshHost, ssh_command
@@ -124,17 +125,16 @@ class RemoteDevice:
         require_frozen(frozen, result)
         return result
 
-    def launch_pair(
-        self, pair: tuple[Frozen, Frozen], feeds: Feeds, iterations: int, warmup_s: float, seed: int
-    ) -> tuple[LaunchResult, LaunchResult]:
-        """Two launches there, in turns that the agent deals out: the network is not between them."""
-        ready = [self._ready(frozen, feeds) for frozen in pair]
-        how = {"iterations": iterations, "warmup_s": warmup_s, "seed": seed, "feeds": ready[0]["feeds"]}
-        engines = [each["engine"] for each in ready]
-        first, second = self._link.ask("launch_pair", _results, engines=engines, **how)
-        for frozen, result in zip(pair, (first, second), strict=True):
+    def launch_turns(
+        self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
+    ) -> list[LaunchResult]:
+        """Launches there, in turns that the agent deals out: the network is not between them."""
+        ready = [self._ready(*each) for each in engines]
+        how = {"iterations": iterations, "warmup_s": warmup_s, "seed": seed}
+        results = self._link.ask("launch_turns", partial(_results, len(ready)), engines=ready, **how)
+        for (frozen, _), result in zip(engines, results, strict=True):
             require_frozen(frozen, result)
-        return first, second
+        return results
 
     def reconnect(self) -> None:
         """Connect anew after a loss; DeviceLostError when the device stays away. Frozen engines stay valid."""
@@ -221,9 +221,10 @@ def _built(told: Body) -> tuple[Frozen, str, list[Body]]:
     return frozen_from(told["frozen"]), told["onnx_sha256"], told["files"]
 
 
-def _results(told: list[Body]) -> tuple[LaunchResult, LaunchResult]:
-    first, second = map(result_of, told)
-    return first, second
+def _results(count: int, told: list[Body]) -> list[LaunchResult]:
+    if len(told) != count:
+        raise ValueError(f"{len(told)} results of {count} launches")
+    return list(map(result_of, told))
 
 
 def _arrays(told: str) -> list[np.ndarray[Any, Any]]:

@@ -177,7 +177,8 @@ class AgentLink:
 
     def _exchange(self, connection: Connection, body: Body, silence_s: float) -> Any:
         """What the agent did; CompressError of the kind that it raised there."""
-        timeout_s = self._host.timeout_s + body.get("seconds", 0)  # of a sustained load
+        launches = len(body.get("engines", ())) or 1  # that take turns, each with the time of one
+        timeout_s = launches * self._host.timeout_s + body.get("seconds", 0)  # of a sustained load
         answer = connection.ask(body, timeout_s, silence_s)
         if answer.keys() == {"ok"}:
             return answer["ok"]

@@ -12,7 +12,7 @@ from edgepress.pipeline.gate.pairs import gate_latency
 from edgepress.pipeline.gate.sequential import Limits, look, smallest_slowdown
 from edgepress.pipeline.gate.verdict import latency_measure, settle
 from edgepress.targets.measuring.fake import FakeDevice, Noise
-from edgepress.targets.measuring.latency import LaunchSamples, speedup, summarize
+from edgepress.targets.measuring.latency import LaunchSamples, speedup_in_turns, summarize
 from edgepress.targets.measuring.turns import LaunchPlan
 
 PAIR = 1 / sqrt(2)
@@ -188,7 +188,7 @@ def test_intervals_of_a_speedup_cover(name: str) -> None:
 
     def holds(seed: int) -> bool:
         found = launches(NOISES[name], seed, (8.0, 5.0), 6)
-        low, high = speedup([x for x in found if x.label == "0"], [x for x in found if x.label == "1"]).ci95
+        low, high = speedup_in_turns(*([x for x in found if x.label == side] for side in "01")).ci95
         return log(low) <= log(8 / 5) <= log(high)
 
     assert 0.93 <= coverage(holds) <= 0.97

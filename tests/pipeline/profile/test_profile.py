@@ -14,7 +14,8 @@ from edgepress.pipeline.devices.file import changed, find_devices, runtime_and_d
 from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.onnx_files.file import read_graph
 from edgepress.pipeline.profile.record import Profile, Profiles
-from edgepress.pipeline.profile.run import ProfilePlan, profile
+from edgepress.pipeline.profile.run import profile
+from edgepress.pipeline.profile.timing import ProfilePlan
 from edgepress.pipeline.record_file import write_record
 from edgepress.targets import TARGETS
 from onnx import TensorProto, helper, numpy_helper
@@ -226,6 +227,39 @@ def test_a_device_that_is_lost_keeps_the_rows_of_the_others(tmp_path: Path) -> N
     (found,) = profile([saved(gemm(), tmp_path)], sections, tmp_path / "out", QUICK).profiles
     assert [(d.label, d.status) for d in found.devices] == [("gone", "unavailable"), ("fake", "run")]
     assert found.devices[0].reason == "gone: the connection was lost"
+
+
+def test_equal_engines_are_told_apart_by_no_more_than_their_interval(tmp_path: Path) -> None:
+    """Also on a device that drifts by 5 % from launch to launch and throttles now and then, which it tells."""
+    noise = {"launch_sd": 0.02, "drift_sd": 0.05, "throttle_rate": 0.1, "throttle_told": True}
+    paths = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        paths.append(saved(gemm(), tmp_path / name))
+    section = DeviceSection.model_validate({"runtime": "fake", "noise": noise, "seed": 1})
+    found = profile(paths, {"sim": section}, tmp_path / "out", ProfilePlan(pairs=12, iterations=30))
+    assert [(r.first, r.other, r.pairs) for r in found.ratios] == [("m", "b-m", 12), ("m", "c-m", 12)]
+    assert all(r.ci95[0] < 1 < r.ci95[1] for r in found.ratios)
+
+
+def test_the_engines_of_one_device_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    paths = [saved(gemm(), tmp_path), saved(gemm(), tmp_path / "b")]
+    found = profile(paths, find_devices(["onnxruntime"], None), tmp_path / "out", QUICK)
+    assert [ratio.pairs for ratio in found.ratios] == [2]
+    for name in found.names:
+        latency = found.engine(name, "onnxruntime").latency_ms
+        assert [len(launch) for launch in latency.samples_ms] == [20, 20]  # whole turns of ten
+
+
+def test_a_device_that_keeps_throttling_is_a_row_that_says_so(tmp_path: Path) -> None:
+    hot = {"runtime": "fake", "noise": {"throttle_rate": 1.0, "throttle_told": True}}
+    sections = {"hot": DeviceSection.model_validate(hot), **find_devices(["fake"], None)}
+    (found,) = profile([saved(gemm(), tmp_path)], sections, tmp_path / "out", QUICK).profiles
+    assert [(d.label, d.status) for d in found.devices] == [("hot", "failed"), ("fake", "run")]
+    assert found.devices[0].reason.startswith(
+        "hot: unfit to be measured on, 0 of 2 rounds of launches counted: the CPU throttled 1 times;"
+    )
 
 
 # Inputs

@@ -12,15 +12,11 @@ from edgepress.errors import CompressError
 from edgepress.isolated import Limits
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
-from edgepress.targets.measuring.device import DeviceLostError
 from edgepress.targets.measuring.latency import (
     Contender,
     LaunchSamples,
-    launch_interleaved,
     measure_in_turns,
-    measure_interleaved,
     of,
-    speedup,
     speedup_in_turns,
     summarize,
 )
@@ -28,7 +24,7 @@ from edgepress.targets.measuring.launch import (
     LaunchResult,
     LaunchSpec,
     launch,
-    launch_pair,
+    launch_turns,
     paired_log_ratio,
     read_feeds,
     save_feeds,
@@ -86,7 +82,7 @@ def test_speedup_is_paired_by_round():
     """Ratios 2, 2, 4 in any order of launches: mean log (2 log 2 + 2 log 2) / 3, sd log 2 / sqrt 3."""
     slow = [a_launch([m], "f", i) for i, m in ((2, 8.0), (0, 2.0), (1, 4.0))]
     fast = [a_launch([m], "q", i) for i, m in ((0, 1.0), (1, 2.0), (2, 2.0))]
-    found = speedup(slow, fast)
+    found = speedup_in_turns(of(slow, "f"), of(fast, "q"))
     centre, half = 4 * log(2) / 3, 4.302653 * (log(2) / sqrt(3)) / sqrt(3)
     assert found.ratio == pytest.approx(exp(centre), rel=1e-9)
     assert found.ci95 == pytest.approx((exp(centre - half), exp(centre + half)), rel=1e-6)
@@ -96,7 +92,7 @@ def test_speedup_is_paired_by_round():
 def test_drift_that_hits_both_engines_leaves_the_speedup_sharp():
     slow = [a_launch([2.0 * drift], "f", i) for i, drift in enumerate((1, 3, 9))]
     fast = [a_launch([1.0 * drift], "q", i) for i, drift in enumerate((1, 3, 9))]
-    assert speedup(slow, fast).ci95 == pytest.approx((2.0, 2.0))
+    assert speedup_in_turns(slow, fast).ci95 == pytest.approx((2.0, 2.0))
 
 
 def test_one_launch_has_no_interval():
@@ -125,20 +121,20 @@ def test_feeds_survive_the_way_to_the_worker(tmp_path):
     assert all(np.array_equal(back[k], feeds[k]) and back[k].dtype == feeds[k].dtype for k in feeds)
 
 
-def test_real_launches_are_interleaved_and_counted(save, feeds, tmp_path):
+def test_real_launches_of_two_engines_are_counted(save, feeds, tmp_path):
     options = TargetOptions(float_precision="f32", threads=1)
     contenders = []
     for label, model in (("float", conv_float()), ("int8", conv_qdq())):
         engine = TARGETS["openvino"].build(save(model, f"{label}.onnx"), options, tmp_path / label)
         contenders.append(Contender(label, "openvino", engine.artefacts[0].path, options))
-    launches = measure_interleaved(contenders, feeds, pairs=2, iterations=11, seed=0, warmup_s=0.1)
+    launches = measure_in_turns(contenders, feeds, pairs=2, iterations=20, seed=0, warmup_s=0.1)
     assert [x.order for x in launches] == [0, 1, 2, 3]
     assert [sorted(x.label for x in launches[i : i + 2]) for i in (0, 2)] == [["float", "int8"]] * 2
-    assert all(len(x.result.samples_ns) == 11 and min(x.result.samples_ns) > 0 for x in launches)
+    assert all(len(x.result.samples_ns) == 20 and min(x.result.samples_ns) > 0 for x in launches)
     assert launches[0].result.settings["INFERENCE_PRECISION_HINT"] == "f32"
     found = summarize(of(launches, "int8"))
-    assert (found.n, found.launches) == (22, 2) and found.load_ms > 0 and found.first_inference_ms > 0
-    assert speedup(of(launches, "float"), of(launches, "int8")).pairs == 2
+    assert (found.n, found.launches) == (40, 2) and found.load_ms > 0 and found.first_inference_ms > 0
+    assert speedup_in_turns(of(launches, "float"), of(launches, "int8")).pairs == 2
 
 
 def test_real_launches_of_several_engines_take_turns_in_each_round(save, feeds, tmp_path):
@@ -166,7 +162,7 @@ def test_a_speed_up_in_turns_is_the_mean_over_rounds_of_the_ratios_of_turns():
 
 def test_two_launches_take_turns(save, feeds, tmp_path):
     spec = a_spec(save(conv_float()), feeds, tmp_path)
-    first, second = launch_pair(spec, spec, order_seed=0)
+    first, second = launch_turns((spec, spec), order_seed=0)
     assert len(first.samples_ns) == len(second.samples_ns) == 20  # 11 were asked for: whole turns of ten
     assert first.outputs_sha256 == second.outputs_sha256
     assert first.joules is None or first.joules > 0  # by the machine's own counters
@@ -184,18 +180,7 @@ def test_one_of_a_pair_that_fails_ends_both(save, feeds, tmp_path):
     with pytest.raises(
         CompressError, match=r"(?s)gone\.onnx on onnxruntime: the worker process ended.*gone\.onnx"
     ):
-        launch_pair(good, a_spec(tmp_path / "gone.onnx", feeds, tmp_path), order_seed=0)
-
-
-def test_a_device_that_is_lost_does_not_take_the_others_along():
-    def lost():
-        raise DeviceLostError("gone")
-
-    reasons: dict[str, str] = {}
-    launches = launch_interleaved({"a": lambda: a_launch([1.0]).result, "b": lost}, 3, 0, lost=reasons)
-    assert ([x.label for x in launches], reasons) == (["a"] * 3, {"b": "gone"})
-    with pytest.raises(DeviceLostError):
-        launch_interleaved({"b": lost}, 3, 0)
+        launch_turns((good, a_spec(tmp_path / "gone.onnx", feeds, tmp_path)), order_seed=0)
 
 
 def a_spec(path: Path, feeds, folder: Path, target="onnxruntime") -> LaunchSpec:

@@ -130,7 +130,7 @@ class TestOverSsh:
         assert ends.there.launch(adopted, ends.feeds, 11, 0.1).engine_sha256 == adopted.sha256
 
     def test_pairs_take_turns_there(self, ends):
-        pair = ends.there.launch_pair((ends.built_there, ends.built_there), ends.feeds, 25, 0.1, seed=0)
+        pair = ends.there.launch_turns([(ends.built_there, ends.feeds)] * 2, 25, 0.1, seed=0)
         assert [len(result.samples_ns) for result in pair] == [30, 30]  # whole turns of ten
         assert {result.engine_sha256 for result in pair} == {ends.built_here.sha256}
 
