@@ -19,7 +19,7 @@ from statistics import median
 
 import click
 import onnx
-from edgepress.pipeline.devices.feeds import batch_of, random_feeds
+from edgepress.pipeline.devices.feeds import batch_of, random_sequence
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.measuring.device import LocalDevice
 from edgepress.targets.measuring.latency import paired
@@ -40,7 +40,8 @@ def main(model: Path, pairs: int, iterations: int) -> None:
     told = environment(PACKAGES)
     graph = onnx.load(str(model))
     batch, varies = batch_of(graph, 0)
-    feeds = random_feeds(graph, batch, seed=0)
+    fed = random_sequence(graph, batch, seed=0)
+    feeds = fed.feeds[0]
     shapes = ",".join(f"{name}{list(array.shape)}".replace(" ", "") for name, array in feeds.items())
     medians: dict[str, list[float]] = {"ours": [], "benchmark_app": []}
     with tempfile.TemporaryDirectory() as name:
@@ -53,7 +54,7 @@ def main(model: Path, pairs: int, iterations: int) -> None:
         for index in range(pairs):
             for side in draw.sample(list(medians), 2):
                 if side == "ours":
-                    taken = device.launch(frozen, feeds, iterations, warmup_s=5.0).median_ns / 1e6
+                    taken = device.launch(frozen, fed, iterations, warmup_s=5.0).median_ns / 1e6
                 else:
                     taken = _benchmark_app(Path(frozen.path), shapes, iterations, folder)
                 medians[side].append(taken)

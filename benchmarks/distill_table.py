@@ -180,6 +180,7 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
+    from edgepress.targets.measuring.feeds import repeated
     from edgepress.targets.measuring.latency import Contender, measure_in_turns, of, speedup_in_turns
 
     quantize = Quantize(ranges="minmax", equalization="off", bias_correction=False, sensitivity_samples=0)
@@ -197,7 +198,7 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
             onnx = export(built, folder / f"{label}.onnx")
             engine = openvino.build(onnx, options[precision], folder / label)
             contenders.append(Contender(label, "openvino", engine.artefacts[0].path, options[precision]))
-    feeds = {"input": context.data.calibration.example()[0].numpy()}
+    feeds = repeated({"input": context.data.calibration.example()[0].numpy()})
     launches = measure_in_turns(contenders, feeds, pairs, 60, seed=0, progress=for_stream())
     first = of(launches, contenders[0].label)
     rows = []

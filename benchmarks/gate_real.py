@@ -23,11 +23,12 @@ from typing import Any
 import click
 import numpy as np
 import onnx
-from edgepress.pipeline.devices.feeds import batch_of, random_feeds
+from edgepress.pipeline.devices.feeds import batch_of, random_sequence
 from edgepress.pipeline.devices.file import find_devices
 from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.gate.run import GatePlan, gate
 from edgepress.targets.measuring.device import Frozen, LocalDevice
+from edgepress.targets.measuring.feeds import FeedSequence
 from edgepress.targets.measuring.launch import paired_log_ratio
 from edgepress.targets.measuring.turns import LaunchPlan
 from onnx import helper, numpy_helper, shape_inference
@@ -103,9 +104,9 @@ def slowed(model: Path, section: DeviceSection, wanted: float, folder: Path) -> 
     """The model with the extra layer whose measured slowdown is nearest to `wanted`, and that slowdown."""
     graph = onnx.load(str(model))
     batch, varies = batch_of(graph, 0)
-    feeds = random_feeds(graph, batch, 0)
+    fed = random_sequence(graph, batch, 0)
     device = LocalDevice("here", section.runtime, section.options(batch if varies else 0), folder)
-    frozen = device.build(model, folder / "model", feeds)
+    frozen = device.build(model, folder / "model", fed.feeds[0])
     costs: dict[Place, float] = {}
 
     def cost(*layers: Place) -> tuple[Path, float]:
@@ -114,7 +115,7 @@ def slowed(model: Path, section: DeviceSection, wanted: float, folder: Path) -> 
         for number, place in enumerate(layers):
             changed = _with_layer(changed, place, number)
         onnx.save(changed, str(path))
-        found = _slowdown(device, frozen, path, feeds, folder)
+        found = _slowdown(device, frozen, path, fed, folder)
         told = " and ".join(f"{place.kernel}x{place.kernel} behind {place.tensor}" for place in layers)
         print(f"  {told}: {100 * found:+.1f} %", flush=True)
         return path, found
@@ -172,10 +173,10 @@ def _with_layer(graph: onnx.ModelProto, place: Place, number: int = 0) -> onnx.M
     return changed
 
 
-def _slowdown(device: LocalDevice, model: Frozen, path: Path, feeds: Any, folder: Path) -> float:
+def _slowdown(device: LocalDevice, model: Frozen, path: Path, fed: FeedSequence, folder: Path) -> float:
     """The median of some pairs, measured as the gate does."""
-    slower = device.build(path, folder / path.stem, feeds)
-    sides = [(model, feeds), (slower, feeds)]
+    slower = device.build(path, folder / path.stem, fed.feeds[0])
+    sides = [(model, fed), (slower, fed)]
     pairs = [device.launch_turns(sides, 200, 1.5, seed) for seed in range(CALIBRATING)]
     return expm1(median(paired_log_ratio(*pair) for pair in pairs))
 

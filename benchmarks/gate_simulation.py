@@ -45,6 +45,7 @@ def simulate(name: str, slowdown: float, gates: int) -> tuple[Counter[str], floa
     from edgepress.pipeline.gate.sequential import Limits
     from edgepress.pipeline.gate.verdict import latency_measure, settle
     from edgepress.targets.measuring.fake import FakeDevice, Noise
+    from edgepress.targets.measuring.feeds import repeated
     from edgepress.targets.measuring.turns import LaunchPlan
 
     verdicts: Counter[str] = Counter()
@@ -52,7 +53,7 @@ def simulate(name: str, slowdown: float, gates: int) -> tuple[Counter[str], floa
     for seed in range(gates):
         device = FakeDevice(noise=Noise(**NOISES[name]), seed=seed)
         engines = device.engine(5.0), device.engine(5.0 * (1 + slowdown))
-        found = gate_latency(device, *engines, {}, Limits(), LaunchPlan(iterations=30, seed=seed))
+        found = gate_latency(device, *engines, repeated({}), Limits(), LaunchPlan(iterations=30, seed=seed))
         verdicts[settle([latency_measure("fake", found, Limits())], Limits())[1]] += 1
         pairs.append(len(found.launches) // 2)
     return verdicts, mean(pairs)

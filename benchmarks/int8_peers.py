@@ -88,6 +88,7 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
     from edgepress.progress import for_stream
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
+    from edgepress.targets.measuring.feeds import repeated
     from edgepress.targets.measuring.latency import Contender, measure_in_turns
 
     with tempfile.TemporaryDirectory() as folder_name:
@@ -111,7 +112,9 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
             Contender(label, "openvino", engines[label].artefacts[0].path, options[label])
             for label in ENGINES
         ]
-        launches = measure_in_turns(contenders, feeds, pairs, iterations, seed=0, progress=for_stream())
+        launches = measure_in_turns(
+            contenders, repeated(feeds), pairs, iterations, seed=0, progress=for_stream()
+        )
         part = data.judge if samples is None else data.judge.head(samples)
         measured = {label: context.metric.measure(_forward(engines[label]), part, 1) for label in ENGINES}
         layers = {label: engines[label].layers(feeds, 20) for label in ("NNCF", "ours")}

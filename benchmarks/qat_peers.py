@@ -226,6 +226,7 @@ def _measure(
     from edgepress.pipeline.export import export
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
+    from edgepress.targets.measuring.feeds import repeated
     from edgepress.targets.measuring.latency import (
         Contender,
         measure_in_turns,
@@ -242,7 +243,7 @@ def _measure(
     options = {label: f32 if label == "f32" else default for label in irs}
     feeds = {"input": work.context.data.calibration.example()[0].numpy()}
     contenders = [Contender(label, "openvino", irs[label], options[label]) for label in irs]
-    launches = measure_in_turns(contenders, feeds, pairs, iterations, 0, work.context.progress)
+    launches = measure_in_turns(contenders, repeated(feeds), pairs, iterations, 0, work.context.progress)
     medians = measure_side_by_side(contenders, feeds, rounds, progress=work.context.progress)
     loaded = {label: openvino.load(irs[label], options[label]) for label in irs}
     measured = {k: work.context.metric.measure(_forward(e), work.test, 1) for k, e in loaded.items()}

@@ -18,10 +18,11 @@ from typing import Any
 
 import click
 import onnx
-from edgepress.pipeline.devices.feeds import batch_of, random_feeds
+from edgepress.pipeline.devices.feeds import batch_of, random_sequence
 from edgepress.targets import TARGETS
-from edgepress.targets.base import Feeds, TargetOptions
+from edgepress.targets.base import TargetOptions
 from edgepress.targets.measuring.device import Device, LocalDevice
+from edgepress.targets.measuring.feeds import FeedSequence
 from edgepress.targets.measuring.latency import paired
 from edgepress.targets.measuring.launch import LaunchResult
 from edgepress.targets.remote.device import RemoteDevice
@@ -45,7 +46,7 @@ def main(model: Path, pairs: int, iterations: int, runtime: str, threads: int) -
     told = environment(PACKAGES)
     graph = onnx.load(str(model))
     batch, varies = batch_of(graph, 0)
-    feeds = random_feeds(graph, batch, seed=0)
+    fed = random_sequence(graph, batch, seed=0)
     options = TargetOptions(threads=threads, batch=batch if varies else 0)
     with tempfile.TemporaryDirectory() as name, running(kinds()[0], Path(name)) as server:
         folder = Path(name)
@@ -57,7 +58,7 @@ def main(model: Path, pairs: int, iterations: int, runtime: str, threads: int) -
             "model": model.name,
             "runtime": runtime,
             "server": server.kind,
-            **measured(devices, model, feeds, folder, pairs, iterations),
+            **measured(devices, model, fed, folder, pairs, iterations),
         }
         devices["over SSH"].close()
     text = "# A device over SSH on loopback\n\n" + provenance(told) + "\n" + _table(record)
@@ -72,15 +73,15 @@ def main(model: Path, pairs: int, iterations: int, runtime: str, threads: int) -
 
 
 def measured(
-    devices: dict[str, Device], model: Path, feeds: Feeds, folder: Path, pairs: int, iterations: int
+    devices: dict[str, Device], model: Path, fed: FeedSequence, folder: Path, pairs: int, iterations: int
 ) -> dict[str, Any]:
     """Medians of the launches in ms of each side, their paired ratio (over SSH / local), and what is the same."""
-    frozen = {side: device.build(model, folder / side, feeds) for side, device in devices.items()}
+    frozen = {side: device.build(model, folder / side, fed.feeds[0]) for side, device in devices.items()}
     launches: dict[str, list[LaunchResult]] = {side: [] for side in devices}
     draw = random.Random(0)
     for index in range(pairs):
         for side in draw.sample(list(devices), len(devices)):
-            launches[side].append(devices[side].launch(frozen[side], feeds, iterations, warmup_s=5.0))
+            launches[side].append(devices[side].launch(frozen[side], fed, iterations, warmup_s=5.0))
         last = {side: round(taken[-1].median_ns / 1e6, 4) for side, taken in launches.items()}
         print(f"pair {index + 1} of {pairs}: {last} ms", flush=True)
     medians = {side: [launch.median_ns / 1e6 for launch in taken] for side, taken in launches.items()}

@@ -63,7 +63,7 @@ def _ratios(
     run: Path, folder: Path, runtime: str, times: int, pairs: int, iterations: int, warmup: float
 ) -> dict[str, list[float]]:
     """Float time over compressed time, by way."""
-    from edgepress.pipeline.devices.feeds import random_feeds
+    from edgepress.pipeline.devices.feeds import random_sequence
     from edgepress.pipeline.onnx_files.file import read_graph
     from edgepress.progress import for_stream
     from edgepress.targets import TARGETS
@@ -78,7 +78,7 @@ def _ratios(
     from edgepress.targets.measuring.launch import paired_log_ratio
 
     options = TargetOptions(batch=1)
-    feeds: Any = random_feeds(read_graph(run / "float.onnx"), 1, 0)
+    fed = random_sequence(read_graph(run / "float.onnx"), 1, 0)
     paths = {
         name: TARGETS[runtime].build(run / f"{name}.onnx", options, folder / name).artefacts[0].path
         for name in ("float", "model")
@@ -90,24 +90,22 @@ def _ratios(
     for number in for_stream().track(range(times), "comparing ways", times):
         for way in random.Random(number).sample(WAYS, len(WAYS)):
             if way == "run":
-                launches = measure_in_turns(contenders, feeds, pairs, iterations, number, warmup_s=warmup)
+                launches = measure_in_turns(contenders, fed, pairs, iterations, number, warmup_s=warmup)
                 ratio = speedup_in_turns(of(launches, "float"), of(launches, "model")).ratio
             elif way == "gate":
                 taken = [
-                    device.launch_turns(
-                        [(before, feeds), (after, feeds)], iterations, warmup, 1000 * number + i
-                    )
+                    device.launch_turns([(before, fed), (after, fed)], iterations, warmup, 1000 * number + i)
                     for i in range(pairs)
                 ]
                 ratio = exp(mean(-paired_log_ratio(one, other) for one, other in taken))
             else:
-                ratio = _separately(device, (before, after), feeds, pairs, (iterations, warmup), number)
+                ratio = _separately(device, (before, after), fed, pairs, (iterations, warmup), number)
             found[way].append(ratio)
     return found
 
 
 def _separately(
-    device: Any, engines: tuple[Any, Any], feeds: Any, pairs: int, how: tuple[int, float], seed: int
+    device: Any, engines: tuple[Any, Any], fed: Any, pairs: int, how: tuple[int, float], seed: int
 ) -> float:
     """The ratio of launches one after the other, interleaved at random, paired by round."""
     from edgepress.targets.measuring.latency import paired
@@ -116,7 +114,7 @@ def _separately(
     draw = random.Random(seed)
     for _ in range(pairs):
         for side in draw.sample(range(2), 2):
-            medians[side].append(device.launch(engines[side], feeds, *how).median_ns)
+            medians[side].append(device.launch(engines[side], fed, *how).median_ns)
     return paired(*medians).ratio
 
 

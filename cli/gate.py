@@ -64,6 +64,11 @@ if TYPE_CHECKING:
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
+@click.option(
+    "--samples", type=click.IntRange(1, 1024),
+    help="Samples that launches are fed in turn, the first ones of --data's, else random; default: one input, and 64 "
+    "where the work depends on the data.",
+)  # fmt: skip
 @input_shape_option
 @click.option(
     "--inputs",
@@ -93,6 +98,7 @@ def gate(
     floor: float,
     iterations: int,
     batch: int | None,
+    samples: int | None,
     shapes: tuple[str, ...],
     inputs: Path | None,
     seed: int,
@@ -144,6 +150,7 @@ def gate(
         golden,
         current_commit(),
         given_shapes(shapes),
+        samples or 0,
     )
     with quiet_stdout() if as_json else nullcontext():
         if accept or baseline is None:

@@ -55,6 +55,10 @@ SLOWEST = 10
 @click.option(
     "--batch", type=click.IntRange(1), help="Samples in one inference; default: the model's own, or 1."
 )
+@click.option(
+    "--samples", type=click.IntRange(1, 1024),
+    help="Random samples that launches are fed in turn; default: one input, and 64 where the work depends on the data.",
+)  # fmt: skip
 @input_shape_option
 @click.option("--threads", type=click.IntRange(0, 1024), help="CPU threads; 0 is the runtime's own choice.")
 @click.option(
@@ -76,6 +80,7 @@ def profile(
     float_precision: FloatPrecision | None,
     copies: bool | None,
     batch: int | None,
+    samples: int | None,
     shapes: tuple[str, ...],
     threads: int | None,
     seed: int,
@@ -104,7 +109,7 @@ def profile(
     sections = {
         name: changed(section, **settings) for name, section in find_devices(names, devices_file).items()
     }
-    plan = ProfilePlan(pairs, iterations, batch or 0, seed, sustain_s=sustain_s)
+    plan = ProfilePlan(pairs, iterations, batch or 0, seed, sustain_s=sustain_s, samples=samples or 0)
     with ExitStack() as held:
         held.enter_context(quiet_stdout() if as_json else nullcontext())
         place = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -225,13 +230,15 @@ def _resource_rows(device: DeviceProfile) -> list[tuple[str, str]]:
 def _latency_rows(latency: Latency) -> list[tuple[str, str]]:
     from ..pipeline.pages.words import bare_ms, between, ms
     from ..targets.measuring.latency import NEEDED
+    from ..text import short
 
     low, high = latency.ci95
     rows = [("latency p50", f"{ms(latency.p50)} (95 % interval {between(bare_ms(low), ms(high))})")]
     for q, value in ((0.9, latency.p90), (0.99, latency.p99)):
         why = "" if value is not None else f": n = {latency.n}, it needs {NEEDED[q]}"
         rows.append((f"latency p{round(100 * q)}", ms(value) + why))
-    rows.append(("samples", f"{latency.n} in {latency.launches} launches"))
+    over = f", over {short(latency.samples_origin)}" if latency.samples_origin else ""
+    rows.append(("samples", f"{latency.n} in {latency.launches} launches{over}"))
     rows += [("note", note) for note in latency.note.split("; ") if note and " needs " not in note]
     rows.append(("load", ms(latency.load_ms)))
     rows.append(("first inference", ms(latency.first_inference_ms)))

@@ -23,6 +23,7 @@ from ..targets.base import Artefact, BuiltOnly, TargetOptions
 from ..targets.graphs.attribution import precision_shares
 from ..targets.isolated_engine import IsolatedEngine, build
 from ..targets.measuring.device import LAYER_ITERATIONS, BuiltOnlyError
+from ..targets.measuring.feeds import FeedSequence
 from ..targets.measuring.latency import (
     Contender,
     LaunchSamples,
@@ -35,6 +36,7 @@ from ..targets.measuring.latency import (
 )
 from ..writing import NotWrittenError
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, FindLayer, judged
+from .launch_inputs import example_feeds, run_inputs
 from .proof.divergence import Suspect, where
 from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
@@ -144,17 +146,18 @@ def _run(
         batch = candidate.model.static_batch or METRIC_BATCH
         parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
     # Their processes are gone now: nothing of them is beside what is timed.
-    feeds = example_feeds(candidate.model, plan.batch)
-    launches = _time(section, engines, options, feeds, plan, context)
+    onnx_paths = candidate.float_onnx, candidate.compressed_onnx
+    fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
+    launches = _time(section, engines, options, fed, plan, context)
     records = {
         label: EngineRecord(
             label=label,
             settings=plain_settings(engine.settings),
-            latency_ms=summarize(of(launches, label)),
+            latency_ms=summarize(of(launches, label), fed),
             **resources(of(launches, label)),
             metric=metrics[label],
             engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
-            **_layers(target, label, candidate, options[label], plan, feeds),
+            **_layers(target, label, candidate, options[label], plan, fed.feeds[0]),
         )
         for label, engine in engines.items()
     }
@@ -192,7 +195,7 @@ def _time(
     section: TargetSection,
     engines: Mapping[str, IsolatedEngine],
     options: Mapping[str, TargetOptions],
-    feeds: Feeds,
+    fed: FeedSequence,
     plan: MeasureSection,
     context: PassContext,
 ) -> list[LaunchSamples]:
@@ -202,11 +205,11 @@ def _time(
     ]
     context.progress.say(
         f"{section.label}: timing {len(contenders)} engines, {plan.pairs} launches each in turns, "
-        f"batch {plan.batch}"
+        f"batch {plan.batch}, over {fed.origin}"
     )
     return measure_in_turns(
         contenders,
-        feeds,
+        fed,
         plan.pairs,
         plan.iterations,
         context.seed,
@@ -265,15 +268,6 @@ def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> di
     worst = worst_samples(before, after, size)
     inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
     return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
-
-
-def example_feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:
-    """The example inputs, repeated to `batch` samples."""
-    size = model.static_batch or batch
-    return {
-        name: x[:1].expand(size, *x.shape[1:]).contiguous().numpy()
-        for name, x in zip(model.input_names, model.example_inputs, strict=True)
-    }
 
 
 def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:

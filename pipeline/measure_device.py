@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..errors import CompressError
 from ..model import Model
@@ -17,13 +14,14 @@ from ..passes.base import PassContext
 from ..targets import target_of
 from ..targets.base import FAKE, Artefact
 from ..targets.measuring.device import Device, Frozen
+from ..targets.measuring.feeds import FeedSequence
 from ..targets.measuring.latency import LaunchSamples, of, summarize
 from ..targets.measuring.turns import LaunchPlan, Losses, launch_rounds, too_few
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, judged
+from .launch_inputs import run_inputs
 from .measure import (
     Measured,
-    example_feeds,
     forward_of,
     layer_finder,
     limits_of,
@@ -82,14 +80,15 @@ def _measured(
     plan: MeasureSection,
     folder: Path,
 ) -> Measured:
-    facts, feeds = device.facts(), example_feeds(candidate.model, plan.batch)
+    facts, onnx_paths = device.facts(), (candidate.float_onnx, candidate.compressed_onnx)
+    fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
     own_default = section.float_precision != "f32" and target_of(section.runtime).own_float_default
     base = DEFAULT if own_default else F32
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
     frozen: dict[str, Frozen] = {}
     for label, name in ((COMPRESSED, "compressed"), (base, "float")):
         context.progress.say(f"{section.label}: building {name}")
-        frozen[label] = device.build(candidate.onnx(label), folder / name, feeds)
+        frozen[label] = device.build(candidate.onnx(label), folder / name, fed.feeds[0])
     forwards = {
         label: forward_of(partial(device.outputs, engine), candidate.model, plan.batch)
         for label, engine in frozen.items()
@@ -103,12 +102,12 @@ def _measured(
         plan.batch,
         find_layer if section.here else lambda *_: f"not looked for: {section.label} is not of this machine",
     )
-    launches = _timed(device, {label: frozen[label] for label in (base, COMPRESSED)}, feeds, plan, context)
+    launches = _timed(device, {label: frozen[label] for label in (base, COMPRESSED)}, fed, plan, context)
     engines = {
         label: EngineRecord(
             label=label,
             settings=plain_settings(of(launches, label)[0].result.settings),
-            latency_ms=summarize(of(launches, label)),
+            latency_ms=summarize(of(launches, label), fed),
             metric=metrics[label],
             engine_bytes=engine.bytes,
             precision=engine.precision if engine.layers else {},
@@ -134,18 +133,18 @@ def _measured(
 def _timed(
     device: Device,
     engines: Mapping[str, Frozen],
-    feeds: dict[str, np.ndarray[Any, Any]],
+    fed: FeedSequence,
     plan: MeasureSection,
     context: PassContext,
 ) -> list[LaunchSamples]:
     """Rounds of launches in turns, all that were asked for; `too_few` when too many of them did not count."""
     context.progress.say(
-        f"{device.label}: timing {plan.pairs} pairs of launches in turns, batch {plan.batch}"
+        f"{device.label}: timing {plan.pairs} pairs of launches in turns, batch {plan.batch}, over {fed.origin}"
     )
     losses, launches = Losses(), list[LaunchSamples]()
     how = LaunchPlan(plan.iterations, plan.warmup_s, context.seed)
-    fed = [(frozen, feeds) for frozen in engines.values()]
-    rounds = islice(launch_rounds(device, fed, how, losses), plan.pairs)
+    contenders = [(frozen, fed) for frozen in engines.values()]
+    rounds = islice(launch_rounds(device, contenders, how, losses), plan.pairs)
     for index, taken in enumerate(
         context.progress.track(rounds, f"{device.label}: pairs of launches", plan.pairs)
     ):

@@ -25,6 +25,7 @@ from .devices.opened import require_reached
 from .devices.scheme import scheme_of
 from .export import export
 from .ingest.model import ingest
+from .launch_inputs import require_samples
 from .measure import layer_times, limits_of
 from .onnx_files.network import why_no_pass
 from .packing.weighing import Weighing
@@ -68,7 +69,8 @@ class Prepared:
 
     def read(self) -> tuple[DataParts, Model]:
         """The data and the float model that the recipe names."""
-        data = self.data()
+        data, measured = self.data(), self.recipe.measure
+        require_samples(measured.samples or 1, data.judge, measured.batch, "measure.samples")
         self.progress.say("reading the model")
         example = data.calibration.example()
         model = ingest(

@@ -84,7 +84,10 @@ class Engine(Protocol):
         """One synchronous inference; arrays in and out by value, in the model's output order."""
 
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
-        """An inference on inputs that are in place already, whose outputs stay where they are."""
+        """An inference on inputs that are in place already, whose outputs stay where they are.
+
+        Good until it is asked for other inputs, which may take the place of these.
+        """
 
     def run_many(self, feeds: Feeds, count: int) -> None:
         """`count` inferences, as many at once as the options say, and back when all are done."""

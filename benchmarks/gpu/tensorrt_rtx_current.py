@@ -40,6 +40,7 @@ def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
     from edgepress.targets import onnxruntime, tensorrt
     from edgepress.targets.base import BuiltOnly, TargetOptions
     from edgepress.targets.graphs.attribution import precision_shares
+    from edgepress.targets.measuring.feeds import repeated
     from edgepress.targets.measuring.latency import Contender, measure_in_turns, summarize
 
     if reason := tensorrt.unavailable(device):
@@ -53,7 +54,7 @@ def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
         expected = onnxruntime.build(onnx, TargetOptions(batch=1), folder / "cpu").run(feeds)[0]
         actual = engine.run(feeds)[0]
         contender = Contender("tensorrt", "tensorrt", engine.artefacts[0].path, options)
-        timed = summarize(measure_in_turns([contender], feeds, pairs, iterations, seed=0))
+        timed = summarize(measure_in_turns([contender], repeated(feeds), pairs, iterations, seed=0))
         layers = engine.layers(feeds, iterations)
     noise = float(np.square(actual.astype(np.float64) - expected).sum())
     sqnr = 10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise) if noise else np.inf

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import CompressError
+from ...targets.measuring.feeds import FeedSequence
 from ..onnx_files.file import graph_inputs, sample_shape, type_name
 
 if TYPE_CHECKING:
@@ -42,7 +43,19 @@ def random_feeds(model: onnx.ModelProto, batch: int, seed: int) -> Feeds:
 
     CompressError names an input with another axis that varies, or with a type that numbers cannot fill.
     """
+    return _drawn(model, batch, np.random.default_rng(seed))
+
+
+def random_sequence(model: onnx.ModelProto, batch: int, seed: int, inputs: int = 1) -> FeedSequence:
+    """So many different inputs, each a batch, of which the first is that of `random_feeds`."""
     draw = np.random.default_rng(seed)
+    told = (
+        f"{inputs:,} random inputs, seed {seed}" if inputs > 1 else f"one random input, seed {seed}, repeated"
+    )
+    return FeedSequence(tuple(_drawn(model, batch, draw) for _ in range(inputs)), told)
+
+
+def _drawn(model: onnx.ModelProto, batch: int, draw: np.random.Generator) -> Feeds:
     feeds: Feeds = {}
     for value in graph_inputs(model):
         shape, dtype = _fed_shape(value, batch), _dtype(value)

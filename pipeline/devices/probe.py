@@ -17,12 +17,14 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from ...record import Record
 from ...targets.measuring.device import Device, DeviceLostError
+from ...targets.measuring.feeds import FeedSequence
 from ...targets.measuring.launch import paired_log_ratio
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds
 from ..gate.sequential import Limits, smallest_slowdown
+from ..launch_inputs import default_samples
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
-from .feeds import batch_of, random_feeds
+from .feeds import batch_of, random_sequence
 from .opened import folder_name, opened
 from .sections import DeviceSection
 
@@ -77,13 +79,13 @@ def probe(
         model = held.enter_context(with_shapes(named, plan.shapes))
         graph = read_graph(model)
         batch, varies = batch_of(graph, 0)
-        feeds = random_feeds(graph, batch, plan.seed)
+        fed = random_sequence(graph, batch, plan.seed, max(1, default_samples([graph]) // batch))
         with opened(sections, batch if varies else 0) as devices:
-            return [_probed(device, model, feeds, folder, plan, progress) for device in devices.values()]
+            return [_probed(device, model, fed, folder, plan, progress) for device in devices.values()]
 
 
 def _probed(
-    device: Device, model: Path, feeds: Any, folder: Path, plan: ProbePlan, progress: Progress
+    device: Device, model: Path, fed: FeedSequence, folder: Path, plan: ProbePlan, progress: Progress
 ) -> Probe:
     facts = device.facts()
     told = Probe(
@@ -97,9 +99,9 @@ def _probed(
     )
     if not plan.pairs:
         return told
-    frozen = device.build(model, folder / folder_name(device.label), feeds)
+    frozen = device.build(model, folder / folder_name(device.label), fed.feeds[0])
     lost = Losses()
-    pairs = launch_rounds(device, [(frozen, feeds)] * 2, LaunchPlan(plan.iterations, seed=plan.seed), lost)
+    pairs = launch_rounds(device, [(frozen, fed)] * 2, LaunchPlan(plan.iterations, seed=plan.seed), lost)
     counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
     found = [pair for _, pair in zip(counted, pairs, strict=False)]
     if len(found) < plan.pairs:

@@ -33,7 +33,8 @@ class SshSection(Section):
     workdir: str = ""
     """A folder there that keeps models between connections; empty: a temporary one."""
     timeout_s: float = Field(default=600, gt=0, le=DAY_S)
-    """Seconds that one request may take; in a run, beyond what measure.timeout_s lets its engines take."""
+    """Seconds that one request may take, of launches in turns each; in a run, beyond what measure.timeout_s lets its
+    engines take."""
     heartbeat_s: float = Field(default=15, gt=0, le=DAY_S)
     """Seconds of silence after which the connection is given up."""
     connect_timeout_s: float = Field(default=15, gt=0, le=DAY_S)

@@ -11,9 +11,11 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from ..devices.opened import opened
 from ..devices.sections import DeviceSection
+from .accuracy import judged_by
 from .golden import finite, golden_of, golden_path, read_golden_anyway, write_golden
 from .run import GatePlan
 from .subjects import common_inputs, freeze, subject
+from .timed_inputs import outputs_in_turn, timed_inputs
 
 
 def accept(
@@ -29,15 +31,17 @@ def accept(
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         side = held.enter_context(subject(candidate, plan.shapes))
         inputs = common_inputs((side,), plan.inputs, plan.batch, plan.launches.seed)
+        part = judged_by(plan.data, progress).part if plan.data is not None else None
+        fed = timed_inputs(inputs, (side,), plan.inputs, plan.samples, part, plan.launches.seed)
         for name, section in sections.items():
             with opened({name: section}, inputs.batch) as one:
                 device = one[name]
                 progress.say(f"{name}: running {candidate}")
                 (frozen,) = freeze((side,), device, inputs.feeds, folder)
-                outputs = device.outputs(frozen, inputs.feeds)
+                outputs = outputs_in_turn(device, frozen, fed)
                 if not finite(outputs):
                     raise CompressError(f"{candidate}: its outputs on {name} hold NaN or infinite values")
-                new = golden_of(name, device.facts(), side, inputs.feeds, outputs, plan.commit)
+                new = golden_of(name, device.facts(), side, fed, outputs, plan.commit)
             old = read_golden_anyway(golden, name)
             if old is not None and old.device != name:
                 raise CompressError(

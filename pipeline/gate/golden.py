@@ -14,7 +14,7 @@ from ...errors import CompressError
 from ...record import Count, Record, require_schema
 from ...targets.measuring.device import DeviceFacts
 from ...targets.measuring.digests import outputs_digest
-from ..devices.feeds import Feeds
+from ...targets.measuring.feeds import FeedSequence
 from ..devices.opened import folder_name
 from ..record_file import NotARecordError, parsed, read_bytes, told, write_record
 from .subjects import Subject
@@ -27,7 +27,7 @@ Outputs = Sequence["np.ndarray[Any, Any]"]
 
 
 class Golden(Record):
-    """What was accepted. inputs_sha256, outputs_sha256: bit for bit, with types and shapes."""
+    """What was accepted. inputs_sha256, outputs_sha256: of all inputs and outputs in order, with types and shapes."""
 
     schema_version: int = SCHEMA
     device: str
@@ -59,9 +59,12 @@ def golden_path(folder: Path, device: str) -> Path:
 
 
 def golden_of(
-    device: str, facts: DeviceFacts, side: Subject, feeds: Feeds, outputs: Outputs, commit: str = ""
+    device: str, facts: DeviceFacts, side: Subject, fed: FeedSequence, outputs: Outputs, commit: str = ""
 ) -> Golden:
-    """What a side would be accepted as now; CompressError for outputs that are no numbers, such as text."""
+    """What a side would be accepted as now. outputs: of each input in turn.
+
+    CompressError for outputs that are no numbers, such as text.
+    """
     if wrong := [array.dtype for array in outputs if array.dtype.kind in "OSU"]:
         raise CompressError(
             f"{side.path}: an output is of type {wrong[0]}; only numbers can be compared bit for bit"
@@ -75,14 +78,17 @@ def golden_of(
         commit=commit,
         source=side.name,
         bytes=side.bytes,
-        inputs_sha256=inputs_digest(feeds),
+        inputs_sha256=fed.sha256,
         outputs_sha256=outputs_digest(outputs),
         outputs=kept(outputs),
     )
 
 
-def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
-    """The golden file of a device, None where there is none; CompressError when it is damaged or of other inputs."""
+def read_golden(folder: Path, device: str, known: Sequence[FeedSequence]) -> Golden | None:
+    """The golden file of a device, None where there is none; CompressError when it is damaged or of other inputs.
+
+    known: inputs that it may be of.
+    """
     path = golden_path(folder, device)
     if not path.exists():
         return None
@@ -99,7 +105,7 @@ def read_golden(folder: Path, device: str, feeds: Feeds) -> Golden | None:
         raise CompressError(
             f"{path}: was accepted for the device {golden.device!r}, not {device!r}; rename one of them"
         )
-    if golden.inputs_sha256 != inputs_digest(feeds):
+    if golden.inputs_sha256 not in {fed.sha256 for fed in known}:
         raise CompressError(
             f"{path}: was accepted on other inputs (shapes, batch, seed or --inputs); accept it anew"
         )
@@ -117,11 +123,6 @@ def read_golden_anyway(folder: Path, device: str) -> Golden | None:
 def write_golden(folder: Path, golden: Golden) -> Path:
     """Write a device's golden file, complete or not at all."""
     return write_record(golden_path(folder, golden.device), golden)
-
-
-def inputs_digest(feeds: Feeds) -> str:
-    """SHA-256 of inputs, in the order of their names."""
-    return outputs_digest([feeds[name] for name in sorted(feeds)])
 
 
 def kept(outputs: Outputs) -> list[list[float]] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from ...progress import Progress, Silent
-from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Frozen
+from ...targets.measuring.feeds import FeedSequence
 from ...targets.measuring.launch import BLOCK, LaunchResult, paired_log_ratio
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds
 from .record import LatencyResult, LaunchRow
@@ -17,7 +17,7 @@ def gate_latency(
     device: Device,
     baseline: Frozen,
     candidate: Frozen,
-    feeds: Feeds,
+    fed: FeedSequence,
     limits: Limits,
     plan: LaunchPlan,
     share: float = 1.0,
@@ -28,11 +28,12 @@ def gate_latency(
     Which pairs are set aside never depends on their times. Without a decision (`last.decision` is MORE, or there is no
     look) the pairs ran out, or the device did.
     """
-    result, losses = LatencyResult(looks=[], launches=[]), Losses()
+    told = {"samples": len(fed), "samples_sha256": fed.sha256, "samples_origin": fed.origin}
+    result, losses = LatencyResult(looks=[], launches=[], **told), Losses()
     medians: list[float] = []
     wanted = iter(limits.looks)
     target = next(wanted)
-    pairs = launch_rounds(device, [(baseline, feeds), (candidate, feeds)], plan, losses)
+    pairs = launch_rounds(device, [(baseline, fed), (candidate, fed)], plan, losses)
     for pair in progress.track(
         pairs, f"{device.label}: pairs of launches", limits.looks[-1], lambda: _status(result)
     ):

@@ -49,6 +49,12 @@ class LatencyResult(Record):
     set_aside: list[str] = []
     lost: bool = False
     """Whether the device went away for good."""
+    samples: Count = 1
+    """How many different inputs the launches were fed in turn: sample i of a launch is of input i modulo that."""
+    samples_sha256: str = ""
+    """Of all inputs in order; empty in records of before."""
+    samples_origin: str = ""
+    """What they are, in words that follow "over"."""
 
     @property
     def last(self) -> Look | None:

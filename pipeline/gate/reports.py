@@ -69,6 +69,11 @@ def markdown(record: GateRecord) -> str:
         told = f"{device.label}: {device.version or device.runtime} on {device.machine}"
         lines.append(
             f"- {clean_markdown(told)}; {len(device.latency.launches) // 2} pairs of launches, interleaved"
+            + (
+                f", over {clean_markdown(device.latency.samples_origin)}"
+                if device.latency.samples_origin
+                else ""
+            )
         )
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from ...progress import Progress, Silent
 from ...targets.base import FAKE
 from ...targets.measuring.device import Device
 from ...targets.measuring.digests import outputs_digest
+from ...targets.measuring.feeds import FeedSequence, repeated
 from ...targets.measuring.turns import LaunchPlan
 from ..devices.opened import opened, require_reached
 from ..devices.sections import DeviceSection
@@ -26,6 +27,7 @@ from .pairs import gate_latency
 from .record import DeviceGate, GateRecord, Measure, Side
 from .sequential import Limits
 from .subjects import Inputs, Subject, common_inputs, freeze, subject
+from .timed_inputs import outputs_in_turn, timed_inputs
 from .verdict import accuracy_measure, latency_measure, outputs_measure, settle, size_measure
 
 
@@ -35,6 +37,7 @@ class GatePlan:
 
     most_drop: of the metric, that the candidate must surely keep. golden: a folder of golden files. batch 0: the
     models' own, or 1. commit: for the record. shapes: of inputs, where the models leave sizes open.
+    samples: that engines are fed in turn, from `data` or random; 0: one input, or more where the work depends on them.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -46,6 +49,7 @@ class GatePlan:
     golden: Path | None = None
     commit: str = ""
     shapes: GivenShapes = NOTHING
+    samples: int = 0
 
 
 def gate(
@@ -72,11 +76,13 @@ def gate(
             held.enter_context(subject(candidate, plan.shapes)),
         )
         inputs = common_inputs(sides, plan.inputs, plan.batch, plan.launches.seed)
+        part = judged.part if judged is not None else None
+        fed = timed_inputs(inputs, sides, plan.inputs, plan.samples, part, plan.launches.seed)
         require_reached(sections)
         share = 1 / (len(sections) * (1 if judged is None else 2))
         for name, section in sections.items():  # one after the other: two names may be of one device
             with opened({name: section}, inputs.batch) as opened_one:
-                one = _OnDevice(opened_one[name], sides, inputs, plan, folder, progress)
+                one = _OnDevice(opened_one[name], sides, inputs, fed, plan, folder, progress)
                 found, own = one.measured(judged, share)
             devices.append(found)
             measures += own
@@ -118,6 +124,7 @@ class _OnDevice:
         device: Device,
         sides: tuple[Subject, Subject],
         inputs: Inputs,
+        fed: FeedSequence,
         plan: GatePlan,
         folder: Path,
         progress: Progress,
@@ -125,6 +132,7 @@ class _OnDevice:
         self.device = device
         self.sides = sides
         self.inputs = inputs
+        self.fed = fed
         self.plan = plan
         self.progress = progress
         self.facts = device.facts()
@@ -140,7 +148,7 @@ class _OnDevice:
             found = compare(judged, self.device, *self.frozen, self.inputs.feeds, self.progress)
             measures.append(accuracy_measure(label, found, plan.most_drop))
         latency = gate_latency(
-            self.device, *self.frozen, self.inputs.feeds, plan.limits, plan.launches, share, self.progress
+            self.device, *self.frozen, self.fed, plan.limits, plan.launches, share, self.progress
         )
         measures.append(latency_measure(label, latency, plan.limits))
         return DeviceGate(
@@ -157,10 +165,12 @@ class _OnDevice:
 
     def _exact(self) -> list[Measure]:
         """Size and outputs against what was accepted for this device, else against the baseline."""
-        label, feeds = self.device.label, self.inputs.feeds
-        before, after = (self.device.outputs(frozen, feeds) for frozen in self.frozen)
-        baseline = golden_of(label, self.facts, self.sides[0], feeds, before)
-        golden = read_golden(self.plan.golden, label, feeds) if self.plan.golden is not None else None
+        label, known = self.device.label, (self.fed, repeated(self.inputs.feeds))
+        golden = read_golden(self.plan.golden, label, known) if self.plan.golden is not None else None
+        digest = self.fed.sha256 if golden is None else golden.inputs_sha256
+        fed = next(each for each in known if each.sha256 == digest)
+        before, after = (outputs_in_turn(self.device, frozen, fed) for frozen in self.frozen)
+        baseline = golden_of(label, self.facts, self.sides[0], fed, before)
         accepted = f"what was accepted ({golden.origin})" if golden is not None else "the baseline"
         size, outputs, told = golden or baseline, golden or baseline, accepted
         if golden is not None and not golden.made_on(self.facts):

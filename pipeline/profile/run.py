@@ -10,12 +10,14 @@ from pathlib import Path
 from ...errors import CompressError, DeviceUnavailableError
 from ...progress import Progress, Silent
 from ...targets.measuring.device import BuiltOnlyError, Device
+from ...targets.measuring.feeds import FeedSequence
 from ...targets.measuring.latency import speedup_in_turns
-from ..devices.feeds import Feeds, batch_of, random_feeds
+from ..devices.feeds import batch_of, random_sequence
 from ..devices.opened import folder_name, opened
 from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..files import sha256_file
+from ..launch_inputs import default_samples, input_count
 from ..onnx_files.file import read_graph
 from ..run_record import EngineRecord, plain_settings
 from .record import DeviceProfile, Profile, Profiles, Ratio
@@ -28,7 +30,7 @@ class _Model:
 
     name: str
     path: Path
-    feeds: Feeds
+    fed: FeedSequence
     batch: int
     varies: bool
 
@@ -55,7 +57,7 @@ def profile(
                 inner = (model.name,) if len(models) > 1 else ()
                 place = folder.joinpath(*inner, folder_name(label))
                 cells[model.name, label] = _built(device, model, place)
-        time_engines(cells, {model.name: model.feeds for model in models}, plan, progress)
+        time_engines(cells, {model.name: model.fed for model in models}, plan, progress)
     return Profiles(
         names=[model.name for model in models],
         profiles=[_profile(model, cells, plan) for model in models],
@@ -64,15 +66,17 @@ def profile(
 
 
 def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
+    graphs = [read_graph(path) for path in paths]
+    samples = plan.samples or default_samples(graphs)
     models: list[_Model] = []
-    for path in paths:
-        graph = read_graph(path)
+    for path, graph in zip(paths, graphs, strict=True):
         batch, varies = batch_of(graph, plan.batch)
+        inputs = input_count(samples, batch, "--samples") if plan.samples else max(1, samples // batch)
         taken = {model.name for model in models}
         own = (path.stem, f"{path.resolve().parent.name}-{path.stem}")
         names = chain(own, (f"{path.stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in taken)
-        models.append(_Model(name, path, random_feeds(graph, batch, plan.seed), batch, varies))
+        models.append(_Model(name, path, random_sequence(graph, batch, plan.seed, inputs), batch, varies))
     if len({model.batch for model in models}) > 1:
         told = ", ".join(f"{m.name} {m.batch}" for m in models)
         raise CompressError(
@@ -91,7 +95,7 @@ def _built(device: Device, model: _Model, place: Path) -> Cell:
     try:
         facts = device.facts()
         row.version, row.machine = facts.version, facts.machine
-        cell.frozen = frozen = device.build(model.path, place, model.feeds)
+        cell.frozen = frozen = device.build(model.path, place, model.fed.feeds[0])
     except BuiltOnlyError as error:
         row.status, row.reason = "built", error.built.reason
         size = sum(artefact.path.stat().st_size for artefact in error.built.artefacts)
@@ -118,7 +122,7 @@ def _profile(model: _Model, cells: Mapping[tuple[str, str], Cell], plan: Profile
     return Profile(
         source=model.path.name,
         sha256=sha256_file(model.path),
-        inputs={name: list(array.shape) for name, array in model.feeds.items()},
+        inputs={name: list(array.shape) for name, array in model.fed.feeds[0].items()},
         batch=model.batch,
         pairs=plan.pairs,
         iterations=plan.iterations,

@@ -9,8 +9,8 @@ from itertools import count
 
 from ...errors import CompressError
 from ...progress import Progress
-from ...targets.base import Feeds
 from ...targets.measuring.device import Device, Fed, Frozen
+from ...targets.measuring.feeds import FeedSequence
 from ...targets.measuring.latency import LaunchSamples, median_known, require_pairs, summarize
 from ...targets.measuring.sustained import sustained
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds, too_few
@@ -19,7 +19,10 @@ from .record import DeviceProfile, ResourceRecord
 
 @dataclass(frozen=True)
 class ProfilePlan:
-    """How to measure. batch 0: the model's own fixed batch, or 1; sustain_s: of one long launch more, 0 for none."""
+    """How to measure. batch 0: the model's own fixed batch, or 1; sustain_s: of one long launch more, 0 for none.
+
+    samples: random ones that launches are fed in turn, 0 for one input, or more where a model's work depends on them.
+    """
 
     pairs: int = 6
     iterations: int = 60
@@ -27,6 +30,7 @@ class ProfilePlan:
     seed: int = 0
     warmup_s: float = 5.0
     sustain_s: float = 0.0
+    samples: int = 0
 
 
 @dataclass
@@ -42,33 +46,32 @@ class Cell:
 
 def time_engines(
     cells: Mapping[tuple[str, str], Cell],
-    feeds: Mapping[str, Feeds],
+    fed: Mapping[str, FeedSequence],
     plan: ProfilePlan,
     progress: Progress,
 ) -> None:
     """Add to each cell that has an engine what its launches measured.
 
-    cells: by model and device; feeds: of each model. CompressError when a launch fails.
+    cells: by model and device; fed: by model. CompressError when a launch fails.
     """
     require_pairs(plan.pairs)
     groups: dict[str, _Group] = {}
     for (name, label), cell in cells.items():
         if cell.frozen is not None:
-            fed = cell.frozen, feeds[name]
-            groups.setdefault(label, _Group(cell.device)).add(name, cell, fed)
+            groups.setdefault(label, _Group(cell.device)).add(name, cell, (cell.frozen, fed[name]))
     if not groups:
         return
     told = ", ".join(f"{name} on {label}" for label, group in groups.items() for name in group.cells)
     progress.say(f"timing {told}: {plan.pairs} launches each, in turns")
     _take_rounds(groups, plan, progress)
     for group in groups.values():
-        for (name, cell), fed in zip(group.cells.items(), group.engines, strict=True):
+        for (name, cell), engine in zip(group.cells.items(), group.engines, strict=True):
             if cell.row.status != "run":
                 continue
-            _summarize(cell)
+            _summarize(cell, fed[name])
             if plan.sustain_s:
                 progress.say(f"{name} on {cell.device.label}: {plan.sustain_s:g} s of sustained load")
-                _sustain(cell, fed, plan)
+                _sustain(cell, engine, plan)
 
 
 @dataclass
@@ -127,10 +130,10 @@ def _sustain(cell: Cell, fed: Fed, plan: ProfilePlan) -> None:
     cell.row.sustained = sustained(long.samples_ns, long.calls_per_sample)
 
 
-def _summarize(cell: Cell) -> None:
+def _summarize(cell: Cell, fed: FeedSequence) -> None:
     engine, results = cell.row.engine, [x.result for x in cell.launches]
     assert engine is not None
-    engine.latency_ms = summarize(cell.launches)
+    engine.latency_ms = summarize(cell.launches, fed)
     engine.settings = results[0].settings
     cell.row.resources = ResourceRecord(
         throughput_per_s=1000 / engine.latency_ms.p50 * cell.batch,

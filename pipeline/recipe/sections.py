@@ -119,10 +119,19 @@ class MeasureSection(Section):
     """Longest warm-up of a launch in seconds; it ends earlier when three windows agree within 1 %."""
     batch: int = Field(default=1, ge=1, le=65_536)
     """Samples in one inference."""
+    samples: int | None = Field(default=None, ge=1, le=1024)
+    """Samples of the judged part that a launch is fed in turn, in their order; 1: the example input again and again.
+    Default: 1, and 64 where the exported graph's work depends on the data (conditions, loops, sizes)."""
     timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Longest that building, loading, one inference or a whole timed launch of an engine may take; then it failed."""
     memory: Bytes | None = None
     """Most memory that an engine's process may hold before it counts as failed; default nine tenths of what is free."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.samples is not None and self.samples > 1 and self.samples % self.batch:
+            raise ValueError(f"samples: expected a multiple of batch, {self.batch}, or 1, got {self.samples}")
+        return self
 
 
 class Recipe(Section):

@@ -67,7 +67,9 @@ def _device(device: DeviceView) -> RenderableType:
         Text(f"{ratio(s.ratio)} over {short(s.baseline)} (95 % interval {ratio_interval(s.ci95)})")
         for s in device.target.speedup
     ]
-    return Group(head, Padding(Group(table, *speedups), (0, 0, 0, 2)))
+    origins = dict.fromkeys(timing.origin for timing in device.timings if timing.origin)
+    fed = [Text(f"timed over {short(origin)}", "dim") for origin in origins]
+    return Group(head, Padding(Group(table, *fed, *speedups), (0, 0, 0, 2)))
 
 
 def _artefacts(record: RunRecord) -> Table:

@@ -63,6 +63,7 @@ class Timing:
     measured_at: str
     warmup: int
     note: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,12 @@ def _total_ms(layers: Sequence[Layer]) -> float | None:
 
 
 def _timings(engines: Sequence[EngineView]) -> list[Timing]:
-    found: dict[tuple[bool, str, int, str], list[str]] = {}
+    found: dict[tuple[bool, str, int, str, str], list[str]] = {}
     for view in engines:
         t = view.engine.latency_ms
         if t is not None:
-            found.setdefault((t.cached, t.measured_at, t.warmup_iterations, t.note), []).append(view.role)
+            key = t.cached, t.measured_at, t.warmup_iterations, t.note, t.samples_origin
+            found.setdefault(key, []).append(view.role)
     return [Timing(roles, *key) for key, roles in found.items()]
 
 

@@ -18,7 +18,8 @@ from ..graphs.vnni import weight_limit
 from ..isolated_engine import KeptEngine
 from ..layer import Layer
 from .digests import files_digest
-from .launch import LaunchResult, LaunchSpec, launch, launch_turns, save_feeds
+from .feeds import FeedSequence, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch, launch_turns
 from .machine import MachineState, cpu_model, gpu_of, machine_state
 
 LAYER_ITERATIONS = 30
@@ -70,8 +71,8 @@ class Frozen:
         return precision_shares(list(self.layers))
 
 
-Fed = tuple[Frozen, Feeds]
-"""An engine, and what it is fed."""
+Fed = tuple[Frozen, FeedSequence]
+"""An engine, and what its launches are fed."""
 
 
 class Device(Protocol):
@@ -94,7 +95,7 @@ class Device(Protocol):
         """One inference, in the model's output order."""
 
     def launch(
-        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+        self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch in a process of its own."""
 
@@ -126,7 +127,7 @@ class LocalDevice:
         self.options = options
         self._folder = folder
         self._limits = limits
-        self._saved: dict[int, tuple[Feeds, Path]] = {}
+        self._saved: dict[FeedSequence, Path] = {}
         self._kept = KeptEngine(TARGETS[runtime], options, limits)
 
     def facts(self) -> DeviceFacts:
@@ -151,10 +152,10 @@ class LocalDevice:
         return self._kept.run(frozen.path, frozen.sha256, feeds)
 
     def launch(
-        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+        self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch; CompressError when the engine's files are not those that were frozen."""
-        result = launch(self._spec(frozen, feeds, iterations, warmup_s, seconds), self._limits)
+        result = launch(self._spec(frozen, sequence, iterations, warmup_s, seconds), self._limits)
         require_frozen(frozen, result)
         return result
 
@@ -162,19 +163,20 @@ class LocalDevice:
         self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
     ) -> list[LaunchResult]:
         """Launches in turns; CompressError as for one."""
-        specs = [self._spec(frozen, feeds, iterations, warmup_s) for frozen, feeds in engines]
+        specs = [self._spec(*each, iterations, warmup_s) for each in engines]
         results = launch_turns(specs, seed, self._limits)
         for (frozen, _), result in zip(engines, results, strict=True):
             require_frozen(frozen, result)
         return results
 
     def _spec(
-        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+        self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchSpec:
-        if id(feeds) not in self._saved:  # kept with the path, so that no other inputs get their id
-            self._saved[id(feeds)] = (feeds, save_feeds(feeds, self._folder))
-        path, saved = Path(frozen.path).resolve(), self._saved[id(feeds)][1]
-        return LaunchSpec(self.runtime, path, self.options, saved, iterations, warmup_s, seconds)
+        if sequence not in self._saved:
+            self._saved[sequence] = save_feeds(sequence.feeds, self._folder)
+        path, saved = Path(frozen.path).resolve(), self._saved[sequence]
+        how = iterations, warmup_s, seconds, len(sequence)
+        return LaunchSpec(self.runtime, path, self.options, saved, *how)
 
     def reconnect(self) -> None:
         """This machine is not lost."""

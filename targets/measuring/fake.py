@@ -18,6 +18,7 @@ from .. import REFERENCE, TARGETS
 from ..base import FAKE, Feeds, TargetOptions
 from ..isolated_engine import KeptEngine
 from .device import DeviceFacts, DeviceLostError, Fed, Frozen
+from .feeds import FeedSequence, repeated, whole_walks
 from .launch import LaunchResult
 from .machine import MachineState
 
@@ -30,13 +31,15 @@ STARTED_AT = "2000-01-01T00:00:00+00:00"
 class Noise(Section):
     """The noise of a fake device: standard deviations and sizes on the logarithm of the time, rates a launch.
 
-    log t = mean + drift + launch + iteration, and what else happens to devices.
+    log t = mean + drift + launch + input + iteration, and what else happens to devices.
     """
 
     launch_sd: float = Field(default=0.018, ge=0, le=1)
     """Spread of a launch's level; a pair differs by 1.4 times that."""
     iteration_sd: float = Field(default=0.01, ge=0, le=1)
     """Within a launch."""
+    input_sd: float = Field(default=0.0, ge=0, le=5)
+    """Spread of an input's own level, the same for every engine, where launches are fed several."""
     drift_sd: float = Field(default=0.0, ge=0, le=1)
     """Spread of the step from launch to launch."""
     spike_rate: float = Field(default=0.0, ge=0, le=1)
@@ -112,7 +115,7 @@ class FakeDevice:
         return self._computes.run(frozen.path, frozen.sha256, feeds)
 
     def launch(
-        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+        self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch, in no time; DeviceLostError when the noise says so."""
         noise, draw = self._noise, self._draw
@@ -121,8 +124,11 @@ class FakeDevice:
         before = self._state()
         self._drift += noise.drift_sd * draw.standard_normal()
         level = self._drift + noise.launch_sd * draw.standard_normal() + self._throttling()
-        logs = level + noise.iteration_sd * draw.standard_normal(iterations)
-        logs += noise.spike_size * (draw.random(iterations) < noise.spike_rate)
+        samples = whole_walks(iterations, len(sequence))
+        logs = level + noise.iteration_sd * draw.standard_normal(samples)
+        logs += noise.spike_size * (draw.random(samples) < noise.spike_rate)
+        if noise.input_sd:
+            logs += np.tile(noise.input_sd * self._levels(sequence), samples // len(sequence))
         latency_ns = frozen.settings["fake_latency_ms"] * 1e6
         return LaunchResult(
             load_ms=10.0,
@@ -155,6 +161,11 @@ class FakeDevice:
     def close(self) -> None:
         """End the process of the engine that computed outputs."""
         self._computes.close()
+
+    def _levels(self, sequence: FeedSequence) -> np.ndarray[Any, Any]:
+        """A standard normal value for each input, which follows from its own bits, whatever engine runs it."""
+        digests = [repeated(feeds).sha256 for feeds in sequence.feeds]
+        return np.array([np.random.default_rng(int(one[:16], 16)).standard_normal() for one in digests])
 
     def _throttling(self) -> float:
         """How much slower (log) this launch is for the heat."""

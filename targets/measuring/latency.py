@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from ...calibration.statistics import geometric_mean
 from ...errors import CompressError
@@ -21,7 +22,8 @@ from ...isolated import Limits
 from ...progress import Progress, Silent
 from ...record import Count, Interval, Milliseconds, Ratio, Record
 from ..base import Feeds, TargetOptions
-from .launch import LaunchResult, LaunchSpec, launch_turns, paired_log_ratio, save_feeds
+from .feeds import FeedSequence, save_feeds
+from .launch import LaunchResult, LaunchSpec, launch_turns, paired_log_ratio
 
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
@@ -51,11 +53,14 @@ class LaunchSamples:
 class Latency(Record, frozen=True):
     """Steady-state latency of one inference, in milliseconds.
 
-    p50: median of the launches' medians; ci95: Student's t on the logarithms of the launches' medians.
-    p90, p99: over all samples, null where there are too few, and then `note` says how many it takes.
+    p50: median of the launches' medians, each over all its inputs; ci95: Student's t on the logarithms of those.
+    p90, p99: over all samples, which where several inputs are fed is over the data as well as over time; null where
+    there are too few, and then `note` says how many it takes.
     load_ms, first_inference_ms: medians over launches.
     cached: measured by an earlier run, at `measured_at`. samples_ms: raw samples of each launch, in order, to the
     nanosecond.
+    samples: how many different inputs were fed in turn, sample i being of input i modulo that; samples_sha256: of all
+    of them in order, empty in records of before; samples_origin: what they are, in words that follow "over".
     """
 
     p50: Milliseconds
@@ -71,6 +76,9 @@ class Latency(Record, frozen=True):
     cached: bool = False
     note: str = ""
     samples_ms: tuple[tuple[Milliseconds, ...], ...]
+    samples: Annotated[Count, Field(ge=1)] = 1
+    samples_sha256: str = ""
+    samples_origin: str = ""
 
 
 class Speedup(Record, frozen=True):
@@ -87,7 +95,7 @@ class Speedup(Record, frozen=True):
 
 def measure_in_turns(
     contenders: Sequence[Contender],
-    feeds: Feeds,
+    sequence: FeedSequence,
     pairs: int,
     iterations: int,
     seed: int,
@@ -103,7 +111,7 @@ def measure_in_turns(
     require_pairs(pairs)
     draw = random.Random(seed)
     launches: list[LaunchSamples] = []
-    with _specs(contenders, feeds, iterations, warmup_s) as specs:
+    with _specs(contenders, sequence, iterations, warmup_s) as specs:
         for index in progress.track(range(pairs), "timing rounds of launches", pairs):
             results = launch_turns(specs, draw.getrandbits(32), limits)
             for contender, result in zip(contenders, results, strict=True):
@@ -113,16 +121,19 @@ def measure_in_turns(
 
 @contextmanager
 def _specs(
-    contenders: Sequence[Contender], feeds: Feeds, iterations: int, warmup_s: float
+    contenders: Sequence[Contender], sequence: FeedSequence, iterations: int, warmup_s: float
 ) -> Iterator[list[LaunchSpec]]:
     """What a worker is told of each contender, for as long as the inputs lie on disk."""
     labels = [c.label for c in contenders]
     if len(set(labels)) < len(labels):
         raise CompressError(f"labels of engines to time must differ, got {labels}")
     with tempfile.TemporaryDirectory() as folder:
-        saved = save_feeds(feeds, Path(folder))
+        saved = save_feeds(sequence.feeds, Path(folder))
         yield [
-            LaunchSpec(c.target, c.path.resolve(), c.options, saved, iterations, warmup_s) for c in contenders
+            LaunchSpec(
+                c.target, c.path.resolve(), c.options, saved, iterations, warmup_s, inputs=len(sequence)
+            )
+            for c in contenders
         ]
 
 
@@ -167,8 +178,8 @@ def of(launches: Sequence[LaunchSamples], label: str) -> list[LaunchSamples]:
     return sorted((x for x in launches if x.label == label), key=lambda x: x.round)
 
 
-def summarize(launches: Sequence[LaunchSamples]) -> Latency:
-    """The statistics of the launches of ONE contender (at least two)."""
+def summarize(launches: Sequence[LaunchSamples], fed: FeedSequence | None = None) -> Latency:
+    """The statistics of the launches of ONE contender (at least two). fed: what all of them were fed."""
     results = [x.result for x in launches]
     medians = [r.median_ns / 1e6 for r in results]
     _, ci95 = _typical(medians)
@@ -193,6 +204,9 @@ def summarize(launches: Sequence[LaunchSamples]) -> Latency:
         measured_at=results[0].started_at,
         note="; ".join(notes),
         samples_ms=tuple(tuple(ns / 1e6 for ns in r.samples_ns) for r in results),
+        samples=1 if fed is None else len(fed),
+        samples_sha256="" if fed is None else fed.sha256,
+        samples_origin="" if fed is None else fed.origin,
     )
 
 

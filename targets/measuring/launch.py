@@ -6,7 +6,6 @@ The process launch, not the iteration, is the unit of replication when two engin
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -14,17 +13,15 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
-from math import ceil, log
+from math import log
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-import numpy as np
-
 from ...errors import CompressError
 from ...isolated import Limits, Watch, ending
-from ..arrays import read_arrays
-from ..base import Feeds, TargetOptions
+from ..base import TargetOptions
+from .feeds import whole_walks
 from .machine import MachineState
 
 NOTHING_KNOWN = MachineState()
@@ -36,9 +33,10 @@ BLOCK = 10
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What a worker is asked to do. path: the file that the target's `load` opens; feeds: an .npz file.
+    """What a worker is asked to do. path: the file that the target's `load` opens; feeds: an .npz file of `save_feeds`.
 
-    seconds: go on beyond `iterations` samples until so long was timed, to see a device get warm.
+    iterations: timed samples, or as many more as it takes that each input comes equally often; inputs: how many the
+    file holds. seconds: go on beyond that until so long was timed, to see a device get warm.
     """
 
     target: str
@@ -48,19 +46,26 @@ class LaunchSpec:
     iterations: int
     warmup_s: float = 5.0
     seconds: float = 0.0
+    inputs: int = 1
+
+    @property
+    def samples(self) -> int:
+        """Samples to time."""
+        return whole_walks(self.iterations, self.inputs)
 
 
 @dataclass(frozen=True)
 class LaunchResult:
     """What one launch measured. The timed region is inference; copies in and out as the options say.
 
-    samples_ns: times of one inference in order, each the mean of `calls_per_sample` calls: one after the other in
-        latency mode, at once in throughput mode.
+    samples_ns: times of one inference in order, each the mean of `calls_per_sample` calls on one input: one after the
+        other in latency mode, at once in throughput mode. Sample i is of input i modulo the number of inputs.
     before, after: the machine around the timed part.
     engine_sha256: of all files of the engine, as this process opened them; outputs_sha256: of the first inference's
         outputs.
-    peak_bytes: most memory that the process held; engine_memory_bytes: of it, what came after the runtime's library
-        was loaded. joules: of one inference, by the machine's own counters. None: this machine cannot tell.
+    peak_bytes: most memory that the process held, inputs beyond the first not counted; engine_memory_bytes: what came
+        after the runtime's library was loaded. joules: of one inference, by the machine's own counters. None: this
+        machine cannot tell.
     """
 
     load_ms: float
@@ -101,7 +106,8 @@ def launch_turns(
     """Measure engines in fresh processes that take turns, BLOCK inferences each, in an order drawn anew each time.
 
     What disturbs a shared machine lasts for tenths of seconds to minutes: in turns it disturbs all alike, while each
-    still is a launch of its own. Sample i of each belongs to the same turn, i // BLOCK. One engine alone is a launch.
+    still is a launch of its own. Sample i of each belongs to the same turn, i // BLOCK, and to the same input. One
+    engine alone is a launch.
     limits: of each process; its seconds are those in which it works, its warm-up and others' turns not counted.
     """
     if len(specs) == 1:
@@ -117,10 +123,17 @@ def launch_turns(
         ]
         for worker in draw.sample(workers, len(workers)):  # one by one, so that nothing runs beside a warm-up
             worker.start()
-        for _ in range(ceil(min(spec.iterations for spec in specs) / BLOCK)):
+        for inferences in _turns(min(specs, key=lambda spec: spec.samples)):
             for worker in draw.sample(workers, len(workers)):
-                worker.take_turn(BLOCK)
+                worker.take_turn(inferences)
         return [worker.result() for worker in workers]
+
+
+def _turns(spec: LaunchSpec) -> list[int]:
+    """Inferences in each turn: whole turns of one input; of several the last one ends with the last input."""
+    whole, rest = divmod(spec.samples, BLOCK)
+    last = BLOCK if spec.inputs == 1 else rest
+    return [BLOCK] * whole + ([last] if rest else [])
 
 
 def paired_log_ratio(first: LaunchResult, second: LaunchResult) -> float:
@@ -226,20 +239,3 @@ def spec_of(told: dict[str, Any]) -> LaunchSpec:
     options = {**told["options"], "compute_capabilities": tuple(told["options"]["compute_capabilities"])}
     paths = {key: Path(told[key]) for key in ("path", "feeds")}
     return LaunchSpec(**{**told, **paths, "options": TargetOptions(**options)})
-
-
-def save_feeds(feeds: Feeds, folder: Path) -> Path:
-    """Write the inputs where workers can read them."""
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".npz")
-    with os.fdopen(handle, "wb") as file:
-        # keyed by position: input names may hold characters that a zip member cannot
-        arrays: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(feeds.values())}
-        np.savez(file, names=np.array(list(feeds)), **arrays)
-    return Path(name)
-
-
-def read_feeds(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What `save_feeds` wrote."""
-    with path.open("rb") as file:
-        arrays = read_arrays(file)
-    return {str(name): arrays[f"array_{i}"] for i, name in enumerate(arrays["names"])}

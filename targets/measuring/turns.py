@@ -17,7 +17,7 @@ SET_ASIDE = 10
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """How to launch. iterations: timed a launch; warmup_s: the most time to get steady, alone, before the turns."""
+    """How to launch. iterations: least that are timed a launch; warmup_s: most time to get steady, alone, before."""
 
     iterations: int = 200
     warmup_s: float = 1.5

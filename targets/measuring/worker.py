@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,8 @@ from typing import Any
 from ...errors import CompressError
 from ..base import Engine, Feeds, Mode, TargetOptions
 from .digests import files_digest, outputs_digest
-from .launch import PACED, LaunchResult, LaunchSpec, read_feeds, spec_of
+from .feeds import read_feeds, whole_walks
+from .launch import PACED, LaunchResult, LaunchSpec, spec_of
 from .machine import energy_between, energy_joules, gpu_of, machine_state, peak_bytes, resident_bytes
 
 WINDOW = 10
@@ -49,6 +50,7 @@ class Measurement:
             raise CompressError(f"target {spec.target!r} is unknown; known: {', '.join(sorted(TARGETS))}")
         self._gpu = gpu_of(spec.target, spec.options.device)
         feeds = read_feeds(spec.feeds)
+        self._other_inputs = sum(array.nbytes for other in feeds[1:] for array in other.values())
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         target = TARGETS[spec.target]
         target.version()  # imports the library, which is no part of loading an engine
@@ -57,7 +59,7 @@ class Measurement:
         self._engine = target.load(spec.path, spec.options)
         self._load_ms = (perf_counter_ns() - begin) / 1e6
         begin = perf_counter_ns()
-        self._outputs = self._engine.run(feeds)
+        self._outputs = self._engine.run(feeds[0])
         self._first_ms = (perf_counter_ns() - begin) / 1e6
         told = (
             {}
@@ -67,9 +69,10 @@ class Measurement:
         self._settings = {str(key): str(value) for key, value in {**self._engine.settings, **told}.items()}
         self._timer = _timer(self._engine, feeds, spec.options)
         begin = perf_counter_ns()
-        self._warmup, self._warmed_up = _warm_up(self._timer, spec.warmup_s)
+        window = whole_walks(WINDOW, len(feeds))
+        self._warmup, self._warmed_up = _warm_up(self._timer, spec.warmup_s, window)
         self._warmup_s = (perf_counter_ns() - begin) / 1e9
-        self._calls = _calls_per_sample(median(self._warmup[-WINDOW:]), spec.options.mode)
+        self._calls = _calls_per_sample(median(self._warmup[-window:]), spec.options.mode)
         self._samples: list[int] = []
         self._before = machine_state(self._gpu)
         self._used: list[float | None] = []
@@ -80,7 +83,7 @@ class Measurement:
         before = energy_joules(self._gpu)
         end = perf_counter_ns() + seconds * 1e9
         while len(self._samples) < wanted or perf_counter_ns() < end:
-            self._samples.append(round(self._timer(self._calls)))
+            self._samples.append(round(self._timer(len(self._samples), self._calls)))
         self._used.append(energy_between(before, energy_joules(self._gpu)))
 
     def settle(self) -> None:
@@ -89,13 +92,14 @@ class Measurement:
         for number in count():
             if number >= SETTLING and perf_counter_ns() > end:
                 return
-            self._timer(self._calls)
+            self._timer(len(self._samples) + number, self._calls)
 
     def result(self) -> LaunchResult:
         """What was measured. Energy is that of the machine in this launch's own turns."""
         known = [used for used in self._used if used is not None]
         used = sum(known) if known and len(known) == len(self._used) else None
         peak = peak_bytes()
+        own_peak = None if peak is None else max(0, peak - self._other_inputs)  # held since before the engine
         return LaunchResult(
             load_ms=self._load_ms,
             first_inference_ms=self._first_ms,
@@ -110,31 +114,44 @@ class Measurement:
             after=machine_state(self._gpu),
             engine_sha256=files_digest(artefact.path for artefact in self._engine.artefacts),
             outputs_sha256=outputs_digest(self._outputs),
-            peak_bytes=peak,
+            peak_bytes=own_peak,
             engine_memory_bytes=None if peak is None or self._empty is None else peak - self._empty,
             joules=None if used is None else used / (len(self._samples) * self._calls),
         )
 
 
-Timer = Callable[[int], float]
-"""Nanoseconds of one inference, the mean of so many."""
+Timer = Callable[[int, int], float]
+"""Nanoseconds of one inference of a sample, by its number: the mean of so many calls, all on this sample's input."""
 
 
-def _timer(engine: Engine, feeds: Feeds, options: TargetOptions) -> Timer:
-    infer = partial(engine.run, feeds) if options.copies else engine.prepared(feeds)
+def _timer(engine: Engine, feeds: Sequence[Feeds], options: TargetOptions) -> Timer:
+    inference = _inferences(engine, feeds, options)
 
-    def one_by_one(calls: int) -> float:
+    def one_by_one(number: int, calls: int) -> float:
+        infer = inference(number % len(feeds))
         begin = perf_counter_ns()
         for _ in range(calls):
             infer()
         return (perf_counter_ns() - begin) / calls
 
-    def at_once(calls: int) -> float:
+    def at_once(number: int, calls: int) -> float:
+        fed = feeds[number % len(feeds)]
         begin = perf_counter_ns()
-        engine.run_many(feeds, calls)
+        engine.run_many(fed, calls)
         return (perf_counter_ns() - begin) / calls
 
     return at_once if options.mode == "throughput" else one_by_one
+
+
+def _inferences(
+    engine: Engine, feeds: Sequence[Feeds], options: TargetOptions
+) -> Callable[[int], Callable[[], object]]:
+    """The inference on each input; without copies it is put in place when it is asked for, which is not timed."""
+    if options.copies or options.mode == "throughput":
+        return [partial(engine.run, fed) for fed in feeds].__getitem__
+    if len(feeds) == 1:
+        return [engine.prepared(feeds[0])].__getitem__
+    return lambda number: engine.prepared(feeds[number])
 
 
 def _calls_per_sample(typical_ns: float, mode: Mode) -> int:
@@ -143,23 +160,26 @@ def _calls_per_sample(typical_ns: float, mode: Mode) -> int:
     return math.ceil(GROUP_NS / max(typical_ns, 1)) if typical_ns < SHORT_NS else 1
 
 
-def _warm_up(timer: Timer, limit_s: float) -> tuple[list[float], bool]:
+def _warm_up(timer: Timer, limit_s: float, window: int) -> tuple[list[float], bool]:
     """Run until the last three windows' medians agree within 1 %, or `limit_s` is over."""
     times: list[float] = []
     end = perf_counter_ns() + limit_s * 1e9
     while len(times) < WINDOW or perf_counter_ns() < end:
-        times.append(timer(1))
-        if steady(times):
+        times.append(timer(len(times), 1))
+        if steady(times, window):
             return times, True
     return times, False
 
 
-def steady(times: list[float]) -> bool:
-    """Whether the medians of the last three full windows lie within 1 % of each other."""
-    if len(times) < WINDOW * WINDOWS or len(times) % WINDOW:
+def steady(times: list[float], window: int = WINDOW) -> bool:
+    """Whether the medians of the last three full windows lie within 1 % of each other.
+
+    window: inferences in one, such that each window is of the same inputs.
+    """
+    if len(times) < window * WINDOWS or len(times) % window:
         return False
-    last = times[-WINDOW * WINDOWS :]
-    medians = [median(last[i : i + WINDOW]) for i in range(0, len(last), WINDOW)]
+    last = times[-window * WINDOWS :]
+    medians = [median(last[i : i + window]) for i in range(0, len(last), window)]
     return max(medians) <= min(medians) * (1 + AGREEMENT)
 
 
@@ -180,7 +200,7 @@ def _main() -> int:
                 measurement.run(json.loads(line))
                 tell("done")
         else:
-            measurement.run(spec.iterations, spec.seconds)
+            measurement.run(spec.samples, spec.seconds)
         tell(asdict(measurement.result()))
     except CompressError as error:
         print(error, file=sys.stderr)

@@ -28,7 +28,7 @@ from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds
 from ..measuring.device import LIMITS, Frozen, LocalDevice
-from ..measuring.launch import read_feeds
+from ..measuring.feeds import FeedSequence, read_feeds
 from . import guard
 from .files import AgentFiles
 from .lease import Lease
@@ -84,7 +84,7 @@ class Agent:
         self._lease: Lease | None = None
         self._leased: tuple[LocalDevice, AgentFiles] | None = None
         self._engines: dict[str, Frozen] = {}
-        self._fed: dict[str, Feeds] = {}
+        self._fed: dict[str, FeedSequence] = {}
         self._own_files = True
 
     def answer(self, message: Message) -> bytes:
@@ -158,7 +158,7 @@ class Agent:
         return _base64(packed(self._device().outputs(self._engine(engine), self._feeds(feeds))))
 
     def _launch(self, engine: str, feeds: str, iterations: int, warmup_s: float, seconds: float) -> Body:
-        frozen, fed = self._engine(engine), self._feeds(feeds)
+        frozen, (fed,) = self._engine(engine), self._sequences([feeds])
         iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
         seconds = _number("seconds", seconds, LONGEST_S)
         return asdict(self._device().launch(frozen, fed, iterations, warmup_s, seconds))
@@ -167,7 +167,7 @@ class Agent:
         if not 1 <= len(engines) <= MOST_ENGINES:
             raise CompressError(f"{len(engines)} engines: from 1 to {MOST_ENGINES} take turns")
         held = [self._engine(each["engine"]) for each in engines]
-        fed = self._all_feeds([each["feeds"] for each in engines])
+        fed = self._sequences([each["feeds"] for each in engines])
         iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
         taken = self._device().launch_turns(list(zip(held, fed, strict=True)), iterations, warmup_s, seed)
         return [asdict(result) for result in taken]
@@ -178,10 +178,10 @@ class Agent:
         return self._engines[sha256]
 
     def _feeds(self, sha256: str) -> Feeds:
-        (fed,) = self._all_feeds([sha256])
-        return fed
+        (sequence,) = self._sequences([sha256])
+        return sequence.feeds[0]
 
-    def _all_feeds(self, named: list[str]) -> list[Feeds]:
+    def _sequences(self, named: list[str]) -> list[FeedSequence]:
         """Inputs that are there; only those that a request named last are kept."""
         fed = {sha256: self._fed[sha256] if sha256 in self._fed else self._read(sha256) for sha256 in named}
         for sha256 in self._fed.keys() - fed.keys():
@@ -190,9 +190,9 @@ class Agent:
         self._fed = fed
         return [fed[sha256] for sha256 in named]
 
-    def _read(self, sha256: str) -> Feeds:
+    def _read(self, sha256: str) -> FeedSequence:
         with self._stored().open(sha256) as file:
-            return read_feeds(Path(file.name))
+            return FeedSequence(read_feeds(Path(file.name)))
 
 
 class Connection:

@@ -18,7 +18,8 @@ from ...version import __version__
 from .. import TARGETS
 from ..base import Feeds, TargetOptions
 from ..measuring.device import DeviceFacts, Fed, Frozen, require_frozen
-from ..measuring.launch import LaunchResult, result_of, save_feeds
+from ..measuring.feeds import FeedSequence, save_feeds
+from ..measuring.launch import LaunchResult, result_of
 from .link import AgentLink, There
 from .ssh import SshHost, ssh_command
 from .wire import Body, digest, facts_of, frozen_from, unpacked
@@ -67,7 +68,7 @@ class RemoteDevice:
             host = replace(host, timeout_s=host.timeout_s + LIMITED_CALLS * limits.seconds)
         self._link = AgentLink(label, host, ssh_command(host) if command is None else command, lease)
         self._engines: dict[str, list[Path]] = {}
-        self._packed: dict[int, tuple[Feeds, bytes]] = {}
+        self._packed: dict[int, tuple[Feeds | FeedSequence, bytes]] = {}
 
     @property
     def there(self) -> There | None:
@@ -117,11 +118,11 @@ class RemoteDevice:
         return self._link.ask("outputs", _arrays, **self._ready(frozen, feeds))
 
     def launch(
-        self, frozen: Frozen, feeds: Feeds, iterations: int, warmup_s: float, seconds: float = 0
+        self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch there, in a process of its own; CompressError when it opened other files than were frozen."""
         how = {"iterations": iterations, "warmup_s": warmup_s, "seconds": seconds}
-        result = self._link.ask("launch", result_of, **self._ready(frozen, feeds), **how)
+        result = self._link.ask("launch", result_of, **self._ready(frozen, sequence), **how)
         require_frozen(frozen, result)
         return result
 
@@ -144,7 +145,7 @@ class RemoteDevice:
         """Let the device go."""
         self._link.close()
 
-    def _ready(self, frozen: Frozen, feeds: Feeds) -> Body:
+    def _ready(self, frozen: Frozen, feeds: Feeds | FeedSequence) -> Body:
         """Have the engine and the inputs there, and name them."""
         paths = self._engines.get(frozen.sha256)
         if paths is None:
@@ -175,11 +176,12 @@ class RemoteDevice:
         self._link.engines_there.add(frozen.sha256)
         return frozen
 
-    def _feeds(self, feeds: Feeds) -> bytes:
+    def _feeds(self, feeds: Feeds | FeedSequence) -> bytes:
         """The inputs as a file's bytes, made once for the same inputs."""
         if id(feeds) not in self._packed:
+            in_order = feeds.feeds if isinstance(feeds, FeedSequence) else (feeds,)
             with tempfile.TemporaryDirectory() as folder:
-                self._packed[id(feeds)] = feeds, save_feeds(feeds, Path(folder)).read_bytes()
+                self._packed[id(feeds)] = feeds, save_feeds(in_order, Path(folder)).read_bytes()
             while len(self._packed) > PACKED:
                 del self._packed[next(iter(self._packed))]
         return self._packed[id(feeds)][1]

@@ -155,7 +155,7 @@ def test_a_negative_size_does_not_make_room_for_another(tmp_path: Path) -> None:
 def test_a_launch_has_bounds(wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent(tmp_path)
     monkeypatch.setattr(agent, "_engine", lambda sha256: None)
-    monkeypatch.setattr(agent, "_feeds", lambda sha256: {})
+    monkeypatch.setattr(agent, "_sequences", lambda named: [{} for _ in named])
     arguments = {"engine": "", "feeds": "", "iterations": 11, "warmup_s": 0, "seconds": 0, **wrong}
     told = decode(agent.answer(Message(1, {"do": "launch", **arguments}))).body
     assert told["exit_code"] == 2
@@ -174,6 +174,13 @@ def test_the_limits_of_an_engine_have_bounds(seconds: float) -> None:
     assert talk.ask("lease", **LEASE) == {"ok": None}
     talk.process.stdin.close()
     talk.ended()
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_so_many_engines_do_not_take_turns(count: int, tmp_path: Path) -> None:
+    asked = {"engines": [{"engine": "", "feeds": ""}] * count, "iterations": 11, "warmup_s": 0, "seed": 0}
+    told = decode(Agent(tmp_path).answer(Message(1, {"do": "launch_turns", **asked}))).body
+    assert told == {"exit_code": 2, "error": f"{count} engines: from 1 to 64 take turns"}
 
 
 # Arrays

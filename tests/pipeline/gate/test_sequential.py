@@ -12,6 +12,7 @@ from edgepress.pipeline.gate.pairs import gate_latency
 from edgepress.pipeline.gate.sequential import Limits, look, smallest_slowdown
 from edgepress.pipeline.gate.verdict import latency_measure, settle
 from edgepress.targets.measuring.fake import FakeDevice, Noise
+from edgepress.targets.measuring.feeds import repeated
 from edgepress.targets.measuring.latency import LaunchSamples, speedup_in_turns, summarize
 from edgepress.targets.measuring.turns import LaunchPlan
 
@@ -105,7 +106,7 @@ def verdicts(noise: Noise, slowdown: float, gates: int = GATES) -> Counter[str]:
     for seed in range(gates):
         device = FakeDevice(noise=noise, seed=seed)
         engines = device.engine(5.0), device.engine(5.0 * (1 + slowdown))
-        result = gate_latency(device, *engines, {}, Limits(), LaunchPlan(iterations=30, seed=seed))
+        result = gate_latency(device, *engines, repeated({}), Limits(), LaunchPlan(iterations=30, seed=seed))
         _, verdict, _ = settle([latency_measure("fake", result, Limits())], Limits())
         found[verdict] += 1
     return found
@@ -138,7 +139,7 @@ def test_throttled_and_lost_pairs_are_set_aside_and_measured_anew() -> None:
     noise = Noise(launch_sd=0.01, throttle_rate=0.2, throttle_told=True, disconnect_rate=0.05)
     device = FakeDevice(noise=noise, seed=3)
     result = gate_latency(
-        device, device.engine(5.0), device.engine(5.0), {}, Limits(), LaunchPlan(30, seed=3)
+        device, device.engine(5.0), device.engine(5.0), repeated({}), Limits(), LaunchPlan(30, seed=3)
     )
     assert {"the CPU throttled 1 times", "fake: the connection was lost"} >= set(result.set_aside) != set()
     assert [row.pair for row in result.launches] == [i // 2 for i in range(len(result.launches))]
@@ -147,7 +148,9 @@ def test_throttled_and_lost_pairs_are_set_aside_and_measured_anew() -> None:
 
 def test_a_device_that_stays_away_is_inconclusive() -> None:
     device = FakeDevice(noise=Noise(disconnect_rate=0.999), seed=0)
-    result = gate_latency(device, device.engine(5.0), device.engine(9.0), {}, Limits(), LaunchPlan(30))
+    result = gate_latency(
+        device, device.engine(5.0), device.engine(9.0), repeated({}), Limits(), LaunchPlan(30)
+    )
     (measure,), verdict, reason = settle([latency_measure("fake", result, Limits())], Limits())
     assert result.lost
     assert (measure.verdict, verdict, result.looks) == ("INCONCLUSIVE", "INCONCLUSIVE", [])
@@ -166,7 +169,7 @@ def launches(noise: Noise, seed: int, milliseconds: tuple[float, ...], pairs: in
     found = []
     for pair in range(pairs):
         for label, ms in enumerate(milliseconds):
-            result = device.launch(device.engine(ms), {}, 30, 0)
+            result = device.launch(device.engine(ms), repeated({}), 30, 0)
             found.append(LaunchSamples(str(label), pair, len(found), result))
     return found
 

@@ -12,6 +12,7 @@ from edgepress.errors import CompressError
 from edgepress.isolated import Limits
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
+from edgepress.targets.measuring.feeds import read_feeds, repeated, save_feeds
 from edgepress.targets.measuring.latency import (
     Contender,
     LaunchSamples,
@@ -26,8 +27,6 @@ from edgepress.targets.measuring.launch import (
     launch,
     launch_turns,
     paired_log_ratio,
-    read_feeds,
-    save_feeds,
 )
 from edgepress.targets.measuring.worker import steady
 from tiny_onnx import conv_float, conv_qdq
@@ -116,7 +115,7 @@ def test_when_warm_up_is_over(times, is_steady):
 
 def test_feeds_survive_the_way_to_the_worker(tmp_path):
     feeds = {"a/b:0": np.arange(6, dtype=np.int64).reshape(2, 3), "names": np.ones(2, np.float32)}
-    back = read_feeds(save_feeds(feeds, tmp_path))
+    (back,) = read_feeds(save_feeds([feeds], tmp_path))
     assert list(back) == list(feeds)
     assert all(np.array_equal(back[k], feeds[k]) and back[k].dtype == feeds[k].dtype for k in feeds)
 
@@ -127,7 +126,7 @@ def test_real_launches_of_two_engines_are_counted(save, feeds, tmp_path):
     for label, model in (("float", conv_float()), ("int8", conv_qdq())):
         engine = TARGETS["openvino"].build(save(model, f"{label}.onnx"), options, tmp_path / label)
         contenders.append(Contender(label, "openvino", engine.artefacts[0].path, options))
-    launches = measure_in_turns(contenders, feeds, pairs=2, iterations=20, seed=0, warmup_s=0.1)
+    launches = measure_in_turns(contenders, repeated(feeds), pairs=2, iterations=20, seed=0, warmup_s=0.1)
     assert [x.order for x in launches] == [0, 1, 2, 3]
     assert [sorted(x.label for x in launches[i : i + 2]) for i in (0, 2)] == [["float", "int8"]] * 2
     assert all(len(x.result.samples_ns) == 20 and min(x.result.samples_ns) > 0 for x in launches)
@@ -143,13 +142,13 @@ def test_real_launches_of_several_engines_take_turns_in_each_round(save, feeds, 
         TARGETS["openvino"].build(save(conv_float(), "net.onnx"), options, tmp_path / "e").artefacts[0].path
     )
     contenders = [Contender(label, "openvino", path, options) for label in ("one", "two", "three")]
-    launches = measure_in_turns(contenders, feeds, pairs=2, iterations=15, seed=0, warmup_s=0.1)
+    launches = measure_in_turns(contenders, repeated(feeds), pairs=2, iterations=15, seed=0, warmup_s=0.1)
     assert [(x.label, x.round) for x in launches] == [(c.label, i) for i in (0, 1) for c in contenders]
     assert all(len(x.result.samples_ns) == 20 for x in launches)  # whole turns of ten
     assert len({x.result.outputs_sha256 for x in launches}) == 1
     assert speedup_in_turns(of(launches, "one"), of(launches, "two")).pairs == 2
     with pytest.raises(CompressError, match="labels of engines to time must differ"):
-        measure_in_turns([contenders[0]] * 2, feeds, pairs=2, iterations=15, seed=0)
+        measure_in_turns([contenders[0]] * 2, repeated(feeds), pairs=2, iterations=15, seed=0)
 
 
 def test_a_speed_up_in_turns_is_the_mean_over_rounds_of_the_ratios_of_turns():
@@ -184,7 +183,7 @@ def test_one_of_a_pair_that_fails_ends_both(save, feeds, tmp_path):
 
 
 def a_spec(path: Path, feeds, folder: Path, target="onnxruntime") -> LaunchSpec:
-    return LaunchSpec(target, path, TargetOptions(), save_feeds(feeds, folder), 11, 0.1)
+    return LaunchSpec(target, path, TargetOptions(), save_feeds([feeds], folder), 11, 0.1)
 
 
 def test_a_failed_launch_tells_the_end_of_the_workers_error_output(tmp_path, feeds):

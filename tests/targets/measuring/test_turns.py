@@ -7,13 +7,14 @@ from itertools import islice
 from edgepress.errors import CompressError
 from edgepress.targets.measuring.device import DeviceLostError
 from edgepress.targets.measuring.fake import FakeDevice, Noise
+from edgepress.targets.measuring.feeds import repeated
 from edgepress.targets.measuring.turns import SET_ASIDE, LaunchPlan, Losses, launch_rounds, too_few
 
 PLAN = LaunchPlan(iterations=20, seed=3)
 
 
 def three(device: FakeDevice) -> list:
-    return [(device.engine(ms), {}) for ms in (1.0, 2.0, 4.0)]
+    return [(device.engine(ms), repeated({})) for ms in (1.0, 2.0, 4.0)]
 
 
 def test_every_engine_is_launched_once_a_round_and_told_in_its_place():

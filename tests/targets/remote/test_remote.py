@@ -26,7 +26,8 @@ from edgepress import __version__
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.targets.base import TargetOptions
 from edgepress.targets.measuring.device import DeviceLostError, Frozen, LocalDevice
-from edgepress.targets.measuring.launch import save_feeds
+from edgepress.targets.measuring.digests import outputs_digest
+from edgepress.targets.measuring.feeds import FeedSequence, repeated, save_feeds
 from edgepress.targets.remote.agent import Agent
 from edgepress.targets.remote.device import RemoteDevice, SshHost
 from edgepress.targets.remote.lease import Lease
@@ -116,7 +117,7 @@ class TestOverSsh:
 
     def test_launches_there_and_here(self, ends):
         results = [
-            device.launch(frozen, ends.feeds, 11, 0.1)
+            device.launch(frozen, repeated(ends.feeds), 11, 0.1)
             for device, frozen in ((ends.there, ends.built_there), (ends.here, ends.built_here))
         ]
         assert [len(r.samples_ns) for r in results] == [11, 11]
@@ -127,12 +128,26 @@ class TestOverSsh:
     def test_an_engine_of_this_machine_is_adopted_there(self, ends):
         adopted = ends.there.adopt(Path(ends.built_here.path))
         assert adopted.sha256 == ends.built_here.sha256
-        assert ends.there.launch(adopted, ends.feeds, 11, 0.1).engine_sha256 == adopted.sha256
+        assert ends.there.launch(adopted, repeated(ends.feeds), 11, 0.1).engine_sha256 == adopted.sha256
 
     def test_pairs_take_turns_there(self, ends):
-        pair = ends.there.launch_turns([(ends.built_there, ends.feeds)] * 2, 25, 0.1, seed=0)
+        pair = ends.there.launch_turns([(ends.built_there, repeated(ends.feeds))] * 2, 25, 0.1, seed=0)
         assert [len(result.samples_ns) for result in pair] == [30, 30]  # whole turns of ten
         assert {result.engine_sha256 for result in pair} == {ends.built_here.sha256}
+
+    def test_engines_of_other_inputs_take_turns_there_with_several_each(self, ends):
+        """Three of one engine, three of the other; what was sent once is kept for the next round."""
+        draw = np.random.default_rng(2)
+        shape = ends.feeds["x"].shape
+        feeds = [{"x": draw.standard_normal(shape).astype(np.float32)} for _ in range(6)]
+        sequences = FeedSequence(tuple(feeds[:3])), FeedSequence(tuple(feeds[3:]))
+        engines = [(ends.built_there, sequence) for sequence in sequences]
+        rounds = [ends.there.launch_turns(engines, 11, 0.1, seed) for seed in (0, 1)]
+        for taken in rounds:
+            assert [len(result.samples_ns) for result in taken] == [12, 12]
+            found = [result.outputs_sha256 for result in taken]
+            wanted = [outputs_digest(ends.here.outputs(ends.built_here, s.feeds[0])) for s in sequences]
+            assert found == wanted  # of the first inference
 
     def test_what_goes_wrong_there_is_told_and_the_connection_stays(self, ends):
         with pytest.raises(
@@ -201,11 +216,11 @@ def test_killed_in_the_middle_of_a_launch(kind, killed, tmp_path, save, feeds):
         threading.Thread(target=kill_when_it_works, args=(victim, agent), daemon=True).start()
         start = time.monotonic()
         with pytest.raises(DeviceLostError, match=r"lab: lost 127\.0\.0\.1: the connection ended"):
-            device.launch(frozen, feeds, 11, 0.1, seconds=60)
+            device.launch(frozen, repeated(feeds), 11, 0.1, seconds=60)
         assert time.monotonic() - start < 60  # it did not wait for the end of the launch
         assert gone(agent) and cleared(server.temporary)
         with pytest.raises(DeviceLostError, match="the connection ended"):
-            device.launch(frozen, feeds, 11, 0.1)
+            device.launch(frozen, repeated(feeds), 11, 0.1)
         itself = victim == server.process.pid  # asyncssh may be what the agent is connected to
         assert (server.process.poll() is not None) is itself
         if itself:
@@ -213,7 +228,7 @@ def test_killed_in_the_middle_of_a_launch(kind, killed, tmp_path, save, feeds):
                 device.reconnect()
         else:
             device.reconnect()
-            assert device.launch(frozen, feeds, 11, 0.1).engine_sha256 == frozen.sha256
+            assert device.launch(frozen, repeated(feeds), 11, 0.1).engine_sha256 == frozen.sha256
         device.close()
 
 
@@ -337,7 +352,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(save, feeds, tmp_path):
     pid = device.there.pid
     device._link._host = replace(HERE, timeout_s=3)  # how long the adoption may take does not matter here
     with pytest.raises(DeviceLostError, match="no answer to 'launch' within 3 s"):
-        device.launch(frozen, feeds, 10**7, 0.1)
+        device.launch(frozen, repeated(feeds), 10**7, 0.1)
     assert gone(pid)
 
 
@@ -440,7 +455,7 @@ def test_an_engines_file_stays_in_its_folder(agent, name):
 
 def test_inputs_are_not_unpickled(agent, tmp_path, save):
     content = save(conv_float()).read_bytes()
-    path = save_feeds({"x": np.array([{}], object)}, tmp_path)
+    path = save_feeds([{"x": np.array([{}], object)}], tmp_path)
     sha256 = digest(path.read_bytes())
     agent("need", files=[[sha256, path.stat().st_size], [digest(content), len(content)]])
     put(agent, path.read_bytes(), sha256)
