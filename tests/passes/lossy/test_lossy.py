@@ -26,6 +26,7 @@ from edgepress.passes.lossy.search import FIRST_RATIO, LAST_RATIO, NEAR, drop_of
 from edgepress.passes.lossy.transforms import Transform, largest_weight
 from edgepress.pipeline.l2z import container
 from edgepress.pipeline.l2z.codec import pack_tensors
+from l2_plans import bytes_of_codes, plan_of
 from torch import Tensor, nn
 
 KERNELS = ("linear", "triangular", "raised-cosine")
@@ -293,12 +294,6 @@ def test_what_is_learned_from(options: dict[str, Any], train: int, seen: int) ->
     assert len(phases.part) == seen
 
 
-def bytes_of_codes(model: Any) -> int:
-    """The tensors alone, as an .l2z file holds them."""
-    tensors = {name: tensor.detach() for name, tensor in model.module.state_dict().items()}
-    return len(pack_tensors(tensors, coded=model.coded))
-
-
 class TwoHeads(nn.Module):
     """Classes from one layer and values from another."""
 
@@ -309,14 +304,6 @@ class TwoHeads(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.body(x).relu()
         return self.classes(x), self.values(x)
-
-
-def plan_of(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any], **told: Any) -> Any:
-    torch.manual_seed(0)
-    model = nets.model_of(module, *shape, **told)
-    context = nets.context_of(nets.samples(32, *shape), packed_bytes=bytes_of_codes)
-    options = {"feature_weight": 0, "transform_epochs": 0, "training": {"epochs": 0}, **options}
-    return model, L2.model_validate(options).apply(model, context)
 
 
 def test_the_weights_of_every_output_are_kept() -> None:
