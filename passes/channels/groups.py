@@ -96,8 +96,9 @@ class ChannelGroups:
         size = self.channels(group) // parts
         return sorted(part * size + index for part in range(parts) for index in order.tolist())
 
-    def cut(self, module: nn.Module, dropped: list[tuple[Any, list[int]]]) -> Cut:
-        """What is left of `module`, the network that the probe is a copy of, without the given channels of groups.
+    def cut(self, module: nn.Module, dropped: list[tuple[Any, list[int]]]) -> tuple[Cut, list[bool]]:
+        """What is left of `module`, the network that the probe is a copy of, without the given channels of groups; and
+        of each group, whether it is left whole, since torch-pruning finds that some layer of it would vanish.
 
         Each weight of the probe becomes its own position; what torch-pruning leaves of them are the kept indices,
         whatever the kind of layer.
@@ -109,15 +110,17 @@ class ChannelGroups:
                     tensor.numel(), dtype=torch.float64, device=tensor.device
                 )  # exact to 2^53
                 tensor.data = positions.reshape(tensor.shape)
+        whole = []
         for group, channels in dropped:
             root = group[0].dep.target.module
             with _followed():
                 smaller = self._graph.get_pruning_group(
                     root, self._graph.get_pruner_of_module(root).prune_out_channels, channels
                 )
-                if self._graph.check_pruning_group(smaller):
+                whole.append(not self._graph.check_pruning_group(smaller))
+                if not whole[-1]:
                     smaller.prune()
-        return self._read_off(module, shapes)
+        return self._read_off(module, shapes), whole
 
     def _read_off(self, module: nn.Module, shapes: dict[str, torch.Size]) -> Cut:
         """The cut that torch-pruning made of the probe, whose tensors had these shapes."""

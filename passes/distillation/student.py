@@ -17,6 +17,7 @@ from ...errors import CompressError
 from ...form import Form
 from ..channels.runs import failure
 from ..channels.surgery import Cut, keep_blocks, keep_channels, plain_parameters
+from .inherited import inherits_blocks
 from .options import NAME_A_FACTORY
 from .student_depth import choose_blocks
 from .student_width import choose_channels
@@ -73,6 +74,10 @@ def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:
                 f"distill.student: without the dropped blocks ({'; '.join(found)}) {reason}. {NAME_A_FACTORY}"
             )
         description["blocks"], notes = kept, found
+        if not inherits_blocks(module, model, kept):
+            notes.append(
+                "blocks: forward() goes by their numbers: a kept one does not compute what it does in the teacher"
+            )
     if width < 1:
         cut, found = choose_channels(module, model, width)
         description["channels"] = cut.to_json()

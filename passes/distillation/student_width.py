@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from ..channels.groups import ChannelGroups, parts_of
 from ..channels.heads import Attention, find_attentions, head_magnitude, keep_heads
 from ..channels.runs import failure
 from ..channels.surgery import Cut, UncuttableError, keep_channels
+from .inherited import inherits_channels
 from .options import NAME_A_FACTORY
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ def _narrowed(module: nn.Module, model: Model, width: float) -> tuple[Cut, list[
         keep_channels(narrow, cut)
         reason = failure(narrow, model)
         if reason is None:
-            return cut, [_note(width, sizes), *_head_notes(attentions, width)]
+            notes = [_note(width, sizes), *_head_notes(attentions, width)]
+            if not inherits_channels(narrow, module, model, cut):
+                notes.append(
+                    "width: something other than a norm layer mixes channels, such as a shuffle or a softmax over"
+                    " them: the kept ones do not compute what they do in the teacher"
+                )
+            return cut, notes
     raise UncuttableError(
         f"narrowed to {width}, {reason}. Its forward() holds sizes as numbers, or reshapes in a way that cannot be"
         " followed"
@@ -89,7 +96,8 @@ def _followed(
     probe = copy.deepcopy(module).eval()
     qkv = [probe.get_submodule(f"{a.name}.qkv" if a.name else "qkv") for a in attentions]
     heads = {q: a.kept(width) * a.head_dim for q, a in zip(qkv, attentions, strict=True)} if coupled else {}
-    sizes, dropped = [], []
+    sizes: list[tuple[int, int]] = []
+    dropped: dict[int, tuple[Any, list[int]]] = {}
     groups = ChannelGroups(probe, model.example_inputs, qkv, WHAT)
     for group in groups.groups:
         channels, parts = groups.channels(group), parts_of(group)
@@ -98,8 +106,12 @@ def _followed(
         kept = next((heads[layer] for layer in groups.readers(group) if layer in heads), kept)
         sizes.append((channels, kept))
         if kept < channels:
-            dropped.append((group, groups.least(group, kept, groups.magnitude(group))))
-    return groups.cut(module, dropped), sizes
+            dropped[len(sizes) - 1] = group, groups.least(group, kept, groups.magnitude(group))
+    cut, whole = groups.cut(module, list(dropped.values()))
+    for place, left in zip(dropped, whole, strict=True):
+        if left:
+            sizes[place] = sizes[place][0], sizes[place][0]
+    return cut, sizes
 
 
 def _note(width: float, sizes: list[tuple[int, int]]) -> str:

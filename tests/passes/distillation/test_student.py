@@ -15,11 +15,12 @@ from edgepress.examples.digits.models import ResidualBlock
 from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.channels.heads import find_attentions
-from edgepress.passes.channels.surgery import Cut, keep_channels
+from edgepress.passes.channels.surgery import keep_channels
 from edgepress.passes.distillation.student import Student, derive, rederive
 from edgepress.passes.distillation.student_width import choose_heads, keep_of
 from edgepress.passes.graph.capture import capture
 from quantization_nets import Net, largest_difference, model_of, settled
+from silent_channels import without_channels
 from torch import Tensor, nn
 
 
@@ -294,12 +295,7 @@ CONVOLUTIONAL = {
 def test_kept_channels_compute_what_the_teachers_do_without_the_others(case: str) -> None:
     model = CONVOLUTIONAL[case]()
     student = derive(model, width=0.5)
-    without = copy.deepcopy(model.module)
-    tensors = dict([*without.named_parameters(), *without.named_buffers()])
-    for name, dims in Cut.from_json(student.description["channels"]).tensors.items():
-        for dim, kept in dims.items():
-            gone = sorted(set(range(tensors[name].shape[dim])) - set(kept))
-            tensors[name].data.index_fill_(dim, torch.tensor(gone), 0.0)
+    without = without_channels(model, student)
     x = model.example_inputs[0]
     # Sums over fewer terms are rounded in another order; a wrong channel would be off by about 1.
     assert largest_difference(without(x), student.module(x)) < 1e-4
