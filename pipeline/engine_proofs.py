@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from ..calibration.data import Part
 from ..calibration.measurement import MetricRecord
 from ..model import Forward, Model
 from ..passes.base import PassContext
+from ..targets.base import TargetOptions
+from .proof.divergence import Suspect, where
 from .proof.edges import (
     FLOAT_LIMIT,
     LOW_PRECISION_LIMIT,
@@ -19,11 +25,18 @@ from .proof.edges import (
     labels_are_classes,
     outputs_of,
     prove,
+    worst_samples,
 )
 from .proof.ranked import ranked_outputs
+from .recipe.sections import TargetSection
 from .run_record import ParityRecord
 
+if TYPE_CHECKING:
+    from ..targets.base import Feeds
+
 F32, DEFAULT, COMPRESSED = "float, f32", "float, runtime default", "compressed"
+WHERE_SAMPLES = 16
+"""Samples in which the search for a layer runs a network."""
 FindLayer = Callable[[str, Limit, ParityRecord, Outputs, Outputs], str]
 """Which layer of an engine is the first that differs, in words: its label, limit, broken proof, and both outputs."""
 
@@ -89,3 +102,39 @@ def _limit(label: str, candidate: Candidate, own_default: bool) -> Limit:
     if source or (label == COMPRESSED and candidate.quantized):
         return lowered
     return FLOAT_LIMIT if label == F32 or not own_default else lowered
+
+
+def forward_of(infer: Callable[[Feeds], Sequence[Any]], model: Model) -> Forward:
+    """An engine's inference as a function from tensors to tensors, which fills a short batch up where it must."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
+        return tuple(torch.from_numpy(np.asarray(y)) for y in infer(feeds))
+
+    return model.in_batches(forward=run)[0]
+
+
+def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> dict[str, np.ndarray[Any, Any]]:
+    """The samples of a part whose outputs are furthest off, as many as the search for a layer takes at once."""
+    size = model.static_batch or WHERE_SAMPLES
+    worst = worst_samples(before, after, size)
+    inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
+    return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
+
+
+def layer_finder(
+    section: TargetSection,
+    options: Mapping[str, TargetOptions],
+    candidate: Candidate,
+    context: PassContext,
+) -> FindLayer:
+    """The search for the layer at which an engine parts from its ONNX file, on this machine. options: by label."""
+
+    def find(label: str, limit: Limit, proof: ParityRecord, before: Outputs, after: Outputs) -> str:
+        if not section.here:
+            return f"not looked for: {section.label} is not of this machine"
+        place = candidate.onnx(label), section.runtime, options[label], False
+        suspect = Suspect(*place, limit.sqnr_db, proof.sqnr_db)
+        return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
+
+    return find

@@ -1,51 +1,33 @@
-"""Targets of this machine: the float and the compressed model built for each, both run, and timed in turns."""
+"""Targets of a run: the float and the compressed model built for each device, both run there, and timed in turns."""
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..calibration.data import Part
 from ..errors import CompressError, DeviceUnavailableError
 from ..isolated import Limits
-from ..model import METRIC_BATCH, Forward, Model, padded
+from ..model import METRIC_BATCH, Model
 from ..passes.base import PassContext
-from ..targets import TARGETS
-from ..targets.base import Artefact, BuiltOnly, TargetOptions
-from ..targets.graphs.attribution import precision_shares
-from ..targets.isolated_engine import IsolatedEngine, build
-from ..targets.measuring.device import LAYER_ITERATIONS, BuiltOnlyError
+from ..targets import TARGETS, target_of
+from ..targets.base import Artefact, FloatPrecision
+from ..targets.measuring.device import BuiltOnlyError, Device, Frozen
 from ..targets.measuring.feeds import FeedSequence
-from ..targets.measuring.latency import (
-    Contender,
-    LaunchSamples,
-    Speedup,
-    measure_in_turns,
-    median_known,
-    of,
-    speedup_in_turns,
-    summarize,
-)
+from ..targets.measuring.latency import LaunchSamples, Speedup, median_known, of, speedup_in_turns, summarize
+from ..targets.measuring.turns import LaunchPlan, measure_rounds
 from ..writing import NotWrittenError
-from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, FindLayer, judged
+from .devices.opened import opened
+from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, forward_of, judged, layer_finder
 from .launch_inputs import example_feeds, run_inputs
-from .proof.divergence import Suspect, where
-from .proof.edges import Limit, Outputs, worst_samples
 from .recipe.sections import MeasureSection, TargetSection
-from .run_record import EngineRecord, ParityRecord, TargetRecord, plain_settings
+from .run_record import EngineRecord, TargetRecord, plain_settings
 
-if TYPE_CHECKING:
-    from ..targets.base import Feeds, Target
-
-WHERE_SAMPLES = 16
+FOLDERS: Mapping[str, str] = {COMPRESSED: "compressed", F32: "float-f32", DEFAULT: "float-default"}
+"""Where in a target's folder the engine of each label lies."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +36,6 @@ class Measured:
 
     record: TargetRecord
     artefacts: tuple[Artefact, ...]
-
-
-def options_of(section: TargetSection, batch: int = 0, precision: str = "") -> TargetOptions:
-    """The target options that a recipe's section asks for."""
-    return TargetOptions(
-        device=section.device,
-        float_precision="f32" if precision == "f32" else section.float_precision,
-        threads=section.threads,
-        compute_capabilities=section.compute_capabilities,
-        batch=batch,
-    )
 
 
 def limits_of(plan: MeasureSection) -> Limits:
@@ -84,19 +55,21 @@ def require_batch(model: Model, plan: MeasureSection) -> None:
 def measure_target(
     section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
 ) -> Measured:
-    """Build and, where the device is here, run and time. A refusal is status "failed", with its reason."""
+    """Build and, where something runs it, judge and time the float and the compressed model on a device.
+
+    It may be of this machine, over SSH or simulated. The float model is built in f32 and, where the runtime computes in
+    something else when it is not told, in that too. A refusal is status "failed", a device that is not reached
+    "unavailable", each with its reason.
+    """
     require_batch(candidate.model, plan)
-    target = TARGETS[section.runtime]
+    # An engine that bakes the batch in takes what the file takes: it is shipped, and proven in batches.
+    batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
 
     def work() -> Measured:
-        if reason := target.can_build():
+        if section.here and (reason := TARGETS[section.runtime].can_build()):
             raise DeviceUnavailableError(reason)
-        context.progress.say(f"{section.label}: building")
-        place, limits = folder / "compressed", limits_of(plan)
-        built = build(target, candidate.compressed_onnx, options_of(section), place, limits)
-        if isinstance(built, BuiltOnly):
-            raise BuiltOnlyError(built)
-        return _run(section, target, built, candidate, context, plan, folder)
+        with opened({section.label: section}, batch, limits_of(plan)) as devices:
+            return _measured(devices[section.label], section, candidate, context, plan, folder)
 
     return measured_or_why(section, work)
 
@@ -121,49 +94,49 @@ def measured_or_why(section: TargetSection, work: Callable[[], Measured]) -> Mea
         return Measured(target_record(section, "failed", str(error)), ())
 
 
-def _run(
+def _measured(
+    device: Device,
     section: TargetSection,
-    target: Target,
-    compressed: IsolatedEngine,
     candidate: Candidate,
     context: PassContext,
     plan: MeasureSection,
     folder: Path,
 ) -> Measured:
-    options = {COMPRESSED: options_of(section), F32: options_of(section, precision="f32")}
-    if section.float_precision != "f32" and target.own_float_default:
-        options[DEFAULT] = options_of(section)
-    with ExitStack() as opened:
-        engines: dict[str, IsolatedEngine] = {COMPRESSED: opened.enter_context(compressed)}
-        for label in (F32, DEFAULT):
-            if label in options:
-                name = "float-f32" if label == F32 else "float-default"
-                engine = build(target, candidate.float_onnx, options[label], folder / name, limits_of(plan))
-                assert not isinstance(engine, BuiltOnly)
-                engines[label] = opened.enter_context(engine)
-        forwards = {label: forward_of(engine.run, candidate.model) for label, engine in engines.items()}
-        find_layer = layer_finder(section, options, candidate, context)
-        batch = candidate.model.static_batch or METRIC_BATCH
-        parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
-    # Their processes are gone now: nothing of them is beside what is timed.
     onnx_paths = candidate.float_onnx, candidate.compressed_onnx
     fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
-    launches = _time(section, engines, options, fed, plan, context)
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
+    engines: dict[str, Frozen] = {}
+    for label, precision in _precisions(section).items():
+        context.progress.say(f"{section.label}: building {label}")
+        place = folder / FOLDERS[label]
+        engines[label] = device.build(candidate.onnx(label), place, fed.feeds[0], precision)
+    unfixed = {label: engine.in_any_batch() for label, engine in engines.items()}
+    forwards = {
+        label: forward_of(partial(device.outputs, engine), candidate.model)
+        for label, engine in unfixed.items()
+    }
+    options = {label: engine.options for label, engine in unfixed.items()}
+    batch = candidate.model.static_batch or METRIC_BATCH
+    find_layer = layer_finder(section, options, candidate, context)
+    parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
+    launches = _timed(device, engines, fed, plan, context)
     records = {
         label: EngineRecord(
             label=label,
-            settings=plain_settings(engine.settings),
+            settings=plain_settings(of(launches, label)[0].result.settings),
             latency_ms=summarize(of(launches, label), fed),
-            **resources(of(launches, label)),
             metric=metrics[label],
-            engine_bytes=sum(a.path.stat().st_size for a in engine.artefacts),
-            **_layers(target, label, candidate, options[label], plan, fed.feeds[0]),
+            engine_bytes=engine.bytes,
+            precision=engine.precision if engine.layers else {},
+            layers=list(engine.layers),
+            **resources(of(launches, label)),
         )
         for label, engine in engines.items()
     }
     record = target_record(
         section,
         "run",
+        version=device.facts().version,
         baseline=records[F32],
         default=records.get(DEFAULT),
         compressed=records[COMPRESSED],
@@ -175,99 +148,39 @@ def _run(
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
 
 
-def layer_finder(
-    section: TargetSection,
-    options: Mapping[str, TargetOptions],
-    candidate: Candidate,
-    context: PassContext,
-) -> FindLayer:
-    """The search for the layer at which an engine of this machine parts from its ONNX file. options: by label."""
-
-    def find(label: str, limit: Limit, proof: ParityRecord, before: Outputs, after: Outputs) -> str:
-        place = candidate.onnx(label), section.runtime, options[label], False
-        suspect = Suspect(*place, limit.sqnr_db, proof.sqnr_db)
-        return where(suspect, proof_feeds(candidate.model, context.data.validation, before, after))
-
-    return find
+def _precisions(section: TargetSection) -> dict[str, FloatPrecision | None]:
+    """The float precision of each engine that is built, None for that of the section."""
+    wanted: dict[str, FloatPrecision | None] = {COMPRESSED: None, F32: "f32"}
+    if section.float_precision != "f32" and target_of(section.runtime).own_float_default:
+        wanted[DEFAULT] = None
+    return wanted
 
 
-def _time(
-    section: TargetSection,
-    engines: Mapping[str, IsolatedEngine],
-    options: Mapping[str, TargetOptions],
+def _timed(
+    device: Device,
+    engines: Mapping[str, Frozen],
     fed: FeedSequence,
     plan: MeasureSection,
     context: PassContext,
 ) -> list[LaunchSamples]:
-    contenders = [
-        Contender(label, section.runtime, engine.artefacts[0].path, replace(options[label], batch=plan.batch))
-        for label, engine in engines.items()
-    ]
     context.progress.say(
-        f"{section.label}: timing {len(contenders)} engines, {plan.pairs} launches each in turns, "
+        f"{device.label}: timing {len(engines)} engines, {plan.pairs} launches each in turns, "
         f"batch {plan.batch}, over {fed.origin}"
     )
-    return measure_in_turns(
-        contenders,
-        fed,
-        plan.pairs,
-        plan.iterations,
-        context.seed,
-        context.progress,
-        warmup_s=plan.warmup_s,
-        limits=limits_of(plan),
-    )
-
-
-def _layers(
-    target: Target,
-    label: str,
-    candidate: Candidate,
-    options: TargetOptions,
-    plan: MeasureSection,
-    feeds: Feeds,
-) -> dict[str, Any]:
-    """Per-layer times and the share of MACs in each executed precision, of the engine as it is timed."""
-    onnx_path = candidate.onnx(label)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = build(target, onnx_path, replace(options, batch=plan.batch), Path(folder), limits_of(plan))
-        assert not isinstance(engine, BuiltOnly)
-        with engine:
-            layers = engine.layers(feeds, LAYER_ITERATIONS)
-    return {"precision": precision_shares(layers), "layers": layers}
+    how = LaunchPlan(plan.iterations, plan.warmup_s, context.seed)
+    return measure_rounds(device, engines, fed, plan.pairs, how, context.progress)
 
 
 def layer_times(
     onnx_path: Path, section: TargetSection, model: Model, folder: Path, limits: Limits
 ) -> dict[str, float]:
     """Milliseconds of each executed layer of `onnx_path`, by the names of the ONNX nodes in it that multiply."""
-    engine = build(TARGETS[section.runtime], onnx_path, options_of(section, batch=1), folder, limits)
-    if isinstance(engine, BuiltOnly):
-        return {}
-    with engine:
-        layers = engine.layers(example_feeds(model, 1), LAYER_ITERATIONS)
-    return {node: layer.ms for layer in layers if layer.ms is not None for node in layer.onnx_nodes}
-
-
-def forward_of(infer: Callable[[Feeds], Sequence[Any]], model: Model, batch: int | None = None) -> Forward:
-    """An engine's inference as a function from tensors to tensors.
-
-    batch: what the engine takes at once, to which fewer samples are filled up; by default as the model says it.
-    """
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        feeds = {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
-        return tuple(torch.from_numpy(np.asarray(y)) for y in infer(feeds))
-
-    return padded(run, batch) if batch else model.in_batches(forward=run)[0]
-
-
-def proof_feeds(model: Model, part: Part, before: Outputs, after: Outputs) -> dict[str, np.ndarray[Any, Any]]:
-    """The samples of a part whose outputs are furthest off, as many as the search for a layer takes at once."""
-    size = model.static_batch or WHERE_SAMPLES
-    worst = worst_samples(before, after, size)
-    inputs, _ = part.batch([worst[i % len(worst)] for i in range(size)])
-    return {name: x.numpy() for name, x in zip(model.input_names, inputs, strict=True)}
+    with opened({section.label: section}, 1, limits) as devices:
+        try:
+            engine = devices[section.label].build(onnx_path, folder, example_feeds(model, 1))
+        except BuiltOnlyError:
+            return {}
+    return {node: layer.ms for layer in engine.layers if layer.ms is not None for node in layer.onnx_nodes}
 
 
 def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:

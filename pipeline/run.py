@@ -27,7 +27,6 @@ from .files import sha256_file, write_atomically
 from .judge import judge
 from .lock import locked
 from .measure import Measured, measure_target
-from .measure_device import measure_device
 from .metric_units import require_share
 from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
@@ -220,8 +219,7 @@ class _Run:
         if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
             self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
-        measure = measure_device if section.name else measure_target
-        measured = measure(section, candidate, context, self.recipe.measure, folder)
+        measured = measure_target(section, candidate, context, self.recipe.measure, folder)
         if measured.record.status in ("run", "built"):
             store_target(self.store, key, self.folder, measured)
         return measured

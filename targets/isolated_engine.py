@@ -109,15 +109,16 @@ def _asked(child: Child, what: str, function: Callable[..., Result], *args: obje
 class KeptEngine:
     """The engine that was asked last, kept open for its next inference."""
 
-    def __init__(self, target: Target, options: TargetOptions, limits: Limits = Limits()) -> None:
-        self._target, self._options, self._limits = target, options, limits
-        self._open: tuple[tuple[str, str], IsolatedEngine] | None = None
+    def __init__(self, target: Target, limits: Limits = Limits()) -> None:
+        self._target, self._limits = target, limits
+        self._open: tuple[tuple[str, str, TargetOptions], IsolatedEngine] | None = None
 
-    def run(self, path: str, sha256: str, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
-        """One inference of the engine in `path`, which is opened anew where the last one was another."""
-        if self._open is None or self._open[0] != (path, sha256):
+    def run(self, path: str, sha256: str, options: TargetOptions, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
+        """One inference of the engine in `path`, which is opened anew where the last one was another, or otherwise."""
+        asked = path, sha256, options
+        if self._open is None or self._open[0] != asked:
             self.close()
-            self._open = ((path, sha256), load(self._target, Path(path), self._options, self._limits))
+            self._open = asked, load(self._target, Path(path), options, self._limits)
         try:
             return self._open[1].run(feeds)
         except ChildDiedError:

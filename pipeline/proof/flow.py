@@ -18,9 +18,9 @@ from ...targets import REFERENCE, TARGETS
 from ...targets.base import TargetOptions
 from ...targets.isolated_engine import load
 from ...targets.measuring.machine import cpu_model
-from ..engine_proofs import Candidate
+from ..engine_proofs import Candidate, forward_of, proof_feeds
 from ..files import sha256_file
-from ..measure import forward_of, limits_of, proof_feeds
+from ..measure import limits_of
 from ..onnx_files.cut import Values
 from ..onnx_files.precision import low_precision_of
 from ..prepare import Prepared

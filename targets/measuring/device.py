@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import CompressError, DeviceUnavailableError
 from ...isolated import Limits
 from .. import TARGETS, isolated_engine
-from ..base import BuiltOnly, Engine, Feeds, TargetOptions
+from ..base import Artefact, BuiltOnly, Engine, Feeds, FloatPrecision, TargetOptions
 from ..graphs.attribution import precision_shares
 from ..graphs.vnni import weight_limit
 from ..isolated_engine import KeptEngine
@@ -57,18 +57,27 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An engine that is not built again. path: on the device; sha256: of all its files; each launch tells it anew."""
+    """An engine that is not built again. path: on the device; sha256: of all its files; each launch tells it anew.
+
+    options: what it is opened with, for launches and outputs; artefacts: the files that its build left here.
+    """
 
     path: str
     sha256: str
     bytes: int
     settings: dict[str, Any] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
+    options: TargetOptions = field(default_factory=TargetOptions)
+    artefacts: tuple[Artefact, ...] = ()
 
     @property
     def precision(self) -> dict[str, float]:
         """Share of the multiply-accumulates in each executed precision."""
         return precision_shares(list(self.layers))
+
+    def in_any_batch(self) -> Frozen:
+        """The engine as it takes batches of any size, where its file does: to compare outputs, not times."""
+        return replace(self, options=replace(self.options, batch=0))
 
 
 Fed = tuple[Frozen, FeedSequence]
@@ -85,8 +94,13 @@ class Device(Protocol):
     def facts(self) -> DeviceFacts:
         """What the device is, as far as it tells."""
 
-    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
-        """Build and freeze; CompressError when the runtime refuses the model, BuiltOnlyError when nothing runs it."""
+    def build(
+        self, onnx_path: Path, folder: Path, feeds: Feeds, float_precision: FloatPrecision | None = None
+    ) -> Frozen:
+        """Build and freeze; CompressError when the runtime refuses the model, BuiltOnlyError when nothing runs it.
+
+        float_precision: in place of the one that the device's options name.
+        """
 
     def adopt(self, engine: Path) -> Frozen:
         """Freeze an engine file that a build left on this machine."""
@@ -128,28 +142,31 @@ class LocalDevice:
         self._folder = folder
         self._limits = limits
         self._saved: dict[FeedSequence, Path] = {}
-        self._kept = KeptEngine(TARGETS[runtime], options, limits)
+        self._kept = KeptEngine(TARGETS[runtime], limits)
 
     def facts(self) -> DeviceFacts:
         """What the runtime and the system say."""
         return local_facts(self.runtime, self.options.device)
 
-    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+    def build(
+        self, onnx_path: Path, folder: Path, feeds: Feeds, float_precision: FloatPrecision | None = None
+    ) -> Frozen:
         """Build with the target's `build`, in a process of its own, and ask the engine for its layers."""
-        built = isolated_engine.build(TARGETS[self.runtime], onnx_path, self.options, folder, self._limits)
+        options = in_precision(self.options, float_precision)
+        built = isolated_engine.build(TARGETS[self.runtime], onnx_path, options, folder, self._limits)
         if isinstance(built, BuiltOnly):
             raise BuiltOnlyError(built)
         with built as engine:
-            return frozen_of(engine, tuple(engine.layers(feeds, LAYER_ITERATIONS)))
+            return frozen_of(engine, options, tuple(engine.layers(feeds, LAYER_ITERATIONS)))
 
     def adopt(self, engine: Path) -> Frozen:
         """Open the engine once, to see that it can be."""
         with isolated_engine.load(TARGETS[self.runtime], engine, self.options, self._limits) as opened:
-            return frozen_of(opened, ())
+            return frozen_of(opened, self.options, ())
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """One inference in a process of its own, where the engine stays open for the next one."""
-        return self._kept.run(frozen.path, frozen.sha256, feeds)
+        return self._kept.run(frozen.path, frozen.sha256, frozen.options, feeds)
 
     def launch(
         self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
@@ -176,7 +193,7 @@ class LocalDevice:
             self._saved[sequence] = save_feeds(sequence.feeds, self._folder)
         path, saved = Path(frozen.path).resolve(), self._saved[sequence]
         how = iterations, warmup_s, seconds, len(sequence)
-        return LaunchSpec(self.runtime, path, self.options, saved, *how)
+        return LaunchSpec(self.runtime, path, frozen.options, saved, *how)
 
     def reconnect(self) -> None:
         """This machine is not lost."""
@@ -200,11 +217,23 @@ def local_facts(runtime: str, device: str) -> DeviceFacts:
     )
 
 
-def frozen_of(engine: Engine, layers: Sequence[Layer]) -> Frozen:
+def in_precision(options: TargetOptions, float_precision: FloatPrecision | None) -> TargetOptions:
+    """The options with another float precision, where one is named."""
+    return options if float_precision is None else replace(options, float_precision=float_precision)
+
+
+def frozen_of(engine: Engine, options: TargetOptions, layers: Sequence[Layer]) -> Frozen:
     """An engine's files as they are now."""
     paths = [artefact.path for artefact in engine.artefacts]
-    size = sum(path.stat().st_size for path in paths)
-    return Frozen(str(paths[0].resolve()), files_digest(paths), size, engine.settings, tuple(layers))
+    return Frozen(
+        path=str(paths[0].resolve()),
+        sha256=files_digest(paths),
+        bytes=sum(path.stat().st_size for path in paths),
+        settings=engine.settings,
+        layers=tuple(layers),
+        options=options,
+        artefacts=engine.artefacts,
+    )
 
 
 def require_frozen(frozen: Frozen, result: LaunchResult) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from ...errors import CompressError
 from ...section import Section
 from .. import REFERENCE, TARGETS
-from ..base import FAKE, Feeds, TargetOptions
+from ..base import FAKE, Feeds, FloatPrecision, TargetOptions
 from ..isolated_engine import KeptEngine
 from .device import DeviceFacts, DeviceLostError, Fed, Frozen
 from .feeds import FeedSequence, repeated, whole_walks
@@ -75,7 +75,7 @@ class FakeDevice:
         self._noise = noise
         self._seed = seed
         self._draw = np.random.default_rng(seed)
-        self._computes = KeptEngine(TARGETS[REFERENCE], TargetOptions())
+        self._computes = KeptEngine(TARGETS[REFERENCE])
         self._drift = 0.0
         self._throttled = 0
         self._throttle_events = 0
@@ -85,7 +85,9 @@ class FakeDevice:
         noise = {"name": "a simulated device", "noise": repr(self._noise), "seed": str(self._seed)}
         return DeviceFacts(FAKE, "", None, noise, "none", self._state())
 
-    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+    def build(
+        self, onnx_path: Path, folder: Path, feeds: Feeds, float_precision: FloatPrecision | None = None
+    ) -> Frozen:
         """A copy of the ONNX file; its latency follows from its nodes and the MACs of those that can be counted."""
         from ..graphs.macs import node_macs
         from ..graphs.onnx_graph import load_onnx
@@ -112,7 +114,7 @@ class FakeDevice:
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """What the reference computes."""
-        return self._computes.run(frozen.path, frozen.sha256, feeds)
+        return self._computes.run(frozen.path, frozen.sha256, TargetOptions(), feeds)
 
     def launch(
         self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ...errors import CompressError
-from .device import Device, DeviceLostError, Fed
+from ...progress import Progress, Silent
+from .device import Device, DeviceLostError, Fed, Frozen
+from .feeds import FeedSequence
+from .latency import LaunchSamples
 from .launch import LaunchResult
 from .machine import throttled
 
@@ -54,6 +58,27 @@ def launch_rounds(
             losses.set_aside.append(reasons[0])
             continue
         yield taken
+
+
+def measure_rounds(
+    device: Device,
+    engines: Mapping[str, Frozen],
+    fed: FeedSequence,
+    rounds: int,
+    plan: LaunchPlan,
+    progress: Progress = Silent(),
+) -> list[LaunchSamples]:
+    """So many good rounds of the engines, by their labels, all fed alike; `too_few` when that many are not had."""
+    losses, launches = Losses(), list[LaunchSamples]()
+    contenders = [(frozen, fed) for frozen in engines.values()]
+    good = islice(launch_rounds(device, contenders, plan, losses), rounds)
+    for index, taken in enumerate(progress.track(good, f"{device.label}: rounds of launches", rounds)):
+        for label, result in zip(engines, taken, strict=True):
+            launches.append(LaunchSamples(label, index, len(launches), result))
+    counted = len(launches) // len(engines)
+    if counted < rounds:
+        raise too_few(device.label, f"{counted} of {rounds} rounds of launches", losses)
+    return launches
 
 
 def too_few(label: str, counted: str, losses: Losses) -> CompressError:

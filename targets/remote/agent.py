@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any
@@ -26,7 +26,7 @@ from ...errors import CompressError, ExitCode
 from ...isolated import Limits
 from ...version import __version__
 from .. import TARGETS
-from ..base import Feeds
+from ..base import Feeds, FloatPrecision
 from ..measuring.device import LIMITS, Frozen, LocalDevice
 from ..measuring.feeds import FeedSequence, read_feeds
 from . import guard
@@ -137,10 +137,10 @@ class Agent:
             raise CompressError("the device must be leased first")
         return self._leased
 
-    def _build(self, model: Body, feeds: str) -> Body:
+    def _build(self, model: Body, feeds: str, float_precision: FloatPrecision | None) -> Body:
         """Build an ONNX file that is there; the engine's files are then there too."""
-        path = self._stored().placed([model])
-        frozen = self._device().build(path, path.parent / "engine", self._feeds(feeds))
+        path, fed = self._stored().placed([model]), self._feeds(feeds)
+        frozen = self._device().build(path, path.parent / "engine", fed, float_precision)
         self._engines[frozen.sha256] = frozen
         files = []
         for part in TARGETS[self._device().runtime].files(Path(frozen.path)):
@@ -154,11 +154,13 @@ class Agent:
         self._engines[frozen.sha256] = frozen
         return told_frozen(frozen)
 
-    def _outputs(self, engine: str, feeds: str) -> str:
-        return _base64(packed(self._device().outputs(self._engine(engine), self._feeds(feeds))))
+    def _outputs(self, engine: str, opened: Body, feeds: str) -> str:
+        return _base64(packed(self._device().outputs(self._engine(engine, opened), self._feeds(feeds))))
 
-    def _launch(self, engine: str, feeds: str, iterations: int, warmup_s: float, seconds: float) -> Body:
-        frozen, (fed,) = self._engine(engine), self._sequences([feeds])
+    def _launch(
+        self, engine: str, opened: Body, feeds: str, iterations: int, warmup_s: float, seconds: float
+    ) -> Body:
+        frozen, (fed,) = self._engine(engine, opened), self._sequences([feeds])
         iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
         seconds = _number("seconds", seconds, LONGEST_S)
         return asdict(self._device().launch(frozen, fed, iterations, warmup_s, seconds))
@@ -166,16 +168,20 @@ class Agent:
     def _launch_turns(self, engines: list[Body], iterations: int, warmup_s: float, seed: int) -> list[Body]:
         if not 1 <= len(engines) <= MOST_ENGINES:
             raise CompressError(f"{len(engines)} engines: from 1 to {MOST_ENGINES} take turns")
-        held = [self._engine(each["engine"]) for each in engines]
+        held = [self._engine(each["engine"], each["opened"]) for each in engines]
         fed = self._sequences([each["feeds"] for each in engines])
         iterations, warmup_s = _count("iterations", iterations), _number("warmup_s", warmup_s, LONGEST_S)
         taken = self._device().launch_turns(list(zip(held, fed, strict=True)), iterations, warmup_s, seed)
         return [asdict(result) for result in taken]
 
-    def _engine(self, sha256: str) -> Frozen:
+    def _engine(self, sha256: str, opened: Body) -> Frozen:
+        """An engine that is there, opened in a float precision and a batch; engines of two may be the same file."""
         if sha256 not in self._engines:
             raise CompressError(f"engine {sha256[:12]} is not there; build or adopt it first")
-        return self._engines[sha256]
+        if set(opened) != {"float_precision", "batch"}:
+            raise CompressError(f"opened {sorted(opened)}: expected float_precision and batch")
+        options = options_of({**asdict(self._device().options), **opened})
+        return replace(self._engines[sha256], options=options)
 
     def _feeds(self, sha256: str) -> Feeds:
         (sequence,) = self._sequences([sha256])

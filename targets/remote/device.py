@@ -16,8 +16,8 @@ from ...errors import CompressError
 from ...isolated import Limits
 from ...version import __version__
 from .. import TARGETS
-from ..base import Feeds, TargetOptions
-from ..measuring.device import DeviceFacts, Fed, Frozen, require_frozen
+from ..base import Artefact, Feeds, FloatPrecision, TargetOptions
+from ..measuring.device import DeviceFacts, Fed, Frozen, in_precision, require_frozen
 from ..measuring.feeds import FeedSequence, save_feeds
 from ..measuring.launch import LaunchResult, result_of
 from .link import AgentLink, There
@@ -29,7 +29,7 @@ ENGINE_ROOM, ENGINE_TIMES = 256 << 20, 8
 """Bytes that an engine may have: those of kernels that are compiled into it, and so many times its model's."""
 
 LIMITED_CALLS = 2
-"""Calls of a limited process in one request, at most: a build and the timing of its layers; the two of a pair."""
+"""Calls of a limited process in one request, at most: a build and the timing of its layers."""
 
 PACKED = 4
 """Inputs of which the packed bytes are kept: those of launches, and the last ones of many samples."""
@@ -81,13 +81,16 @@ class RemoteDevice:
         version = self.there.version if self.there is not None else __version__
         return replace(facts, capabilities={**facts.capabilities, "edgepress": version})
 
-    def build(self, onnx_path: Path, folder: Path, feeds: Feeds) -> Frozen:
+    def build(
+        self, onnx_path: Path, folder: Path, feeds: Feeds, float_precision: FloatPrecision | None = None
+    ) -> Frozen:
         """Build there; the engine's files come to `folder`, each with the digest that it has there."""
         content, fed = _whole(onnx_path), self._feeds(feeds)
         sha256 = digest(content)
         self._link.send([content, fed])
         model = {"name": "model.onnx", "sha256": sha256}
-        frozen, built_from, files = self._link.ask("build", _built, model=model, feeds=digest(fed))
+        asked = {"model": model, "feeds": digest(fed), "float_precision": float_precision}
+        frozen, built_from, files = self._link.ask("build", _built, **asked)
         if built_from != sha256:
             raise self._link.lose("it built from another ONNX file than was sent")
         most = ENGINE_ROOM + ENGINE_TIMES * len(content)
@@ -102,7 +105,8 @@ class RemoteDevice:
             path.write_bytes(part)
         self._engines[frozen.sha256] = paths
         self._link.engines_there.add(frozen.sha256)
-        return frozen
+        artefacts = tuple(Artefact(path, f"{self.runtime}-engine") for path in paths)
+        return replace(frozen, options=in_precision(self.options, float_precision), artefacts=artefacts)
 
     def adopt(self, engine: Path) -> Frozen:
         """Take an engine file of this machine there, and open it once."""
@@ -111,7 +115,7 @@ class RemoteDevice:
         paths = TARGETS[self.runtime].files(engine)
         frozen = self._sent(paths)
         self._engines[frozen.sha256] = paths
-        return frozen
+        return replace(frozen, options=self.options)
 
     def outputs(self, frozen: Frozen, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
         """One inference in the agent's process."""
@@ -158,7 +162,8 @@ class RemoteDevice:
                 raise CompressError(f"{paths[0]}: the engine changed since it was frozen; build it again")
         fed = self._feeds(feeds)
         self._link.send([fed])
-        return {"engine": frozen.sha256, "feeds": digest(fed)}
+        opened = {"float_precision": frozen.options.float_precision, "batch": frozen.options.batch}
+        return {"engine": frozen.sha256, "opened": opened, "feeds": digest(fed)}
 
     def _sent(self, paths: Sequence[Path]) -> Frozen:
         """Have these files of an engine there, and opened."""

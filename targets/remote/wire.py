@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -154,13 +154,17 @@ def limits_of(told: Body) -> Limits:
 
 
 def told_frozen(frozen: Frozen) -> Body:
-    """A frozen engine as JSON; settings that JSON does not know are told as text, as the worker does."""
+    """A frozen engine as JSON; settings that JSON does not know are told as text, as the worker does.
+
+    What it is opened with, and where its files lie, is the client's own.
+    """
     settings = {
         key: value if isinstance(value, str | int | float | None) else str(value)
         for key, value in frozen.settings.items()
     }
     layers = [layer.model_dump() for layer in frozen.layers]
-    return {**asdict(frozen), "settings": settings, "layers": layers}
+    engine = {"path": frozen.path, "sha256": frozen.sha256, "bytes": frozen.bytes}
+    return {**engine, "settings": settings, "layers": layers}
 
 
 def frozen_from(told: Body) -> Frozen:

@@ -154,9 +154,17 @@ def test_a_negative_size_does_not_make_room_for_another(tmp_path: Path) -> None:
 )
 def test_a_launch_has_bounds(wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent(tmp_path)
-    monkeypatch.setattr(agent, "_engine", lambda sha256: None)
+    monkeypatch.setattr(agent, "_engine", lambda sha256, opened: None)
     monkeypatch.setattr(agent, "_sequences", lambda named: [{} for _ in named])
-    arguments = {"engine": "", "feeds": "", "iterations": 11, "warmup_s": 0, "seconds": 0, **wrong}
+    arguments = {
+        "engine": "",
+        "opened": {},
+        "feeds": "",
+        "iterations": 11,
+        "warmup_s": 0,
+        "seconds": 0,
+        **wrong,
+    }
     told = decode(agent.answer(Message(1, {"do": "launch", **arguments}))).body
     assert told["exit_code"] == 2
     assert told["error"].startswith(f"{next(iter(wrong))} {next(iter(wrong.values()))}: expected")

@@ -14,7 +14,6 @@ from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.pipeline.engine_proofs import Candidate
 from edgepress.pipeline.measure import Measured, measure_target
-from edgepress.pipeline.measure_device import measure_device
 from edgepress.pipeline.recipe.sections import MeasureSection, TargetSection
 from edgepress.targets import TARGETS, tensorrt
 from onnx import helper
@@ -66,8 +65,7 @@ def measured(tmp_path: Path) -> Callable[..., Measured]:
         outputs = [model.run(*inputs) for inputs, _ in part.batches(16)]
         section = TargetSection.model_validate(target)
         candidate = Candidate(*paths, model, False, outputs, outputs)
-        way = measure_device if section.name else measure_target
-        return way(section, candidate, context_of(part), plan, tmp_path / "engines")
+        return measure_target(section, candidate, context_of(part), plan, tmp_path / "engines")
 
     return measure
 
@@ -114,7 +112,7 @@ def test_a_device_that_throttles_all_the_time_is_unfit(measured: Callable[..., M
     record = measured(runtime="fake", name="hot", noise=noise).record
     assert record.status == "failed"
     assert record.reason == (
-        "hot: unfit to be measured on, 0 of 2 pairs of launches counted: the CPU throttled 1 times; "
+        "hot: unfit to be measured on, 0 of 2 rounds of launches counted: the CPU throttled 1 times; "
         "the CPU throttled 1 times; the CPU throttled 1 times; see to its cooling and load, or ask for fewer pairs"
     )
 
@@ -167,7 +165,7 @@ def test_a_device_that_is_lost_on_the_way_is_unavailable(measured: Callable[...,
     record = measured(runtime="fake", name="far", noise={"disconnect_rate": 0.999}).record
     assert record.status == "unavailable"
     lost = "far: the connection was lost"
-    assert record.reason == (f"far: it was lost, 0 of 2 pairs of launches counted: {lost}; {lost}; {lost}")
+    assert record.reason == (f"far: it was lost, 0 of 2 rounds of launches counted: {lost}; {lost}; {lost}")
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepress.targets.base import Artefact, BuiltOnly, TargetOptions
-from edgepress.targets.onnxruntime import facts, lint, load, own_float_default, scheme
+from edgepress.targets.onnxruntime import capabilities, facts, files, lint, load, own_float_default, scheme
 
-__all__ = ["facts", "lint", "load", "own_float_default", "scheme"]
+__all__ = ["capabilities", "facts", "files", "lint", "load", "own_float_default", "scheme"]
 
 name = "ahead"
+builds_ahead = bakes_in_batch = True
+saturates = False
+default_device = "chip"
+engine_suffix = ".bin"
+packages = ()
 REASON = "there is no such chip here"
 
 

@@ -31,8 +31,8 @@ def test_the_noise_of_a_pair_is_found() -> None:
 def test_a_simulated_device_tells_its_noise() -> None:
     (found,) = probe(noisy(drift_sd=0.5), ProbePlan(pairs=0))
     assert found.capabilities["noise"] == (
-        "Noise(launch_sd=0.018, iteration_sd=0.01, drift_sd=0.5, spike_rate=0.0, spike_size=0.7, throttle_rate=0.0, "
-        "throttle_size=0.4, throttle_launches=1, throttle_told=False, disconnect_rate=0.0)"
+        "Noise(launch_sd=0.018, iteration_sd=0.01, input_sd=0.0, drift_sd=0.5, spike_rate=0.0, spike_size=0.7, "
+        "throttle_rate=0.0, throttle_size=0.4, throttle_launches=1, throttle_told=False, disconnect_rate=0.0)"
     )
 
 

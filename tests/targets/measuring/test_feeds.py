@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 import pytest
@@ -28,8 +27,9 @@ def sequence(hard: tuple[bool, ...] = HARD) -> FeedSequence:
     return FeedSequence(feeds, f"{len(feeds)} inputs")
 
 
-def per_input(samples_ns: tuple[int, ...], inputs: int) -> list[float]:
-    return [median(samples_ns[number::inputs]) for number in range(inputs)]
+def per_input(samples_ns: tuple[int, ...], inputs: int) -> list[int]:
+    """The least time of each input: whatever else runs on the machine only adds to it."""
+    return [min(samples_ns[number::inputs]) for number in range(inputs)]
 
 
 def takes_the_ways(samples_ns: tuple[int, ...], hard: tuple[bool, ...] = HARD) -> bool:
@@ -129,7 +129,7 @@ def test_what_a_summary_tells_of_its_inputs():
 
 def test_inputs_of_a_simulated_device_have_levels_that_its_engines_share():
     """Levels of 50 %: between the engines of a turn nothing of them is left, and the ratio of 2 is exact."""
-    device = FakeDevice(noise=Noise(input_sd=0.5, iteration_sd=0.0))
+    device = FakeDevice(noise=Noise(launch_sd=0.0, input_sd=0.5, iteration_sd=0.0))
     fed = sequence((True,) * 8)
     engines = [(device.engine(2.0), fed), (device.engine(1.0), fed)]
     rounds = [device.launch_turns(engines, 20, 0, seed) for seed in range(2)]

@@ -11,6 +11,7 @@ from edgepress.targets.measuring.feeds import repeated
 from edgepress.targets.measuring.turns import SET_ASIDE, LaunchPlan, Losses, launch_rounds, too_few
 
 PLAN = LaunchPlan(iterations=20, seed=3)
+TOLD = Noise(launch_sd=0, iteration_sd=0, throttle_rate=0.1, throttle_told=True)
 
 
 def three(device: FakeDevice) -> list:
@@ -18,14 +19,14 @@ def three(device: FakeDevice) -> list:
 
 
 def test_every_engine_is_launched_once_a_round_and_told_in_its_place():
-    device, losses = FakeDevice(noise=Noise(iteration_sd=0.0)), Losses()
+    device, losses = FakeDevice(noise=Noise(launch_sd=0.0, iteration_sd=0.0)), Losses()
     rounds = list(islice(launch_rounds(device, three(device), PLAN, losses), 5))
     assert [[r.median_ns for r in taken] for taken in rounds] == [[1e6, 2e6, 4e6]] * 5
     assert losses == Losses()
 
 
 def test_a_round_in_which_the_device_throttled_is_measured_anew():
-    device, losses = FakeDevice(noise=Noise(iteration_sd=0, throttle_rate=0.1, throttle_told=True)), Losses()
+    device, losses = FakeDevice(noise=TOLD), Losses()
     rounds = list(islice(launch_rounds(device, three(device), PLAN, losses), 8))
     assert [[r.median_ns for r in taken] for taken in rounds] == [[1e6, 2e6, 4e6]] * 8
     assert set(losses.set_aside) == {"the CPU throttled 1 times"} and not losses.lost

@@ -43,6 +43,7 @@ needs_ssh = pytest.mark.skipif(
 AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
 HERE = SshHost("here")
 ONE_THREAD = TargetOptions("CPU", threads=1)
+OPENED = {"float_precision": "f32", "batch": 1}
 LEASE = {
     "label": "lab",
     "runtime": "onnxruntime",
@@ -437,9 +438,8 @@ def test_what_the_agent_refuses(agent, tmp_path):
     assert "is not a SHA-256" in agent("need", files=[["../../etc/passwd", 7]])
     assert "bytes are to come" in agent("need", files=[[name, 1 << 60]])
     assert agent("run", command="id") == "the agent does not know 'run' (exit code 2)"
-    assert agent("launch", engine="/bin/sh", feeds=name, iterations=1, warmup_s=0, seconds=0).startswith(
-        "engine /bin/sh is not there"
-    )
+    how = {"opened": OPENED, "iterations": 1, "warmup_s": 0, "seconds": 0}
+    assert agent("launch", engine="/bin/sh", feeds=name, **how).startswith("engine /bin/sh is not there")
     assert agent("need").startswith("need failed: TypeError")
     unleased = decode(Agent(tmp_path).answer(Message(1, {"do": "facts"}))).body
     assert unleased == {"error": "the device must be leased first", "exit_code": 2}
@@ -460,7 +460,8 @@ def test_inputs_are_not_unpickled(agent, tmp_path, save):
     agent("need", files=[[sha256, path.stat().st_size], [digest(content), len(content)]])
     put(agent, path.read_bytes(), sha256)
     put(agent, content, digest(content))
-    told = agent("build", model={"name": "m.onnx", "sha256": digest(content)}, feeds=sha256)
+    model = {"name": "m.onnx", "sha256": digest(content)}
+    told = agent("build", model=model, feeds=sha256, float_precision=None)
     assert "Object arrays cannot be loaded" in told
 
 
