@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from edgepress.pipeline.gate.golden import Golden, write_golden
 from edgepress.pipeline.gate.record import (
     DeviceGate,
@@ -48,7 +49,7 @@ def test_a_latency_as_json() -> None:
         '{"p50":1.0,"p90":null,"p99":null,"n":6,"launches":2,"ci95":[1.0,1.0],"load_ms":10.5,'
         '"first_inference_ms":2.25,"warmup_iterations":30,"measured_at":"2026-03-14T09:21:07+00:00",'
         '"cached":false,"note":"n = 6, p90 needs 64; n = 6, p99 needs 662",'
-        '"samples_ms":[[0.999877,1.0,1.234567],[0.999877,1.0,1.234567]]}'
+        '"samples_ms":[[0.999877,1.0,1.234567],[0.999877,1.0,1.234567]],"samples":1,"samples_sha256":"","samples_origin":""}'
     )
 
 
@@ -177,8 +178,10 @@ def test_profiles_of_several_models_lie_below_their_file(tmp_path: Path) -> None
     assert [(tmp_path / name / "profile.json").read_text() for name in ("m", "n")] == [whole, whole]
 
 
-def test_written_records_are_read_again() -> None:
-    assert RunRecord.model_validate_json((GOLDEN / "run.json").read_text()) == run()
-    assert GateRecord.model_validate_json((GOLDEN / "gate.json").read_text()) == a_gate()
-    assert Profile.model_validate_json((GOLDEN / "profile.json").read_text()) == a_profile()
-    assert Golden.model_validate_json((GOLDEN / "openvino-CPU.json").read_text()) == a_golden()
+@pytest.mark.parametrize("folder", [GOLDEN, GOLDEN / "earlier"], ids=["as they are written", "of before"])
+def test_written_records_are_read_again(folder: Path) -> None:
+    """Those of before lack what came later: the samples that were fed, and standard errors."""
+    assert RunRecord.model_validate_json((folder / "run.json").read_text()) == run()
+    assert GateRecord.model_validate_json((folder / "gate.json").read_text()) == a_gate()
+    assert Profile.model_validate_json((folder / "profile.json").read_text()) == a_profile()
+    assert Golden.model_validate_json((folder / "openvino-CPU.json").read_text()) == a_golden()
