@@ -10,10 +10,10 @@ class Form(StrEnum):
 
     MODULES: layers that are nn.Modules, in which blocks can be told apart and channels cut: what a factory makes, and
     what a float ONNX file is converted into.
-    GRAPH: one graph of float operators: what a .pt2 file holds, or a pass captured. A graph of its own form, with
-    branches that are taken or not, would be another member.
-    INT8: quantizers stand in the graph, or an ONNX file came with them: as it is exported, so it was rounded.
-    CODES: a float graph whose tensors hold few values, for a packed file; whatever changed them would lose it.
+    GRAPH: one graph of float operators, which a pass captured or a file holds that PyTorch has no layers of (.pt2, an
+    ONNX file that onnxruntime runs).
+    INT8: a graph with quantizers of 8 bits or fewer, of a pass or in an ONNX file; it is exported with them.
+    CODES: a float graph whose tensors hold few values, for a packed file; what changed them would lose its size.
     """
 
     MODULES = "modules"
