@@ -181,7 +181,8 @@ def _speed(model: Any, context: Any, folder: Path, pairs: int) -> list[dict[str,
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
     from edgepress.targets.measuring.feeds import repeated
-    from edgepress.targets.measuring.latency import Contender, measure_in_turns, of, speedup_in_turns
+    from edgepress.targets.measuring.latency import of, speedup_in_turns
+    from timing import Contender, measure_in_turns
 
     quantize = Quantize(ranges="minmax", equalization="off", bias_correction=False, sensitivity_samples=0)
     options = {"f32": TargetOptions(float_precision="f32", batch=1), "int8": TargetOptions(batch=1)}

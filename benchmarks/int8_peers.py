@@ -89,7 +89,7 @@ def _compare(name: str, network: Network, pairs: int, iterations: int, samples: 
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
     from edgepress.targets.measuring.feeds import repeated
-    from edgepress.targets.measuring.latency import Contender, measure_in_turns
+    from timing import Contender, measure_in_turns
 
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)

@@ -227,14 +227,8 @@ def _measure(
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
     from edgepress.targets.measuring.feeds import repeated
-    from edgepress.targets.measuring.latency import (
-        Contender,
-        measure_in_turns,
-        measure_side_by_side,
-        of,
-        paired,
-        summarize,
-    )
+    from edgepress.targets.measuring.latency import of, paired, summarize
+    from timing import Contender, measure_in_turns, measure_side_by_side
 
     f32, default = TargetOptions(float_precision="f32", batch=1), TargetOptions(batch=1)
     openvino.build(export(work.model, folder / "float.onnx"), default, folder / "float")

@@ -69,13 +69,9 @@ def _ratios(
     from edgepress.targets import TARGETS
     from edgepress.targets.base import TargetOptions
     from edgepress.targets.measuring.device import LocalDevice
-    from edgepress.targets.measuring.latency import (
-        Contender,
-        measure_in_turns,
-        of,
-        speedup_in_turns,
-    )
+    from edgepress.targets.measuring.latency import of, speedup_in_turns
     from edgepress.targets.measuring.launch import paired_log_ratio
+    from timing import Contender, measure_in_turns
 
     options = TargetOptions(batch=1)
     fed = random_sequence(read_graph(run / "float.onnx"), 1, 0)

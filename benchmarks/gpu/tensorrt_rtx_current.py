@@ -40,8 +40,10 @@ def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
     from edgepress.targets import onnxruntime, tensorrt
     from edgepress.targets.base import BuiltOnly, TargetOptions
     from edgepress.targets.graphs.attribution import precision_shares
+    from edgepress.targets.measuring.device import LocalDevice
     from edgepress.targets.measuring.feeds import repeated
-    from edgepress.targets.measuring.latency import Contender, measure_in_turns, summarize
+    from edgepress.targets.measuring.latency import summarize
+    from edgepress.targets.measuring.turns import LaunchPlan, measure_rounds
 
     if reason := tensorrt.unavailable(device):
         raise DeviceUnavailableError(f"tensorrt:{device or 'cuda:0'}: {reason}; run this where there is one")
@@ -53,8 +55,10 @@ def _profile(onnx: Path, device: str, pairs: int, iterations: int) -> None:
         assert not isinstance(engine, BuiltOnly), "with a GPU here the engine is built for it"
         expected = onnxruntime.build(onnx, TargetOptions(batch=1), folder / "cpu").run(feeds)[0]
         actual = engine.run(feeds)[0]
-        contender = Contender("tensorrt", "tensorrt", engine.artefacts[0].path, options)
-        timed = summarize(measure_in_turns([contender], repeated(feeds), pairs, iterations, seed=0))
+        here = LocalDevice("tensorrt", "tensorrt", options, folder)
+        engines = {"tensorrt": here.adopt(engine.artefacts[0].path)}
+        plan = LaunchPlan(iterations, warmup_s=5.0)
+        timed = summarize(measure_rounds(here, engines, repeated(feeds), pairs, plan))
         layers = engine.layers(feeds, iterations)
     noise = float(np.square(actual.astype(np.float64) - expected).sum())
     sqnr = 10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise) if noise else np.inf

@@ -1,15 +1,10 @@
-"""Latency with its uncertainty: engines of this machine launched in turns, and statistics over launches."""
+"""Latency with its uncertainty: statistics over launches, and ratios of launches that took turns."""
 
 from __future__ import annotations
 
-import random
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from statistics import median
 from typing import Annotated, TypeVar
 
@@ -18,12 +13,9 @@ from pydantic import Field
 
 from ...calibration.statistics import geometric_mean
 from ...errors import CompressError
-from ...isolated import Limits
-from ...progress import Progress, Silent
 from ...record import Count, Interval, Milliseconds, Ratio, Record
-from ..base import Feeds, TargetOptions
-from .feeds import FeedSequence, save_feeds
-from .launch import LaunchResult, LaunchSpec, launch_turns, paired_log_ratio
+from .feeds import FeedSequence
+from .launch import LaunchResult, paired_log_ratio
 
 NEEDED = {0.9: 64, 0.99: 662}
 """Samples that a percentile needs at 99 % confidence (MLPerf inference rules, query counts)."""
@@ -31,18 +23,8 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One engine to time. label: how results name it; path: the file that the target's `load` opens."""
-
-    label: str
-    target: str
-    path: Path
-    options: TargetOptions
-
-
-@dataclass(frozen=True)
 class LaunchSamples:
-    """One launch of one contender. round: which pair it belongs to; order: its place among all launches."""
+    """One launch of one engine. round: which one it belongs to; order: its place among all launches."""
 
     label: str
     round: int
@@ -93,93 +75,19 @@ class Speedup(Record, frozen=True):
     pairs: Count
 
 
-def measure_in_turns(
-    contenders: Sequence[Contender],
-    sequence: FeedSequence,
-    pairs: int,
-    iterations: int,
-    seed: int,
-    progress: Progress = Silent(),
-    warmup_s: float = 5.0,
-    limits: Limits = Limits(),
-) -> list[LaunchSamples]:
-    """Launch all contenders at once, `pairs` rounds, in each of which they take turns (`launch_turns`).
-
-    limits: of each launch, its warm-up not counted. `speedup_in_turns` compares two of them.
-    CompressError when a launch fails or `pairs` is below 2.
-    """
-    require_pairs(pairs)
-    draw = random.Random(seed)
-    launches: list[LaunchSamples] = []
-    with _specs(contenders, sequence, iterations, warmup_s) as specs:
-        for index in progress.track(range(pairs), "timing rounds of launches", pairs):
-            results = launch_turns(specs, draw.getrandbits(32), limits)
-            for contender, result in zip(contenders, results, strict=True):
-                launches.append(LaunchSamples(contender.label, index, len(launches), result))
-    return launches
-
-
-@contextmanager
-def _specs(
-    contenders: Sequence[Contender], sequence: FeedSequence, iterations: int, warmup_s: float
-) -> Iterator[list[LaunchSpec]]:
-    """What a worker is told of each contender, for as long as the inputs lie on disk."""
-    labels = [c.label for c in contenders]
-    if len(set(labels)) < len(labels):
-        raise CompressError(f"labels of engines to time must differ, got {labels}")
-    with tempfile.TemporaryDirectory() as folder:
-        saved = save_feeds(sequence.feeds, Path(folder))
-        yield [
-            LaunchSpec(
-                c.target, c.path.resolve(), c.options, saved, iterations, warmup_s, inputs=len(sequence)
-            )
-            for c in contenders
-        ]
-
-
 def require_pairs(pairs: int) -> None:
     """Raise CompressError for fewer rounds than an interval needs."""
     if pairs < 2:
         raise CompressError(f"pairs is {pairs}: an interval needs at least 2 launches of each engine")
 
 
-def measure_side_by_side(
-    contenders: Sequence[Contender],
-    feeds: Feeds,
-    rounds: int = 12,
-    iterations: int = 150,
-    seed: int = 0,
-    progress: Progress = Silent(),
-) -> dict[str, list[float]]:
-    """Medians in ns of each contender, one for each round: all are loaded anew in this process and run in turns.
-
-    Where launches differ by a tenth or more (memory, clock, neighbours), what is measured within milliseconds of each
-    other does not: ratios are many times tighter. As times they are worth less, for the engines share the caches.
-    """
-    from .. import TARGETS
-
-    draw = random.Random(seed)
-    medians: dict[str, list[float]] = {c.label: [] for c in contenders}
-    for _ in progress.track(range(rounds), "timing side by side", rounds):
-        engines = {c.label: TARGETS[c.target].load(c.path, c.options) for c in contenders}
-        samples: dict[str, list[int]] = {label: [] for label in engines}
-        for _ in range(iterations):
-            for label in draw.sample(list(engines), len(engines)):
-                start = time.perf_counter_ns()
-                engines[label].run(feeds)
-                samples[label].append(time.perf_counter_ns() - start)
-        for label, taken in samples.items():
-            medians[label].append(median(taken[iterations // 5 :]))
-    return medians
-
-
 def of(launches: Sequence[LaunchSamples], label: str) -> list[LaunchSamples]:
-    """The launches of one contender, by round."""
+    """The launches of one engine, by round."""
     return sorted((x for x in launches if x.label == label), key=lambda x: x.round)
 
 
 def summarize(launches: Sequence[LaunchSamples], fed: FeedSequence | None = None) -> Latency:
-    """The statistics of the launches of ONE contender (at least two). fed: what all of them were fed."""
+    """The statistics of the launches of ONE engine (at least two). fed: what all of them were fed."""
     results = [x.result for x in launches]
     medians = [r.median_ns / 1e6 for r in results]
     _, ci95 = _typical(medians)

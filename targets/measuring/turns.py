@@ -11,7 +11,7 @@ from ...errors import CompressError
 from ...progress import Progress, Silent
 from .device import Device, DeviceLostError, Fed, Frozen
 from .feeds import FeedSequence
-from .latency import LaunchSamples
+from .latency import LaunchSamples, require_pairs
 from .launch import LaunchResult
 from .machine import throttled
 
@@ -68,7 +68,11 @@ def measure_rounds(
     plan: LaunchPlan,
     progress: Progress = Silent(),
 ) -> list[LaunchSamples]:
-    """So many good rounds of the engines, by their labels, all fed alike; `too_few` when that many are not had."""
+    """So many good rounds of the engines, by their labels, all fed alike; `too_few` when that many are not had.
+
+    CompressError for fewer rounds than an interval needs.
+    """
+    require_pairs(rounds)
     losses, launches = Losses(), list[LaunchSamples]()
     contenders = [(frozen, fed) for frozen in engines.values()]
     good = islice(launch_rounds(device, contenders, plan, losses), rounds)

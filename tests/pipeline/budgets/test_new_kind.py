@@ -64,6 +64,7 @@ from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.recipe.reference import option_reference
 from edgepress.pipeline.recipe.template import template
 from edgepress.pipeline.report.write import write_reports
+from edgepress.pipeline.record_file import write_record
 from run_records import MODEL, STEPS, cpu, run
 
 folder = Path(sys.argv[1])
@@ -72,7 +73,7 @@ folder = Path(sys.argv[1])
 recipe = read_recipe(folder / "recipe.yaml")
 budgets, verdict, reason = judge(recipe.budgets, STEPS, [], [cpu()], [MODEL])
 record = run(budgets=budgets, verdict=verdict, reason=reason, targets=[cpu()])
-record.write(folder)
+write_record(folder / "run.json", record)
 write_reports(record, folder)
 print([(b.name, b.limit, b.measured, b.verdict) for b in budgets], verdict, reason)
 """

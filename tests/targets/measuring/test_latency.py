@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from edgepress.errors import CompressError
 from edgepress.isolated import Limits
-from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
+from edgepress.targets.measuring.device import LocalDevice
 from edgepress.targets.measuring.feeds import read_feeds, repeated, save_feeds
 from edgepress.targets.measuring.latency import (
-    Contender,
     LaunchSamples,
-    measure_in_turns,
     of,
     speedup_in_turns,
     summarize,
@@ -28,8 +26,10 @@ from edgepress.targets.measuring.launch import (
     launch_turns,
     paired_log_ratio,
 )
+from edgepress.targets.measuring.turns import LaunchPlan, measure_rounds
 from edgepress.targets.measuring.worker import steady
-from tiny_onnx import conv_float, conv_qdq
+from onnx.helper import make_node
+from tiny_onnx import conv_float, conv_qdq, model_of
 
 
 def a_launch(samples_ms, label="a", index=0, warmed_up=True):
@@ -121,12 +121,12 @@ def test_feeds_survive_the_way_to_the_worker(tmp_path):
 
 
 def test_real_launches_of_two_engines_are_counted(save, feeds, tmp_path):
-    options = TargetOptions(float_precision="f32", threads=1)
-    contenders = []
-    for label, model in (("float", conv_float()), ("int8", conv_qdq())):
-        engine = TARGETS["openvino"].build(save(model, f"{label}.onnx"), options, tmp_path / label)
-        contenders.append(Contender(label, "openvino", engine.artefacts[0].path, options))
-    launches = measure_in_turns(contenders, repeated(feeds), pairs=2, iterations=20, seed=0, warmup_s=0.1)
+    device = LocalDevice("here", "openvino", TargetOptions(threads=1), tmp_path)
+    engines = {
+        label: device.build(save(model, f"{label}.onnx"), tmp_path / label, feeds, "f32")
+        for label, model in (("float", conv_float()), ("int8", conv_qdq()))
+    }
+    launches = measure_rounds(device, engines, repeated(feeds), 2, LaunchPlan(20, 0.1))
     assert [x.order for x in launches] == [0, 1, 2, 3]
     assert [sorted(x.label for x in launches[i : i + 2]) for i in (0, 2)] == [["float", "int8"]] * 2
     assert all(len(x.result.samples_ns) == 20 and min(x.result.samples_ns) > 0 for x in launches)
@@ -137,18 +137,33 @@ def test_real_launches_of_two_engines_are_counted(save, feeds, tmp_path):
 
 
 def test_real_launches_of_several_engines_take_turns_in_each_round(save, feeds, tmp_path):
-    options = TargetOptions(float_precision="f32", threads=1)
-    path = (
-        TARGETS["openvino"].build(save(conv_float(), "net.onnx"), options, tmp_path / "e").artefacts[0].path
-    )
-    contenders = [Contender(label, "openvino", path, options) for label in ("one", "two", "three")]
-    launches = measure_in_turns(contenders, repeated(feeds), pairs=2, iterations=15, seed=0, warmup_s=0.1)
-    assert [(x.label, x.round) for x in launches] == [(c.label, i) for i in (0, 1) for c in contenders]
+    device = LocalDevice("here", "openvino", TargetOptions(threads=1), tmp_path)
+    engine = device.build(save(conv_float(), "net.onnx"), tmp_path / "e", feeds, "f32")
+    engines = dict.fromkeys(("one", "two", "three"), engine)
+    launches = measure_rounds(device, engines, repeated(feeds), 2, LaunchPlan(15, 0.1))
+    assert [(x.label, x.round) for x in launches] == [(label, i) for i in (0, 1) for label in engines]
     assert all(len(x.result.samples_ns) == 20 for x in launches)  # whole turns of ten
     assert len({x.result.outputs_sha256 for x in launches}) == 1
     assert speedup_in_turns(of(launches, "one"), of(launches, "two")).pairs == 2
-    with pytest.raises(CompressError, match="labels of engines to time must differ"):
-        measure_in_turns([contenders[0]] * 2, repeated(feeds), pairs=2, iterations=15, seed=0)
+    with pytest.raises(
+        CompressError, match="pairs is 1: an interval needs at least 2 launches of each engine"
+    ):
+        measure_rounds(device, engines, repeated(feeds), 1, LaunchPlan(15, 0.1))
+
+
+def test_an_engine_is_built_and_launched_in_the_precision_that_is_asked_for(save, tmp_path):
+    nodes = [make_node("Relu", ["x"], ["r"]), make_node("GlobalAveragePool", ["r"], ["y"])]
+    path = save(model_of(nodes, {}))  # x of shape (N, 8, 8, 8)
+    device = LocalDevice("here", "openvino", TargetOptions(threads=1, batch=1), tmp_path)
+    feeds = {"x": np.ones((1, 8, 8, 8), np.float32)}
+    own, forced = (device.build(path, tmp_path / str(p), feeds, p) for p in (None, "f32"))
+    assert (own.options.float_precision, forced.options.float_precision) == ("default", "f32")
+    result = device.launch(forced, repeated(feeds), 11, 0.1)
+    assert result.settings["INFERENCE_PRECISION_HINT"] == "f32"
+    assert forced.in_any_batch().options == TargetOptions(threads=1, float_precision="f32")
+    two = {"x": np.ones((2, 8, 8, 8), np.float32)}
+    assert [len(y) for y in device.outputs(forced.in_any_batch(), two)] == [2]
+    device.close()
 
 
 def test_a_speed_up_in_turns_is_the_mean_over_rounds_of_the_ratios_of_turns():
