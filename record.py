@@ -29,8 +29,9 @@ LARGEST, SMALLEST = 1e100, 1e-100
 """Bounds of a number that was measured: far beyond all that is, and ratios and differences of such stay numbers."""
 Measured = Annotated[float, AfterValidator(_measured)]
 """NaN where it is not known; never infinite."""
-Milliseconds = Annotated[Measured, AfterValidator(_not_negative)]
-Ratio = Milliseconds
+NotNegative = Annotated[Measured, AfterValidator(_not_negative)]
+Milliseconds = NotNegative
+Ratio = NotNegative
 Interval = tuple[Measured, Measured]
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 

@@ -28,7 +28,7 @@ from edgepress.targets.measuring.launch import LaunchResult
 from edgepress.targets.remote.device import RemoteDevice
 from reporting import environment, markdown_table, provenance, write
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "targets"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from ssh_server import kinds, running
 
 PACKAGES = ("edgepress", "openvino", "onnxruntime", "numpy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..record import Count, Interval, Measured, Ratio, Record
+from ..record import Count, Interval, Measured, NotNegative, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ class MetricRecord(Record):
     ci95: Interval
     """NaN where it is not known."""
     part: str
-    standard_error: Ratio | None = None
+    standard_error: NotNegative | None = None
     """Of `value`; null where it is not known: equal scores tell nothing of others, and old records do not keep it."""
 
 

@@ -141,16 +141,16 @@ def gate(
         raise click.UsageError(f"--baseline {told}")
     sections = find_devices(names, devices_file)
     plan = GatePlan(
-        Limits(tolerance / 100, budget / 100, floor / 1000),
-        LaunchPlan(iterations, seed=seed),
-        batch or 0,
-        inputs,
-        data,
-        max_drop / 100,
-        golden,
-        current_commit(),
-        given_shapes(shapes),
-        samples or 0,
+        limits=Limits(tolerance / 100, budget / 100, floor / 1000),
+        launches=LaunchPlan(iterations, seed=seed),
+        batch=batch or 0,
+        inputs=inputs,
+        data=data,
+        most_drop=max_drop / 100,
+        golden=golden,
+        commit=current_commit(),
+        shapes=given_shapes(shapes),
+        samples=samples or 0,
     )
     with quiet_stdout() if as_json else nullcontext():
         if accept or baseline is None:

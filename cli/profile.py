@@ -237,7 +237,7 @@ def _latency_rows(latency: Latency) -> list[tuple[str, str]]:
     for q, value in ((0.9, latency.p90), (0.99, latency.p99)):
         why = "" if value is not None else f": n = {latency.n}, it needs {NEEDED[q]}"
         rows.append((f"latency p{round(100 * q)}", ms(value) + why))
-    over = f", over {short(latency.samples_origin)}" if latency.samples_origin else ""
+    over = f", over {short(latency.inputs_origin)}" if latency.inputs_origin else ""
     rows.append(("samples", f"{latency.n} in {latency.launches} launches{over}"))
     rows += [("note", note) for note in latency.note.split("; ") if note and " needs " not in note]
     rows.append(("load", ms(latency.load_ms)))

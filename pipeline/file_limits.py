@@ -63,7 +63,7 @@ def _in_folder(folder: str, function: Callable[..., Result], *args: Any) -> Resu
 
 @dataclass
 class _Kept:
-    """The process that waits for the next file. said: what the environment said of limits when it began."""
+    """The process that waits for the next file. said: what the environment said of limits, and of what can be imported, when it began."""
 
     child: Child
     said: tuple[str | None, ...]
@@ -75,7 +75,7 @@ _kept: list[_Kept] = []  # at most one
 
 
 def _said() -> tuple[str | None, ...]:
-    return os.environ.get(isolated.SECONDS), os.environ.get(isolated.BYTES)
+    return tuple(map(os.environ.get, (isolated.SECONDS, isolated.BYTES, "PYTHONPATH")))
 
 
 def _memory_for(path: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import CompressError
 from ..targets.graphs.data_dependent import data_dependent
 from ..targets.graphs.onnx_graph import load_onnx
-from ..targets.measuring.feeds import FeedSequence, repeated
+from ..targets.measuring.feeds import MOST_BYTES, FeedSequence, repeated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 DEPENDENT_SAMPLES = 64
 """Samples where the time may depend on them and nobody says how many: as many as a p90 over the data needs."""
-MOST_BYTES = 1 << 30
-"""Of all inputs of a launch together, which its process holds."""
+OPTION = "measure.samples"
 
 
 def default_samples(graphs: Iterable[onnx.ModelProto]) -> int:
@@ -42,11 +41,16 @@ def input_count(samples: int, batch: int, option: str) -> int:
 
 
 def require_samples(samples: int, part: Part, batch: int, option: str) -> None:
-    """Raise CompressError unless the part has so many samples."""
+    """Raise CompressError unless the part has so many samples, and a launch may hold them."""
     if samples > len(part):
         most = max(1, len(part) // batch * batch)
         raise CompressError(
             f"{option}: {samples:,}, and the {part.name} part has {len(part):,} samples; ask for at most {most:,}"
+        )
+    if samples > 1 and fitting(part, samples, batch) < samples:
+        raise CompressError(
+            f"{option}: {samples:,} samples are more than the {MOST_BYTES >> 20:,} MiB that a launch is fed; "
+            "ask for fewer"
         )
 
 
@@ -60,13 +64,9 @@ def fitting(part: Part, samples: int, batch: int) -> int:
 def from_part(names: Sequence[str], part: Part, samples: int, batch: int, option: str) -> FeedSequence:
     """The first samples of a part, in order, `batch` in each input; names: of the inputs, as the part orders them.
 
-    CompressError, naming the option, when they are too many bytes.
+    CompressError, naming the option, when there are too few, or they are too many bytes.
     """
-    if fitting(part, samples, batch) < samples:
-        raise CompressError(
-            f"{option}: {samples:,} samples are more than the {MOST_BYTES >> 20:,} MiB that a launch is fed; "
-            "ask for fewer"
-        )
+    require_samples(samples, part, batch, option)
     feeds = []
     for start in range(0, samples, batch):
         inputs, _ = part.batch(range(start, start + batch))
@@ -79,18 +79,17 @@ def run_inputs(
     onnx_paths: Sequence[Path],
     part: Part,
     plan: MeasureSection,
-    option: str = "measure.samples",
 ) -> FeedSequence:
     """What the launches of a run are fed. onnx_paths: of all models that are timed; part: what the run judges on."""
     if plan.samples is not None:
-        require_samples(plan.samples, part, plan.batch, option)
+        require_samples(plan.samples, part, plan.batch, OPTION)
         samples = plan.samples
     else:
         samples = default_samples(map(load_onnx, onnx_paths))
         samples = fitting(part, samples, plan.batch) if samples > 1 else 1
     if samples <= 1:
         return repeated(example_feeds(model, plan.batch))
-    return from_part(model.input_names, part, samples, plan.batch, option)
+    return from_part(model.input_names, part, samples, plan.batch, OPTION)
 
 
 def example_feeds(model: Model, batch: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -102,7 +102,7 @@ def _measured(
     plan: MeasureSection,
     folder: Path,
 ) -> Measured:
-    onnx_paths = candidate.float_onnx, candidate.compressed_onnx
+    facts, onnx_paths = device.facts(), (candidate.float_onnx, candidate.compressed_onnx)
     fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
     engines: dict[str, Frozen] = {}
@@ -123,11 +123,11 @@ def _measured(
     records = {
         label: EngineRecord(
             label=label,
-            settings=plain_settings(of(launches, label)[0].result.settings),
+            settings=plain_settings(engine.settings, of(launches, label)[0].result.settings),
             latency_ms=summarize(of(launches, label), fed),
             metric=metrics[label],
             engine_bytes=engine.bytes,
-            precision=engine.precision if engine.layers else {},
+            precision=engine.precision,
             layers=list(engine.layers),
             **resources(of(launches, label)),
         )
@@ -136,7 +136,7 @@ def _measured(
     record = target_record(
         section,
         "run",
-        version=device.facts().version,
+        version=facts.version,
         baseline=records[F32],
         default=records.get(DEFAULT),
         compressed=records[COMPRESSED],

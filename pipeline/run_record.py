@@ -16,11 +16,19 @@ SCHEMA_VERSION = 1
 FLOAT_PRECISION = "f32"
 
 
-def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an engine as a record keeps them: what is no plain value as its text."""
+def plain_settings(built: Mapping[str, Any], launched: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of an engine as a record keeps them: what is no plain value as its text.
+
+    built: what its build told; launched: what it told when it was timed, which counts where both speak, unless it is
+    the same in words.
+    """
+    told = dict(built)
+    for key, value in (launched or {}).items():
+        if key not in told or str(told[key]) != str(value):
+            told[key] = value
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in settings.items()
+        for key, value in told.items()
     }
 
 

@@ -144,10 +144,7 @@ class Target(Protocol):
         """Build `onnx_path`, leave engine files in `folder`; CompressError when the runtime refuses it.
 
         The model comes as a file because it is built in a child process (`isolated_engine`), over SSH on another
-        machine, to which its bytes are sent. Every runtime here builds from ONNX. For the first one that builds from
-        the torch program, `onnx_path` becomes a frozen `Source` of two paths, that of the ONNX file and that of the
-        exported program (`.pt2`): `Candidate.source(label)` makes it, the child takes it as it takes a path, and the
-        agent's `build` names a second file.
+        machine, to which its bytes are sent.
         """
 
     def load(self, path: Path, options: TargetOptions) -> Engine:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...errors import CompressError
-from ...form import Form
+from ...form import Form, form_named
 from ..channels.runs import failure
 from ..channels.surgery import Cut, keep_blocks, keep_channels, plain_parameters
+from ..order import WORDS
 from .inherited import inherits_blocks
 from .options import NAME_A_FACTORY
 from .student_depth import choose_blocks
@@ -49,7 +50,13 @@ def student_of(
     if options.source:
         if context.load_network is None:
             raise CompressError("distill.student: a student with a source needs a context that can load it")
-        return replace(context.load_network(options), original=model.float_original, onnx_path=None)
+        found = context.load_network(options)
+        if found.form is not form_named(options.source):
+            raise CompressError(
+                f"distill.student: {options.source} is {WORDS[found.form]}, and a student is trained as a float network"
+                " that PyTorch runs: name its factory"
+            )
+        return replace(found, original=model.float_original, onnx_path=None)
     if options.same:
         return model
     return model.successor(rederive(model, dict(description)), model.form)

@@ -29,8 +29,7 @@ class SpeedupBudget(Budget[float]):
                 f"the proof {broken[0].edge} is broken, so that there is no baseline to be faster than."
             )
         timed = [s for s in target.speedup if known(s.ci95[0]) and known(s.ratio)]
-        # A device of devices.yaml runs the float model in what its own options say, and in nothing else.
-        if not timed or (target.speedup_over_f32 is None and not target.name):
+        if not timed or target.speedup_over_f32 is None:
             raise NotMeasuredError("the compressed engine was not timed against the f32 engine.")
         # A float network runs in the runtime's own default where nobody asks: the faster baseline is the honest one.
         speedup = min(timed, key=lambda s: s.ci95[0])

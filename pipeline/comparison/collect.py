@@ -212,4 +212,13 @@ def _conditions(rows: Sequence[Row], facts: Mapping[str, Facts]) -> dict[str, Fa
     The float baselines of a run differ from it in float precision alone, which is what their role says.
     """
     timed = {d: c.engine for row in rows for d, c in row.cells.items() if c.engine and c.latency}
-    return {device: {**facts[device], **declared(engine.settings)} for device, engine in timed.items()}
+    return {
+        device: {**facts[device], **declared(engine.settings), "fed": _fed(engine)}
+        for device, engine in timed.items()
+    }
+
+
+def _fed(engine: EngineRecord) -> str:
+    """What decides a time that depends on the data: which inputs were fed in turn, where they were several."""
+    latency = engine.latency_ms
+    return "one input" if latency is None or latency.inputs == 1 else latency.inputs_origin

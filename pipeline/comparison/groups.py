@@ -90,7 +90,7 @@ def _where(value: str, names: Sequence[str]) -> str:
 
 
 def declared(settings: Mapping[str, Any]) -> Facts:
-    """What an engine's settings say, by the names of `DECLARED`; a run tells numbers, a profile texts."""
+    """What an engine's settings say, by the names of `DECLARED`, as texts."""
     return {
         fact: next((str(settings[key]) for key in keys if key in settings), NOT_TOLD)
         for fact, keys in DECLARED.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import CompressError
-from ...targets.measuring.feeds import FeedSequence
+from ...targets.measuring.feeds import MOST_BYTES, FeedSequence
 from ..onnx_files.file import graph_inputs, sample_shape, type_name
 
 if TYPE_CHECKING:
@@ -47,7 +47,15 @@ def random_feeds(model: onnx.ModelProto, batch: int, seed: int) -> Feeds:
 
 
 def random_sequence(model: onnx.ModelProto, batch: int, seed: int, inputs: int = 1) -> FeedSequence:
-    """So many different inputs, each a batch, of which the first is that of `random_feeds`."""
+    """So many different inputs, each a batch, of which the first is that of `random_feeds`.
+
+    CompressError when they are more bytes than a launch is fed.
+    """
+    one = random_feeds(model, batch, seed)
+    if inputs > 1 and inputs * sum(array.nbytes for array in one.values()) > MOST_BYTES:
+        raise CompressError(
+            f"{inputs:,} inputs are more than the {MOST_BYTES >> 20:,} MiB that a launch is fed; ask for fewer samples"
+        )
     draw = np.random.default_rng(seed)
     told = (
         f"{inputs:,} random inputs, seed {seed}" if inputs > 1 else f"one random input, seed {seed}, repeated"

@@ -57,7 +57,7 @@ def folder_name(label: str) -> str:
 def _device(name: str, section: DeviceSection, batch: int, folder: Path, limits: Limits | None) -> Device:
     options = section.options(batch)
     if section.runtime == FAKE:
-        return FakeDevice(name, section.noise, section.seed, options)
+        return FakeDevice(name, section.noise, section.seed, options, limits or LIMITS)
     if section.ssh is not None:
         from ...targets.remote.device import RemoteDevice, SshHost
 

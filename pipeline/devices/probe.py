@@ -16,10 +16,11 @@ from ...calibration.statistics import deviation_bound
 from ...errors import CompressError
 from ...progress import Progress, Silent
 from ...record import Record
-from ...targets.measuring.device import Device, DeviceLostError
+from ...targets.measuring.device import Device
 from ...targets.measuring.feeds import FeedSequence
+from ...targets.measuring.latency import of
 from ...targets.measuring.launch import paired_log_ratio
-from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds
+from ...targets.measuring.turns import LaunchPlan, Losses, measure_rounds
 from ..gate.sequential import Limits, smallest_slowdown
 from ..launch_inputs import default_samples
 from ..onnx_files.file import read_graph
@@ -100,17 +101,12 @@ def _probed(
     if not plan.pairs:
         return told
     frozen = device.build(model, folder / folder_name(device.label), fed.feeds[0])
-    lost = Losses()
-    pairs = launch_rounds(device, [(frozen, fed)] * 2, LaunchPlan(plan.iterations, seed=plan.seed), lost)
-    counted = progress.track(range(plan.pairs), f"{device.label}: A/A pairs", plan.pairs)
-    found = [pair for _, pair in zip(counted, pairs, strict=False)]
-    if len(found) < plan.pairs:
-        raise DeviceLostError(
-            f"{device.label}: {len(lost.set_aside)} pairs were lost, the last because {lost.set_aside[-1]}; "
-            "not fit to gate on"
-        )
-    sd = stdev(paired_log_ratio(*pair) for pair in found)
-    limits, typical = Limits(), median(launched.median_ns for pair in found for launched in pair) / 1e6
+    losses, how = Losses(), LaunchPlan(plan.iterations, seed=plan.seed)
+    twice = {"first": frozen, "again": frozen}
+    launches = measure_rounds(device, twice, fed, plan.pairs, how, progress, losses)
+    found = list(zip(of(launches, "first"), of(launches, "again"), strict=True))
+    sd = stdev(paired_log_ratio(one.result, other.result) for one, other in found)
+    limits, typical = Limits(), median(each.result.median_ns for each in launches) / 1e6
     return told.model_copy(
         update={
             "settings": {key: str(value) for key, value in frozen.settings.items()},
@@ -120,7 +116,7 @@ def _probed(
             "sd": sd,
             "smallest_slowdown": smallest_slowdown(sd, typical, limits),
             "worst_smallest_slowdown": smallest_slowdown(deviation_bound(sd, len(found)), typical, limits),
-            "set_aside": lost.set_aside,
+            "set_aside": losses.set_aside,
         }
     )
 

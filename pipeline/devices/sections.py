@@ -88,12 +88,12 @@ class DeviceSection(Section):
     def options(self, batch: int) -> TargetOptions:
         """The options as targets take them."""
         return TargetOptions(
-            self.device,
-            self.float_precision,
-            self.threads,
-            self.compute_capabilities,
-            batch,
-            self.mode,
-            self.streams,
-            self.copies,
+            device=self.device,
+            float_precision=self.float_precision,
+            threads=self.threads,
+            compute_capabilities=self.compute_capabilities,
+            batch=batch,
+            mode=self.mode,
+            streams=self.streams,
+            copies=self.copies,
         )

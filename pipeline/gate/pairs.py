@@ -28,7 +28,7 @@ def gate_latency(
     Which pairs are set aside never depends on their times. Without a decision (`last.decision` is MORE, or there is no
     look) the pairs ran out, or the device did.
     """
-    told = {"samples": len(fed), "samples_sha256": fed.sha256, "samples_origin": fed.origin}
+    told = {"inputs": len(fed), "inputs_sha256": fed.sha256, "inputs_origin": fed.origin}
     result, losses = LatencyResult(looks=[], launches=[], **told), Losses()
     medians: list[float] = []
     wanted = iter(limits.looks)

@@ -49,11 +49,11 @@ class LatencyResult(Record):
     set_aside: list[str] = []
     lost: bool = False
     """Whether the device went away for good."""
-    samples: Count = 1
+    inputs: Count = 1
     """How many different inputs the launches were fed in turn: sample i of a launch is of input i modulo that."""
-    samples_sha256: str = ""
-    """Of all inputs in order; empty in records of before."""
-    samples_origin: str = ""
+    inputs_sha256: str = ""
+    """SHA-256 of all inputs in order; empty in records of before."""
+    inputs_origin: str = ""
     """What they are, in words that follow "over"."""
 
     @property

@@ -70,8 +70,8 @@ def markdown(record: GateRecord) -> str:
         lines.append(
             f"- {clean_markdown(told)}; {len(device.latency.launches) // 2} pairs of launches, interleaved"
             + (
-                f", over {clean_markdown(device.latency.samples_origin)}"
-                if device.latency.samples_origin
+                f", over {clean_markdown(device.latency.inputs_origin)}"
+                if device.latency.inputs_origin
                 else ""
             )
         )

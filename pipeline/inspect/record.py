@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ...record import Record
 from .layers import LayerRow
-
-if TYPE_CHECKING:
-    pass
 
 
 class TensorRow(Record):

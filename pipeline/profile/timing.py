@@ -14,6 +14,7 @@ from ...targets.measuring.feeds import FeedSequence
 from ...targets.measuring.latency import LaunchSamples, median_known, require_pairs, summarize
 from ...targets.measuring.sustained import sustained
 from ...targets.measuring.turns import LaunchPlan, Losses, launch_rounds, too_few
+from ..run_record import plain_settings
 from .record import DeviceProfile, ResourceRecord
 
 
@@ -134,7 +135,7 @@ def _summarize(cell: Cell, fed: FeedSequence) -> None:
     engine, results = cell.row.engine, [x.result for x in cell.launches]
     assert engine is not None
     engine.latency_ms = summarize(cell.launches, fed)
-    engine.settings = results[0].settings
+    engine.settings = plain_settings(engine.settings, results[0].settings)
     cell.row.resources = ResourceRecord(
         throughput_per_s=1000 / engine.latency_ms.p50 * cell.batch,
         peak_memory_bytes=median_known(r.peak_bytes for r in results),

@@ -158,3 +158,10 @@ class Recipe(Section):
     """The limits that the verdict is made of."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Decides every random choice of the run."""
+
+    @model_validator(mode="after")
+    def _targets_once(self) -> Self:
+        labels = [target.label for target in self.targets]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"{twice} is listed twice: budgets and reports name a target once")
+        return self

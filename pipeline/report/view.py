@@ -163,7 +163,7 @@ def _timings(engines: Sequence[EngineView]) -> list[Timing]:
     for view in engines:
         t = view.engine.latency_ms
         if t is not None:
-            key = t.cached, t.measured_at, t.warmup_iterations, t.note, t.samples_origin
+            key = t.cached, t.measured_at, t.warmup_iterations, t.note, t.inputs_origin
             found.setdefault(key, []).append(view.role)
     return [Timing(roles, *key) for key, roles in found.items()]
 

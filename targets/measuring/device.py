@@ -172,6 +172,7 @@ class LocalDevice:
         self, frozen: Frozen, sequence: FeedSequence, iterations: int, warmup_s: float, seconds: float = 0
     ) -> LaunchResult:
         """One launch; CompressError when the engine's files are not those that were frozen."""
+        self._kept.close()  # nothing of it is beside what is timed
         result = launch(self._spec(frozen, sequence, iterations, warmup_s, seconds), self._limits)
         require_frozen(frozen, result)
         return result
@@ -180,6 +181,7 @@ class LocalDevice:
         self, engines: Sequence[Fed], iterations: int, warmup_s: float, seed: int
     ) -> list[LaunchResult]:
         """Launches in turns; CompressError as for one."""
+        self._kept.close()
         specs = [self._spec(*each, iterations, warmup_s) for each in engines]
         results = launch_turns(specs, seed, self._limits)
         for (frozen, _), result in zip(engines, results, strict=True):

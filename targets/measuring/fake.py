@@ -13,11 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from ...errors import CompressError
+from ...isolated import Limits
 from ...section import Section
 from .. import REFERENCE, TARGETS
 from ..base import FAKE, Feeds, FloatPrecision, TargetOptions
 from ..isolated_engine import KeptEngine
-from .device import DeviceFacts, DeviceLostError, Fed, Frozen
+from .device import LIMITS, DeviceFacts, DeviceLostError, Fed, Frozen
 from .feeds import FeedSequence, repeated, whole_walks
 from .launch import LaunchResult
 from .machine import MachineState
@@ -69,13 +70,14 @@ class FakeDevice:
         noise: Noise = Noise(),
         seed: int = 0,
         options: TargetOptions = TargetOptions(),
+        limits: Limits = LIMITS,
     ) -> None:
         self.label = label
         self.options = options
         self._noise = noise
         self._seed = seed
         self._draw = np.random.default_rng(seed)
-        self._computes = KeptEngine(TARGETS[REFERENCE])
+        self._computes = KeptEngine(TARGETS[REFERENCE], limits)
         self._drift = 0.0
         self._throttled = 0
         self._throttle_events = 0

@@ -17,6 +17,8 @@ from ..base import Feeds
 from .digests import outputs_digest
 
 EXAMPLE = "the example input, repeated"
+MOST_BYTES = 1 << 30
+"""Most bytes of all inputs of a launch together, which its process holds."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,8 @@ class Latency(Record, frozen=True):
     load_ms, first_inference_ms: medians over launches.
     cached: measured by an earlier run, at `measured_at`. samples_ms: raw samples of each launch, in order, to the
     nanosecond.
-    samples: how many different inputs were fed in turn, sample i being of input i modulo that; samples_sha256: of all
-    of them in order, empty in records of before; samples_origin: what they are, in words that follow "over".
+    inputs: how many different ones were fed in turn, sample i being of input i modulo that; inputs_sha256: of all
+    of them in order, empty in records of before; inputs_origin: what they are, in words that follow "over".
     """
 
     p50: Milliseconds
@@ -58,9 +58,9 @@ class Latency(Record, frozen=True):
     cached: bool = False
     note: str = ""
     samples_ms: tuple[tuple[Milliseconds, ...], ...]
-    samples: Annotated[Count, Field(ge=1)] = 1
-    samples_sha256: str = ""
-    samples_origin: str = ""
+    inputs: Annotated[Count, Field(ge=1)] = 1
+    inputs_sha256: str = ""
+    inputs_origin: str = ""
 
 
 class Speedup(Record, frozen=True):
@@ -112,9 +112,9 @@ def summarize(launches: Sequence[LaunchSamples], fed: FeedSequence | None = None
         measured_at=results[0].started_at,
         note="; ".join(notes),
         samples_ms=tuple(tuple(ns / 1e6 for ns in r.samples_ns) for r in results),
-        samples=1 if fed is None else len(fed),
-        samples_sha256="" if fed is None else fed.sha256,
-        samples_origin="" if fed is None else fed.origin,
+        inputs=1 if fed is None else len(fed),
+        inputs_sha256="" if fed is None else fed.sha256,
+        inputs_origin="" if fed is None else fed.origin,
     )
 
 

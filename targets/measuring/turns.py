@@ -67,13 +67,14 @@ def measure_rounds(
     rounds: int,
     plan: LaunchPlan,
     progress: Progress = Silent(),
+    losses: Losses | None = None,
 ) -> list[LaunchSamples]:
     """So many good rounds of the engines, by their labels, all fed alike; `too_few` when that many are not had.
 
-    CompressError for fewer rounds than an interval needs.
+    losses: takes what is set aside, for a caller who tells it. CompressError for fewer rounds than an interval needs.
     """
     require_pairs(rounds)
-    losses, launches = Losses(), list[LaunchSamples]()
+    losses, launches = losses or Losses(), list[LaunchSamples]()
     contenders = [(frozen, fed) for frozen in engines.values()]
     good = islice(launch_rounds(device, contenders, plan, losses), rounds)
     for index, taken in enumerate(progress.track(good, f"{device.label}: rounds of launches", rounds)):
@@ -93,9 +94,7 @@ def too_few(label: str, counted: str, losses: Losses) -> CompressError:
     told = f"{counted} counted: {'; '.join(losses.set_aside[:3])}"
     if losses.lost:
         return DeviceLostError(f"{label}: it was lost, {told}")
-    return CompressError(
-        f"{label}: unfit to be measured on, {told}; see to its cooling and load, or ask for fewer pairs"
-    )
+    return CompressError(f"{label}: unfit to be measured on, {told}; see to its cooling and load")
 
 
 def _back(device: Device) -> bool:

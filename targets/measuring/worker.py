@@ -1,7 +1,7 @@
 """The process of one launch: `python -m edgepress.targets.measuring.worker`, JSON lines on stdin and stdout.
 
 With `--paced` it says when it is ready, times as many inferences as each further line asks for, and tells the result
-when its stdin ends: so two launches take turns.
+when its stdin ends: so launches take turns.
 """
 
 from __future__ import annotations

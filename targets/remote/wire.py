@@ -168,7 +168,9 @@ def told_frozen(frozen: Frozen) -> Body:
 
 
 def frozen_from(told: Body) -> Frozen:
-    """A frozen engine that came as JSON; ValueError for what no engine is."""
+    """A frozen engine that came as JSON; ValueError for what no engine is, and for what only this end can say."""
+    if own := sorted({"options", "artefacts"} & set(told)):
+        raise ValueError(f"an engine that tells its {' and '.join(own)}")
     frozen: Frozen = TypeAdapter(Frozen).validate_python(told)
     if frozen.bytes < 0:
         raise ValueError("a size below 0")

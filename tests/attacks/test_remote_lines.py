@@ -377,3 +377,13 @@ def test_a_file_that_asks_to_be_sent_again_and_again() -> None:
     )
     link.send([b"content"])
     assert str(link.lose("told")).count("put") == 1
+
+
+@pytest.mark.parametrize(
+    "own", [{"artefacts": [{"path": "/etc/passwd", "kind": "x"}]}, {"options": {}}], ids=str
+)
+def test_an_agent_does_not_say_what_is_of_this_end(own: dict[str, Any]) -> None:
+    told = {"path": "e.xml", "sha256": "ab" * 32, "bytes": 3, "settings": {}, "layers": []}
+    assert frozen_from(told).artefacts == ()
+    with pytest.raises(ValueError, match=f"an engine that tells its {next(iter(own))}"):
+        frozen_from({**told, **own})

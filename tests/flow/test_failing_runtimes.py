@@ -20,10 +20,10 @@ LOOPBACK = Path(__file__).parents[1] / "support" / "loopback"
 """Where an `ssh` is whose every host is this machine."""
 STAGES = {
     "build": "building model.onnx",
-    "load": "measuring model.onnx on faulty",
+    "load": "while loading model.onnx",
     "inference": "in the first inference of model.onnx",
 }
-ANY_STAGE = r"(building|in the first inference of|running|measuring) (model|float)\.onnx"
+ANY_STAGE = r"(building|loading|in the first inference of|running|measuring) (model|float)\.onnx"
 KINDS = {
     "signal": r"died by signal 8 \(SIGFPE\)",
     "hang": r"no answer within \d+ s",

@@ -91,8 +91,8 @@ def test_a_run_of_a_network_that_leaves_early(folder: Path) -> None:
     record = compress(recipe_of(folder), folder / "run")
     assert load_run(folder / "run") == record
     latency = record.targets[0].compressed.latency_ms
-    assert (latency.samples, latency.samples_origin) == (64, FIRST_64)
-    assert latency.samples_sha256 == sequence_of(folder, 64).sha256
+    assert (latency.inputs, latency.inputs_origin) == (64, FIRST_64)
+    assert latency.inputs_sha256 == sequence_of(folder, 64).sha256
     assert [len(launch) for launch in latency.samples_ms] == [64, 64]
     assert takes_the_ways(record)
     assert f"over {FIRST_64}" in (folder / "run" / "report.html").read_text()
@@ -111,7 +111,7 @@ def test_the_same_over_ssh(folder: Path) -> None:
         kiosk = {"runtime": "onnxruntime", "threads": 1, "ssh": reached}
         record = compress(recipe_of(folder, {"kiosk": kiosk}), folder / "run")
     latency = record.targets[0].compressed.latency_ms
-    assert (latency.samples, latency.samples_sha256) == (64, sequence_of(folder, 64).sha256)
+    assert (latency.inputs, latency.inputs_sha256) == (64, sequence_of(folder, 64).sha256)
     assert takes_the_ways(record)
 
 
@@ -120,7 +120,7 @@ def test_the_same_on_a_simulated_device(folder: Path) -> None:
     quiet = {"runtime": "fake", "noise": {"input_sd": 1.0, "launch_sd": 0.0, "iteration_sd": 0.0}}
     [target] = compress(recipe_of(folder, {"sim": quiet}), folder / "run").targets
     latency = target.compressed.latency_ms
-    assert (latency.samples, latency.samples_origin) == (64, FIRST_64)
+    assert (latency.inputs, latency.inputs_origin) == (64, FIRST_64)
     assert latency.samples_ms[0] == latency.samples_ms[1] and len(set(latency.samples_ms[0])) == 64
     assert target.speedup[0].ratio == 1.0
 
@@ -137,17 +137,17 @@ def test_the_same_on_a_simulated_device(folder: Path) -> None:
 def test_a_recipe_says_how_many(folder: Path, measure: dict[str, object], told: tuple[int, str]) -> None:
     record = compress(recipe_of(folder, {"sim": {"runtime": "fake"}}, **measure), folder / "run")
     latency = record.targets[0].compressed.latency_ms
-    assert (latency.samples, latency.samples_origin) == told
+    assert (latency.inputs, latency.inputs_origin) == told
 
 
 def test_a_network_whose_work_is_fixed_is_fed_its_example(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[])
     latency = compress(recipe, tmp_path / "run").targets[0].compressed.latency_ms
-    assert (latency.samples, latency.samples_origin) == (1, "the example input, repeated")
+    assert (latency.inputs, latency.inputs_origin) == (1, "the example input, repeated")
     measure = {"pairs": 2, "iterations": 11, "warmup_s": 0, "samples": 30, "batch": 10}
     recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[], measure=measure)
     latency = compress(recipe, tmp_path / "run").targets[0].compressed.latency_ms
-    assert (latency.samples, latency.samples_origin) == (3, "the first 30 samples of the test part, in order")
+    assert (latency.inputs, latency.inputs_origin) == (3, "the first 30 samples of the test part, in order")
     assert [len(launch) for launch in latency.samples_ms] == [12, 12]
 
 
@@ -185,8 +185,8 @@ def test_a_gate_feeds_both_sides_the_samples_of_its_recipe(folder: Path) -> None
     recipe = recipe_of(folder)
     record = gated(folder, "--data", recipe, "--max-drop", 100)
     latency = record.devices[0].latency
-    assert (latency.samples, latency.samples_origin) == (64, FIRST_64)
-    assert latency.samples_sha256 == sequence_of(folder, 64).sha256
+    assert (latency.inputs, latency.inputs_origin) == (64, FIRST_64)
+    assert latency.inputs_sha256 == sequence_of(folder, 64).sha256
     assert {len(row.samples_ns) for row in latency.launches} == {256}  # 200 were asked for: whole walks
     assert FIRST_64 in (folder / "gate" / "gate.html").read_text()
     assert f"over {FIRST_64}" in (folder / "gate" / "gate.md").read_text()
@@ -195,13 +195,13 @@ def test_a_gate_feeds_both_sides_the_samples_of_its_recipe(folder: Path) -> None
 def test_golden_files_are_of_the_same_inputs_and_older_ones_of_one_are_read(folder: Path) -> None:
     accept = "gate", "--accept", "--candidate", folder / "branching.onnx", "-d", "fake"
     golden = folder / "golden"
-    assert gated(folder).devices[0].latency.samples_origin == "64 random inputs, seed 0"
+    assert gated(folder).devices[0].latency.inputs_origin == "64 random inputs, seed 0"
     for samples in (1, 64):  # of one input: what a gate accepted before it could feed several
         compress_cli(*accept, "--golden", golden, "--samples", samples)
         found = gated(folder)
         (outputs,) = [m for m in found.measures if m.name == "outputs"]
         assert outputs.reason.startswith("bit for bit those of what was accepted (branching")
-        assert found.devices[0].latency.samples == 64
+        assert found.devices[0].latency.inputs == 64
     refused = (
         "gate",
         "--baseline",

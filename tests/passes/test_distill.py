@@ -21,6 +21,7 @@ from edgepress.calibration.sources import load_data
 from edgepress.errors import CompressError
 from edgepress.examples import digits as digits_examples
 from edgepress.examples.digits.models import cnn
+from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.base import NetworkSource, PassContext
 from edgepress.passes.distill import Distill
@@ -55,6 +56,10 @@ REFUSED = {
     "fewer bits outside than inside": (
         {"weight_bits": 4, "first_last_bits": 2},
         "first_last_bits: expected at least weight_bits, 4",
+    ),
+    "a graph that is to train in float": (
+        {"student": {"source": "small.pt2"}},
+        "float_epochs: expected 0 for the student small.pt2, got 10",
     ),
     "dropping the only teacher": ({"teacher_dropping": 0.5}, "needs more than one teacher"),
     "an unknown augmentation": ({"training": {"augment": ["spin"]}}, "expected flip_horizontal"),
@@ -278,6 +283,19 @@ class TestStudents:
             distilled(None, context, student={"source": "nets:other"})
         with pytest.raises(CompressError, match=r"distill\.teachers: nets:other: gives outputs"):
             distilled(None, context, teachers=[{"source": "nets:other"}])
+
+    @pytest.mark.parametrize(
+        ("form", "is_a"), [(Form.INT8, "already INT8"), (Form.GRAPH, "one graph of operators")], ids=str
+    )
+    def test_a_student_that_cannot_be_trained_is_refused_before_it_is(self, form: Form, is_a: str) -> None:
+        read = replace(small_model(), form=form)
+        context = replace(context_of(PART), load_network=lambda source: read)
+        with pytest.raises(CompressError) as caught:
+            distilled(None, context, student={"source": "small.onnx"})
+        assert str(caught.value) == (
+            f"distill.student: small.onnx is {is_a}, and a student is trained as a float network that PyTorch runs: "
+            "name its factory"
+        )
 
     def test_images_are_not_moved_without_their_maps_of_labels(self) -> None:
         network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))

@@ -15,6 +15,7 @@ from edgepress.model import Model
 from edgepress.pipeline.engine_proofs import Candidate
 from edgepress.pipeline.measure import Measured, measure_target
 from edgepress.pipeline.recipe.sections import MeasureSection, TargetSection
+from edgepress.pipeline.run_record import plain_settings
 from edgepress.targets import TARGETS, tensorrt
 from onnx import helper
 from quantization_nets import context_of, samples
@@ -113,7 +114,7 @@ def test_a_device_that_throttles_all_the_time_is_unfit(measured: Callable[..., M
     assert record.status == "failed"
     assert record.reason == (
         "hot: unfit to be measured on, 0 of 2 rounds of launches counted: the CPU throttled 1 times; "
-        "the CPU throttled 1 times; the CPU throttled 1 times; see to its cooling and load, or ask for fewer pairs"
+        "the CPU throttled 1 times; the CPU throttled 1 times; see to its cooling and load"
     )
 
 
@@ -185,3 +186,18 @@ def test_the_two_graphs_of_these_tests_run(measured: Callable[..., Measured]) ->
     record = measured(runtime="fake", name="quiet").record
     assert record.status == "run", record.reason
     assert record.parity is not None and record.parity.ok
+
+
+def test_settings_are_what_the_build_and_the_launch_tell(measured: Callable[..., Measured]) -> None:
+    """onnxruntime counts what it rewrote while it builds, and only then."""
+    engine = measured(runtime="onnxruntime", threads=1).record.compressed
+    assert engine is not None
+    assert engine.settings["quantizers_rewritten_value_for_value"] == 0
+    assert engine.settings["intra_op_num_threads"] == 1
+
+
+def test_a_launch_says_what_it_runs_with_where_the_build_said_otherwise() -> None:
+    assert plain_settings({"threads": 2, "typing": "strong"}, {"threads": "2", "streams": 1}) == {
+        "threads": 2, "typing": "strong", "streams": 1,
+    }  # fmt: skip
+    assert plain_settings({"threads": 2}, {"threads": "4"}) == {"threads": "4"}

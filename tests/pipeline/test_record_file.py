@@ -49,7 +49,7 @@ def test_a_latency_as_json() -> None:
         '{"p50":1.0,"p90":null,"p99":null,"n":6,"launches":2,"ci95":[1.0,1.0],"load_ms":10.5,'
         '"first_inference_ms":2.25,"warmup_iterations":30,"measured_at":"2026-03-14T09:21:07+00:00",'
         '"cached":false,"note":"n = 6, p90 needs 64; n = 6, p99 needs 662",'
-        '"samples_ms":[[0.999877,1.0,1.234567],[0.999877,1.0,1.234567]],"samples":1,"samples_sha256":"","samples_origin":""}'
+        '"samples_ms":[[0.999877,1.0,1.234567],[0.999877,1.0,1.234567]],"inputs":1,"inputs_sha256":"","inputs_origin":""}'
     )
 
 

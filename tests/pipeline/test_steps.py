@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from edgepress.errors import CompressError
+from edgepress.form import FLOAT, Form
 from edgepress.model import Model
 from edgepress.passes.base import Pass, PassContext, PassPlan
 from edgepress.pipeline.steps import float_step, pass_step, verify
@@ -87,13 +88,20 @@ class Spoiling(Pass):
 
     name = "spoil"
 
+    @property
+    def takes(self) -> frozenset[Form]:
+        return FLOAT
+
+    def leaves(self, taken: Form) -> Form:
+        return taken
+
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         return PassPlan({}, {"weight": torch.full((3, 4), 1e38)})
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         module = nn.Linear(4, 3)
         module.load_state_dict({"weight": plan.tensors["weight"], "bias": torch.zeros(3)})
-        return model.successor(module)
+        return model.successor(module, model.form)
 
 
 def test_a_pass_that_spoils_the_model_is_named_and_nothing_of_it_is_kept(tmp_path: Path) -> None:

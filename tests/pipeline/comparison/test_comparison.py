@@ -258,6 +258,18 @@ def on_device(**changes: object) -> Profile:
     return profile.model_copy(update={"devices": [profile.devices[0].model_copy(update=changes)]})
 
 
+def test_a_time_over_many_inputs_is_not_compared_with_that_of_one(tmp_path: Path) -> None:
+    many = a_profile()
+    timed = many.devices[0].engine
+    assert timed is not None and timed.latency_ms is not None
+    fed = timed.latency_ms.model_copy(update={"inputs": 64, "inputs_origin": "64 random inputs, seed 0"})
+    other = on_device(engine=timed.model_copy(update={"latency_ms": fed}))
+    found = compared(tmp_path, one=a_profile(), many=other)
+    assert found.differences == (
+        "fed on openvino:CPU: one input in Group 1, 64 random inputs, seed 0 in Group 2",
+    )
+
+
 def test_throughput_is_not_compared_with_latency(tmp_path: Path) -> None:
     found = compared(tmp_path, one=a_profile(), many=on_device(options={"mode": "throughput"}))
     assert found.differences == ("mode on openvino:CPU: latency in Group 1, throughput in Group 2",)

@@ -29,7 +29,7 @@ from edgepress.pipeline.recipe.sections import (
 )
 from edgepress.pipeline.recipe.template import template
 from edits import replaced
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from recipes import DIGITS, recipe_text
 
 MINIMAL = """\
@@ -364,3 +364,11 @@ def test_a_network_of_a_pass_that_is_not_there_is_told(tmp_path: Path) -> None:
     options = "{teachers: [{source: 'nets:large', weights: large.pt}]}"
     told = complaint(tmp_path, f"{MINIMAL}passes: [{{distill: {options}}}]\n")
     assert "passes[0].distill.teachers[0].weights: no such file: large.pt" in told
+
+
+def test_a_recipe_in_python_lists_a_target_once_too() -> None:
+    sections = {"model": {"source": "a:b"}, "data": {"source": "a:c"}}
+    with pytest.raises(
+        ValidationError, match="openvino:CPU is listed twice: budgets and reports name a target once"
+    ):
+        Recipe.model_validate({**sections, "targets": [{"runtime": "openvino", "device": "CPU"}] * 2})

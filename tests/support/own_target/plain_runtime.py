@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 from edgepress.calibration.scheme import QuantScheme
 from edgepress.errors import CompressError
-from edgepress.targets.base import Artefact, Engine, Feeds, Layer, Lint, TargetOptions, require_feeds
+from edgepress.targets.base import Artefact, Engine, Feeds, Lint, TargetOptions, require_feeds
 from edgepress.targets.graphs.macs import node_macs
 from edgepress.targets.graphs.onnx_graph import load_onnx
+from edgepress.targets.layer import Layer
 from onnx.reference import ReferenceEvaluator
 
 name = "plain"
@@ -108,4 +109,13 @@ class Plain:
             self.run(feeds)
         ms = (time.perf_counter() - started) / iterations * 1e3
         macs = node_macs(self._model)
-        return [Layer("graph", "graph", "f32", ms, sum(m or 0 for m in macs.values()), tuple(macs))]
+        return [
+            Layer(
+                name="graph",
+                type="graph",
+                precision="f32",
+                ms=ms,
+                macs=sum(m or 0 for m in macs.values()),
+                onnx_nodes=tuple(macs),
+            )
+        ]

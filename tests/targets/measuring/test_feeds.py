@@ -123,8 +123,8 @@ def test_what_a_summary_tells_of_its_inputs():
     device = FakeDevice()
     launches = [LaunchSamples("a", i, i, device.launch(device.engine(1.0), fed, 20, 0)) for i in range(2)]
     found = summarize(launches, fed)
-    assert (found.samples, found.samples_sha256, found.samples_origin) == (5, fed.sha256, "5 inputs")
-    assert summarize(launches).samples_origin == ""
+    assert (found.inputs, found.inputs_sha256, found.inputs_origin) == (5, fed.sha256, "5 inputs")
+    assert summarize(launches).inputs_origin == ""
 
 
 def test_inputs_of_a_simulated_device_have_levels_that_its_engines_share():

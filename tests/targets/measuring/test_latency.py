@@ -7,6 +7,7 @@ from math import exp, log, sqrt
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from edgepress.errors import CompressError
 from edgepress.isolated import Limits
@@ -163,7 +164,9 @@ def test_an_engine_is_built_and_launched_in_the_precision_that_is_asked_for(save
     assert forced.in_any_batch().options == TargetOptions(threads=1, float_precision="f32")
     two = {"x": np.ones((2, 8, 8, 8), np.float32)}
     assert [len(y) for y in device.outputs(forced.in_any_batch(), two)] == [2]
-    device.close()
+    assert len(psutil.Process().children()) == 1  # which stays open for the next inference
+    device.launch(forced, repeated(feeds), 11, 0.1)
+    assert psutil.Process().children() == []  # nothing is beside what is timed
 
 
 def test_a_speed_up_in_turns_is_the_mean_over_rounds_of_the_ratios_of_turns():
