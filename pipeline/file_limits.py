@@ -63,7 +63,10 @@ def _in_folder(folder: str, function: Callable[..., Result], *args: Any) -> Resu
 
 @dataclass
 class _Kept:
-    """The process that waits for the next file. said: what the environment said of limits, and of what can be imported, when it began."""
+    """The process that waits for the next file.
+
+    said: what the environment said of limits, and of what can be imported, when it began.
+    """
 
     child: Child
     said: tuple[str | None, ...]
