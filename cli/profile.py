@@ -146,11 +146,11 @@ def _print_ratios(found: Profiles) -> None:
     from ..text import short
 
     rows = [
-        (r.device, r.other, f"{ratio(r.ratio)} ({ratio_interval(r.ci95)})", f"{r.pairs} pairs")
+        (r.device, r.other, r.first, f"{ratio(r.ratio)} ({ratio_interval(r.ci95)})", f"{r.pairs} rounds")
         for r in found.ratios
     ]
-    say(f"faster than {found.ratios[0].first} by (95 % interval, paired):")
-    console().print(table(("device", "model", "ratio", ""), rows))
+    say("faster than the first model that runs on the device by (95 % interval, paired by turns):")
+    console().print(table(("device", "model", "over", "ratio", ""), rows))
     for r in found.ratios:
         before, after = (found.engine(name, r.device) for name in (r.first, r.other))
         changes = []

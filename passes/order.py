@@ -15,7 +15,7 @@ NEEDS_FLOAT = (
 WORDS = {
     Form.MODULES: "made of modules",
     Form.GRAPH: "one graph of operators",
-    Form.INT8: "already INT8",
+    Form.INT8: "already quantized",
     Form.CODES: "made of codes for a packed file",
 }
 """What a network of each form is, after "it is"."""

@@ -48,12 +48,12 @@ def _verdict(
     if problems:
         return "FAIL", " ".join(map(_sentence, [*problems, *notes]))
     held = "every proof of what is shipped held" if notes else "every proof held"
+    if not any(target.status == "run" for target in targets):
+        return "INCONCLUSIVE", "Nothing is broken so far, but no device of the recipe could run the model."
     if not records:
         return "PASS", " ".join(
             [f"The recipe names no budgets, so nothing was promised; {held}.", *map(_sentence, notes)]
         )
-    if not any(target.status == "run" for target in targets):
-        return "INCONCLUSIVE", "Nothing is broken so far, but no device of the recipe could run the model."
     kept = "The one budget was kept" if len(records) == 1 else f"All {len(records)} budgets were kept"
     return "PASS", " ".join([f"{kept}, and {held}.", *map(_sentence, notes)])
 

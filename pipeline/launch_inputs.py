@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ..model import Model
     from .recipe.sections import MeasureSection
 
-DEPENDENT_SAMPLES = 64
-"""Samples where the time may depend on them and nobody says how many: as many as a p90 over the data needs."""
+DEPENDENT_INPUTS = 64
+"""Inputs where the time may depend on them and nobody says how many: as many as a p90 over the data needs."""
 OPTION = "measure.samples"
 
 
-def default_samples(graphs: Iterable[onnx.ModelProto]) -> int:
-    """How many samples a launch is fed where nobody says it: 1 unless the work of a graph depends on the data."""
-    return DEPENDENT_SAMPLES if any(data_dependent(graph) for graph in graphs) else 1
+def default_inputs(graphs: Iterable[onnx.ModelProto]) -> int:
+    """How many inputs a launch is fed where nobody says it: 1 unless the work of a graph depends on the data."""
+    return DEPENDENT_INPUTS if any(data_dependent(graph) for graph in graphs) else 1
 
 
 def input_count(samples: int, batch: int, option: str) -> int:
@@ -85,8 +85,8 @@ def run_inputs(
         require_samples(plan.samples, part, plan.batch, OPTION)
         samples = plan.samples
     else:
-        samples = default_samples(map(load_onnx, onnx_paths))
-        samples = fitting(part, samples, plan.batch) if samples > 1 else 1
+        inputs = default_inputs(map(load_onnx, onnx_paths))
+        samples = fitting(part, inputs * plan.batch, plan.batch) if inputs > 1 else 1
     if samples <= 1:
         return repeated(example_feeds(model, plan.batch))
     return from_part(model.input_names, part, samples, plan.batch, OPTION)

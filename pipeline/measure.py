@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..calibration.measurement import MetricRecord
 from ..errors import CompressError, DeviceUnavailableError
 from ..isolated import Limits
 from ..model import METRIC_BATCH, Model
@@ -48,7 +49,7 @@ def require_batch(model: Model, plan: MeasureSection) -> None:
     fixed = model.static_batch
     if fixed is not None and plan.batch != fixed:
         raise CompressError(
-            f"measure.batch: {plan.batch}, and the network takes exactly {fixed} samples at once; write batch: {fixed}"
+            f"measure.batch: {plan.batch}, and the network takes exactly {fixed} at once; write batch: {fixed}"
         )
 
 
@@ -61,7 +62,6 @@ def measure_target(
     something else when it is not told, in that too. A refusal is status "failed", a device that is not reached
     "unavailable", each with its reason.
     """
-    require_batch(candidate.model, plan)
     # An engine that bakes the batch in takes what the file takes: it is shipped, and proven in batches.
     batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
 
@@ -104,12 +104,7 @@ def _measured(
 ) -> Measured:
     facts, onnx_paths = device.facts(), (candidate.float_onnx, candidate.compressed_onnx)
     fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
-    shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
-    engines: dict[str, Frozen] = {}
-    for label, precision in _precisions(section).items():
-        context.progress.say(f"{section.label}: building {label}")
-        place = folder / FOLDERS[label]
-        engines[label] = device.build(candidate.onnx(label), place, fed.feeds[0], precision)
+    engines = _built(device, section, candidate, context, fed, folder)
     unfixed = {label: engine.in_any_batch() for label, engine in engines.items()}
     forwards = {
         label: forward_of(partial(device.outputs, engine), candidate.model)
@@ -121,16 +116,7 @@ def _measured(
     parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
     launches = _timed(device, engines, fed, plan, context)
     records = {
-        label: EngineRecord(
-            label=label,
-            settings=plain_settings(engine.settings, of(launches, label)[0].result.settings),
-            latency_ms=summarize(of(launches, label), fed),
-            metric=metrics[label],
-            engine_bytes=engine.bytes,
-            precision=engine.precision,
-            layers=list(engine.layers),
-            **resources(of(launches, label)),
-        )
+        label: _engine_record(label, engine, of(launches, label), fed, metrics[label])
         for label, engine in engines.items()
     }
     record = target_record(
@@ -146,6 +132,40 @@ def _measured(
         float_parity=list(parities.values()),
     )
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))
+
+
+def _built(
+    device: Device,
+    section: TargetSection,
+    candidate: Candidate,
+    context: PassContext,
+    fed: FeedSequence,
+    folder: Path,
+) -> dict[str, Frozen]:
+    """The engines by label, the compressed one first: where nothing runs it, no other is built."""
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier run built there for other options
+    engines = {}
+    for label, precision in _precisions(section).items():
+        context.progress.say(f"{section.label}: building {label}")
+        place = folder / FOLDERS[label]
+        engines[label] = device.build(candidate.onnx(label), place, fed.feeds[0], precision)
+    return engines
+
+
+def _engine_record(
+    label: str, engine: Frozen, launches: Sequence[LaunchSamples], fed: FeedSequence, metric: MetricRecord
+) -> EngineRecord:
+    return EngineRecord(
+        label=label,
+        settings=plain_settings(engine.settings, launches[0].result.settings),
+        latency_ms=summarize(launches, fed),
+        metric=metric,
+        engine_bytes=engine.bytes,
+        precision=engine.precision,
+        layers=list(engine.layers),
+        peak_memory_bytes=median_known([x.result.peak_bytes for x in launches]),
+        joules=median_known([x.result.joules for x in launches]),
+    )
 
 
 def _precisions(section: TargetSection) -> dict[str, FloatPrecision | None]:
@@ -181,14 +201,6 @@ def layer_times(
         except BuiltOnlyError:
             return {}
     return {node: layer.ms for layer in engine.layers if layer.ms is not None for node in layer.onnx_nodes}
-
-
-def resources(launches: Sequence[LaunchSamples]) -> dict[str, Any]:
-    """What the launches of one engine took beside time, as far as the machine tells: medians, None for unknown."""
-    return {
-        "peak_memory_bytes": median_known([x.result.peak_bytes for x in launches]),
-        "joules": median_known([x.result.joules for x in launches]),
-    }
 
 
 def speedups(launches: Sequence[LaunchSamples], baselines: Sequence[str]) -> list[Speedup]:

@@ -26,7 +26,7 @@ from .devices.scheme import scheme_of
 from .export import export
 from .ingest.model import ingest
 from .launch_inputs import require_samples
-from .measure import layer_times, limits_of
+from .measure import layer_times, limits_of, require_batch
 from .onnx_files.network import why_no_pass
 from .packing.weighing import Weighing
 from .recipe.sections import ModelSection, Recipe, TargetSection
@@ -78,6 +78,7 @@ class Prepared:
         )
         if not self.recipe.export.dynamic_batch:
             model = model.with_static_batch()
+        require_batch(model, measured)
         types = [x.dtype for x in model.example_inputs]
         return data_in_types(data, types, model.input_names), model
 

@@ -42,6 +42,8 @@ from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target
 
 STEPS = "steps"
+OUTDATED = ("run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z")
+"""Files of an earlier run in the same folder, which this one may not come to write."""
 
 
 def compress(
@@ -115,23 +117,19 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.prepared.require_devices()
-        for outdated in (
-            "run.json",
-            "report.html",
-            "report.md",
-            "junit.xml",
-            "packed.safetensors",
-            "model.l2z",
-        ):
-            (self.folder / outdated).unlink(
-                missing_ok=True
-            )  # a failed run must not leave an older verdict behind
+        for outdated in OUTDATED:  # a failed run must not leave an older verdict behind
+            (self.folder / outdated).unlink(missing_ok=True)
         data, model = self.prepared.read()
         self.prepared.refuse_impossible(model)
         context = self.prepared.context(data)
         float_onnx = export(model, self.folder / "float.onnx", **self.prepared.export_options)
         shared = self._shared(data, context.metric)
-        steps = self._steps(model, key_of({**shared, "model": sha256_file(float_onnx)}), shared, context)
+        steps = self._steps(
+            model,
+            key_of({**shared, "model": sha256_file(float_onnx), "network": _identity(model)}),
+            shared,
+            context,
+        )
         final = steps[-1].model
         self.progress.say("exporting to ONNX and proving it on onnxruntime")
         onnx_path = self._exported(final, steps[-1].key)
@@ -162,7 +160,16 @@ class _Run:
         )
         write_record(self.folder / "run.json", record)
         write_reports(record, self.folder)
+        self._require_devices_kept(record)
         return record
+
+    def _require_devices_kept(self, record: RunRecord) -> None:
+        """Raise DeviceUnavailableError for a required target that went away on the way; the record is kept."""
+        for section, target in zip(self.recipe.targets, record.targets, strict=True):
+            if section.required and target.status == "unavailable":
+                raise DeviceUnavailableError(
+                    f"{section.label}: {target.reason}; all else is in {self.folder / 'run.json'}"
+                )
 
     def _shared(self, data: DataParts, metric: Metric) -> dict[str, Any]:
         return {
@@ -253,6 +260,12 @@ class _Run:
             )
             for path, kind in files
         ]
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    """What plans of passes name beside what an ONNX file tells: two networks may be exported to the same bytes."""
+    layers = {name: type(layer).__name__ for name, layer in model.module.named_modules()}
+    return {"form": model.form.value, "layers": layers, "tensors": list(model.module.state_dict())}
 
 
 def _facts(section: TargetSection) -> str:

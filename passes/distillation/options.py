@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ...calibration.scheme import RangeChoice
-from ...form import Form, form_named
 from ..base import NetworkSource, Pass
 from ..training.options import TrainingOptions
 
@@ -143,10 +142,10 @@ class DistillOptions(Pass):
             raise ValueError(f"redistribute_bits: needs weight_bits from 2 to 7, got {self.weight_bits}")
         if self.weight_bits != "float" and self.first_last_bits < self.weight_bits:
             raise ValueError(f"first_last_bits: expected at least weight_bits, {self.weight_bits}")
-        if form_named(self.student.source) is Form.GRAPH and self.epochs_in_float:
+        if self.student.source.endswith((".pt2", ".onnx")) and self.epochs_in_float:
             raise ValueError(
-                f"float_epochs: expected 0 for the student {self.student.source}, got {self.epochs_in_float}: a"
-                " .pt2 file is one graph, which has no BatchNorm left to train in float"
+                f"float_epochs: expected 0 for the student {self.student.source}, got {self.epochs_in_float}: such a"
+                " file is one graph, which has no BatchNorm left to train in float"
             )
         if self.teacher_dropping and not self.teachers:
             raise ValueError("teacher_dropping: needs more than one teacher; name others under `teachers`")

@@ -46,13 +46,19 @@ def random_feeds(model: onnx.ModelProto, batch: int, seed: int) -> Feeds:
     return _drawn(model, batch, np.random.default_rng(seed))
 
 
-def random_sequence(model: onnx.ModelProto, batch: int, seed: int, inputs: int = 1) -> FeedSequence:
+def random_sequence(
+    model: onnx.ModelProto, batch: int, seed: int, inputs: int = 1, asked: bool = True
+) -> FeedSequence:
     """So many different inputs, each a batch, of which the first is that of `random_feeds`.
 
-    CompressError when they are more bytes than a launch is fed.
+    asked: whether a user named their number: CompressError when they are more bytes than a launch is fed; else as many
+    are made as it is.
     """
-    one = random_feeds(model, batch, seed)
-    if inputs > 1 and inputs * sum(array.nbytes for array in one.values()) > MOST_BYTES:
+    one = sum(array.nbytes for array in random_feeds(model, batch, seed).values())
+    fitting = max(1, MOST_BYTES // max(1, one))
+    if not asked:
+        inputs = min(inputs, fitting)
+    if inputs > fitting:
         raise CompressError(
             f"{inputs:,} inputs are more than the {MOST_BYTES >> 20:,} MiB that a launch is fed; ask for fewer samples"
         )

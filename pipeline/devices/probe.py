@@ -22,7 +22,7 @@ from ...targets.measuring.latency import of
 from ...targets.measuring.launch import paired_log_ratio
 from ...targets.measuring.turns import LaunchPlan, Losses, measure_rounds
 from ..gate.sequential import Limits, smallest_slowdown
-from ..launch_inputs import default_samples
+from ..launch_inputs import default_inputs
 from ..onnx_files.file import read_graph
 from ..onnx_files.inputs import NOTHING, GivenShapes, with_shapes
 from .feeds import batch_of, random_sequence
@@ -80,7 +80,7 @@ def probe(
         model = held.enter_context(with_shapes(named, plan.shapes))
         graph = read_graph(model)
         batch, varies = batch_of(graph, 0)
-        fed = random_sequence(graph, batch, plan.seed, max(1, default_samples([graph]) // batch))
+        fed = random_sequence(graph, batch, plan.seed, default_inputs([graph]), asked=False)
         with opened(sections, batch if varies else 0) as devices:
             return [_probed(device, model, fed, folder, plan, progress) for device in devices.values()]
 

@@ -107,7 +107,8 @@ def read_golden(folder: Path, device: str, known: Sequence[FeedSequence]) -> Gol
         )
     if golden.inputs_sha256 not in {fed.sha256 for fed in known}:
         raise CompressError(
-            f"{path}: was accepted on other inputs (shapes, batch, seed or --inputs); accept it anew"
+            f"{path}: was accepted on other inputs: give the --samples, --batch, --seed, --inputs, --data and "
+            "--input-shape that it was accepted with, or accept it anew"
         )
     return golden
 

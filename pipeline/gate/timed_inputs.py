@@ -12,7 +12,7 @@ from ...errors import CompressError
 from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.feeds import FeedSequence, repeated
 from ..devices.feeds import random_sequence
-from ..launch_inputs import default_samples, fitting, from_part, input_count, require_samples
+from ..launch_inputs import default_inputs, fitting, from_part, input_count, require_samples
 from ..onnx_files.file import read_graph
 from .subjects import Inputs, Subject
 
@@ -37,19 +37,20 @@ def timed_inputs(
             )
         return repeated(inputs.feeds, f"the input of {file.name}, repeated")
     graphs = [read_graph(side.onnx) for side in sides if side.onnx is not None]
-    wanted = samples or default_samples(graphs)
     first = next(iter(inputs.feeds.values()))
     batch = len(first) if first.ndim else 1
+    several = samples > 1 if samples else default_inputs(graphs) > 1
+    wanted = samples or batch * default_inputs(graphs)
     if samples:
         input_count(samples, batch, OPTION)
         if part is not None:
             require_samples(samples, part, batch, OPTION)
-    if part is not None and wanted > 1:
+    if part is not None and several:
         part = _typed(part, inputs)
         found = samples or fitting(part, wanted, batch)
         if found:
             return from_part(list(inputs.feeds), part, found, batch, OPTION)
-    return random_sequence(graphs[0], batch, seed, max(1, wanted // batch))
+    return random_sequence(graphs[0], batch, seed, max(1, wanted // batch), asked=bool(samples))
 
 
 def outputs_in_turn(device: Device, frozen: Frozen, fed: FeedSequence) -> list[np.ndarray[Any, Any]]:

@@ -17,7 +17,7 @@ from ..devices.opened import folder_name, opened
 from ..devices.sections import DeviceSection
 from ..environment import environment
 from ..files import sha256_file
-from ..launch_inputs import default_samples, input_count
+from ..launch_inputs import default_inputs, input_count
 from ..onnx_files.file import read_graph
 from ..run_record import EngineRecord, plain_settings
 from .record import DeviceProfile, Profile, Profiles, Ratio
@@ -67,16 +67,24 @@ def profile(
 
 def _models(paths: Sequence[Path], plan: ProfilePlan) -> list[_Model]:
     graphs = [read_graph(path) for path in paths]
-    samples = plan.samples or default_samples(graphs)
+    default = default_inputs(graphs)
     models: list[_Model] = []
     for path, graph in zip(paths, graphs, strict=True):
         batch, varies = batch_of(graph, plan.batch)
-        inputs = input_count(samples, batch, "--samples") if plan.samples else max(1, samples // batch)
+        inputs = input_count(plan.samples, batch, "--samples") if plan.samples else default
         taken = {model.name for model in models}
         own = (path.stem, f"{path.resolve().parent.name}-{path.stem}")
         names = chain(own, (f"{path.stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in taken)
-        models.append(_Model(name, path, random_sequence(graph, batch, plan.seed, inputs), batch, varies))
+        models.append(
+            _Model(
+                name,
+                path,
+                random_sequence(graph, batch, plan.seed, inputs, asked=bool(plan.samples)),
+                batch,
+                varies,
+            )
+        )
     if len({model.batch for model in models}) > 1:
         told = ", ".join(f"{m.name} {m.batch}" for m in models)
         raise CompressError(

@@ -91,7 +91,8 @@ def too_few(label: str, counted: str, losses: Losses) -> CompressError:
 
     counted: in words, "3 of 6 rounds of launches".
     """
-    told = f"{counted} counted: {'; '.join(losses.set_aside[:3])}"
+    reasons = dict.fromkeys(why.removeprefix(f"{label}: ") for why in losses.set_aside)
+    told = f"only {counted} counted, as {'; '.join(list(reasons)[:3])}"
     if losses.lost:
         return DeviceLostError(f"{label}: it was lost, {told}")
     return CompressError(f"{label}: unfit to be measured on, {told}; see to its cooling and load")

@@ -167,7 +167,7 @@ CASES: dict[str, list[str]] = {
         "4:5: passes[0]: expected one name, got quantize, ranges: indent the options below their name",
     ],
     "pass_twice": [
-        "5:5: passes[1]: the network is already INT8 here, by the quantize above: list it once",
+        "5:5: passes[1]: the network is already quantized here, by the quantize above: list it once",
     ],
     "passes_not_a_list": [
         "3:9: passes: expected a list, got 'quantize'",

@@ -162,3 +162,23 @@ def test_an_output_that_is_one_for_all_samples_is_compared_in_the_batches_of_its
     assert record.verdict == "PASS", record.reason
     [target] = record.targets
     assert target.parity is not None and target.parity.ok and target.parity.n == 64
+
+
+def test_a_required_device_that_goes_away_ends_the_run_and_keeps_its_record(tmp_path: Path) -> None:
+    lossy = {"runtime": "fake", "noise": {"disconnect_rate": 0.999}}
+    recipe = write_recipe(tmp_path, targets=[{"lossy": {"required": True}}], passes=[])
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"devices": {"lossy": lossy}}))
+    with pytest.raises(
+        DeviceUnavailableError, match=r"lossy: lossy: it was lost, .*; all else is in .*run.json"
+    ):
+        compress(recipe, tmp_path / "run")
+    [target] = load_run(tmp_path / "run").targets
+    assert target.status == "unavailable"
+
+
+def test_where_no_device_ran_anything_nothing_is_decided(tmp_path: Path) -> None:
+    lossy = {"runtime": "fake", "noise": {"disconnect_rate": 0.999}}
+    recipe = write_recipe(tmp_path, targets=["lossy"], passes=[], budgets={})
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"devices": {"lossy": lossy}}))
+    record = compress(recipe, tmp_path / "run")
+    assert (record.verdict, record.budgets) == ("INCONCLUSIVE", [])

@@ -288,3 +288,18 @@ def test_a_quantized_onnx_file_of_a_fixed_batch_runs_as_it_is(tmp_path: Path) ->
     record = compress(recipe, tmp_path / "run")
     assert record.verdict == "PASS" and record.targets[0].status == "run", record.reason
     assert [proof.n for proof in record.proofs] == [64] and record.steps[0].metric.n == 200
+
+
+def test_a_network_of_a_factory_and_its_own_exported_file_share_a_store(tmp_path: Path) -> None:
+    """Both are exported to the same bytes, and passes name layers, which the two call otherwise."""
+    (tmp_path / "factory").mkdir()
+    own = write_recipe(tmp_path / "factory", targets=[ONNXRUNTIME])
+    compress(own, tmp_path / "first", store=tmp_path / "store")
+    (tmp_path / "file").mkdir()
+    exported = {"source": str(tmp_path / "first" / "float.onnx")}
+    from_file = write_recipe(tmp_path / "file", targets=[ONNXRUNTIME], model=exported)
+    record = compress(from_file, tmp_path / "second", store=tmp_path / "store")
+    assert record.verdict == "PASS", record.reason
+    assert [step.cached for step in record.steps] == [False, False]
+    again = compress(from_file, tmp_path / "third", store=tmp_path / "store")
+    assert [step.cached for step in again.steps] == [True, True]

@@ -75,7 +75,7 @@ def test_options_that_make_no_sense_are_refused(case: str) -> None:
 
 
 def test_it_follows_no_pass_that_quantizes_and_none_follows_it() -> None:
-    told = "the network is already INT8 here, by the {} above: list one of the two, as each places quantizers"
+    told = "the network is already quantized here, by the {} above: list one of the two, as each places quantizers"
     assert order_problem(Distill(), [Quantize()]) == told.format("quantize") + " of its own"
     assert order_problem(Quantize(), [Distill()]) == told.format("distill") + " of its own"
     floating = Distill(weight_bits="float")
@@ -285,13 +285,13 @@ class TestStudents:
             distilled(None, context, teachers=[{"source": "nets:other"}])
 
     @pytest.mark.parametrize(
-        ("form", "is_a"), [(Form.INT8, "already INT8"), (Form.GRAPH, "one graph of operators")], ids=str
+        ("form", "is_a"), [(Form.INT8, "already quantized"), (Form.GRAPH, "one graph of operators")], ids=str
     )
     def test_a_student_that_cannot_be_trained_is_refused_before_it_is(self, form: Form, is_a: str) -> None:
         read = replace(small_model(), form=form)
         context = replace(context_of(PART), load_network=lambda source: read)
         with pytest.raises(CompressError) as caught:
-            distilled(None, context, student={"source": "small.onnx"})
+            distilled(None, context, student={"source": "small.onnx"}, float_epochs=0)
         assert str(caught.value) == (
             f"distill.student: small.onnx is {is_a}, and a student is trained as a float network that PyTorch runs: "
             "name its factory"

@@ -199,7 +199,7 @@ def test_it_has_one_target_and_follows_no_quantization(tmp_path: Path) -> None:
     ):
         L2(ratio=3, bytes="1MB")
     assert order_problem(L2(), [Quantize()]) == (
-        "the network is already INT8 here, by the quantize above: `compress pack` makes an .l2z file of it"
+        "the network is already quantized here, by the quantize above: `compress pack` makes an .l2z file of it"
     )
     with pytest.raises(CompressError, match="the file that l2 makes would not hold what this pass does"):
         read_recipe(recipe(tmp_path, {"ratio": 5}, more=("quantize",)))

@@ -75,7 +75,7 @@ def test_an_order_that_can_work_is_let_through(case: str) -> None:
     assert [order_problem(each, order[:index]) for index, each in enumerate(order)] == [None] * len(order)
 
 
-INT8_BY = "the network is already INT8 here, by the {} above: "
+INT8_BY = "the network is already quantized here, by the {} above: "
 OF_ITS_OWN = "list one of the two, as each places quantizers of its own"
 LOST = "the file that l2 makes would not hold what this pass does: "
 GRAPH = "the network is one graph of operators here, by the exits above: "

@@ -284,7 +284,7 @@ def test_attention_without_a_weight_is_quantized() -> None:
 
 def test_a_second_quantization_is_refused() -> None:
     assert order_problem(Quantize(), [Quantize()]) == (
-        "the network is already INT8 here, by the quantize above: list it once"
+        "the network is already quantized here, by the quantize above: list it once"
     )
     assert order_problem(Quantize(), []) is None
 

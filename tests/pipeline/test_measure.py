@@ -10,7 +10,6 @@ import ahead_runtime
 import onnx
 import pytest
 import torch
-from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.pipeline.engine_proofs import Candidate
 from edgepress.pipeline.measure import Measured, measure_target
@@ -113,8 +112,8 @@ def test_a_device_that_throttles_all_the_time_is_unfit(measured: Callable[..., M
     record = measured(runtime="fake", name="hot", noise=noise).record
     assert record.status == "failed"
     assert record.reason == (
-        "hot: unfit to be measured on, 0 of 2 rounds of launches counted: the CPU throttled 1 times; "
-        "the CPU throttled 1 times; the CPU throttled 1 times; see to its cooling and load"
+        "hot: unfit to be measured on, only 0 of 2 rounds of launches counted, as the CPU throttled 1 times; "
+        "see to its cooling and load"
     )
 
 
@@ -165,19 +164,9 @@ def test_a_device_that_is_not_here_is_unavailable(measured: Callable[..., Measur
 def test_a_device_that_is_lost_on_the_way_is_unavailable(measured: Callable[..., Measured]) -> None:
     record = measured(runtime="fake", name="far", noise={"disconnect_rate": 0.999}).record
     assert record.status == "unavailable"
-    lost = "far: the connection was lost"
-    assert record.reason == (f"far: it was lost, 0 of 2 rounds of launches counted: {lost}; {lost}; {lost}")
-
-
-@pytest.mark.parametrize("name", WAYS)
-def test_another_batch_than_a_network_takes_ends_the_run(
-    name: str, measured: Callable[..., Measured]
-) -> None:
-    plan = PLAN.model_copy(update={"batch": 4})
-    with pytest.raises(CompressError) as caught:
-        measured(plan=plan, dynamic_batch=False, runtime="onnxruntime", name=name)
-    assert str(caught.value) == (
-        "measure.batch: 4, and the network takes exactly 1 samples at once; write batch: 1"
+    assert (
+        record.reason
+        == "far: it was lost, only 0 of 2 rounds of launches counted, as the connection was lost"
     )
 
 

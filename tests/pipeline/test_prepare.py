@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from edgepress.errors import CompressError
 from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
+from edgepress.pipeline.run import describe
 from edgepress.targets.graphs.vnni import FULL, weight_limit
 from small_run import ONNXRUNTIME, write_recipe
 
@@ -33,6 +35,13 @@ def test_data_and_scheme_are_those_of_the_recipe(tmp_path: Path) -> None:
     prepared = Prepared(read_recipe(write_recipe(tmp_path)), tmp_path)
     assert prepared.data().manifest == prepared.data().manifest
     assert prepared.scheme.asymmetric and prepared.scheme.centred_products  # OpenVINO and onnxruntime take it
+
+
+def test_a_batch_that_the_network_does_not_take_is_refused_before_any_work(tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(tmp_path, export={"dynamic_batch": False}, measure={"batch": 4}))
+    with pytest.raises(CompressError) as caught:
+        describe(recipe, tmp_path)
+    assert str(caught.value) == "measure.batch: 4, and the network takes exactly 1 at once; write batch: 1"
 
 
 AGENT_OF_ANOTHER_CPU = """\

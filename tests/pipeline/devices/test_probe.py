@@ -45,7 +45,7 @@ def test_a_real_device_tells_what_it_is_without_pairs() -> None:
 
 def test_a_device_that_loses_pairs_is_not_fit() -> None:
     with pytest.raises(
-        CompressError, match="sim: it was lost, 0 of 12 rounds of launches counted: sim: the connection"
+        CompressError, match="sim: it was lost, only 0 of 12 rounds of launches counted, as the connection"
     ):
         probe(noisy(disconnect_rate=0.9), ProbePlan(pairs=12, iterations=11))
 

@@ -19,5 +19,9 @@ def test_inputs_that_no_launch_may_hold_are_refused_before_they_are_drawn() -> N
     )
 
 
+def test_where_nobody_asked_as_many_are_made_as_fit() -> None:
+    assert len(random_sequence(IMAGES, 100, 0, 64, asked=False)) == 3  # of 300 MiB each
+
+
 def test_a_single_input_is_repeated_whatever_it_takes() -> None:
     assert random_sequence(IMAGES, 2, 0).origin == "one random input, seed 0, repeated"

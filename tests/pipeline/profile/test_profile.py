@@ -258,7 +258,7 @@ def test_a_device_that_keeps_throttling_is_a_row_that_says_so(tmp_path: Path) ->
     (found,) = profile([saved(gemm(), tmp_path)], sections, tmp_path / "out", QUICK).profiles
     assert [(d.label, d.status) for d in found.devices] == [("hot", "failed"), ("fake", "run")]
     assert found.devices[0].reason.startswith(
-        "hot: unfit to be measured on, 0 of 2 rounds of launches counted: the CPU throttled 1 times;"
+        "hot: unfit to be measured on, only 0 of 2 rounds of launches counted, as the CPU throttled 1 times;"
     )
 
 

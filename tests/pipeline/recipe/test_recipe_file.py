@@ -272,10 +272,10 @@ def test_a_pass_says_what_it_cannot_follow() -> None:
     assert order_problem(prune, []) is None
     assert order_problem(quantize, [prune]) is None
     assert order_problem(prune, [quantize]) == (
-        "the network is already INT8 here, by the quantize above: list prune before it"
+        "the network is already quantized here, by the quantize above: list prune before it"
     )
     assert order_problem(quantize, [prune, quantize]) == (
-        "the network is already INT8 here, by the quantize above: list it once"
+        "the network is already quantized here, by the quantize above: list it once"
     )
 
 

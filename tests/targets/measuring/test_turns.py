@@ -38,7 +38,9 @@ def test_a_device_that_keeps_throttling_is_unfit():
     assert len(losses.set_aside) == SET_ASIDE
     error = too_few("sim", "0 of 6 rounds of launches", losses)
     assert type(error) is CompressError
-    assert str(error).startswith("sim: unfit to be measured on, 0 of 6 rounds of launches counted: the CPU")
+    assert str(error).startswith(
+        "sim: unfit to be measured on, only 0 of 6 rounds of launches counted, as the CPU"
+    )
 
 
 def test_a_device_that_went_away_for_good_is_lost():
@@ -46,4 +48,6 @@ def test_a_device_that_went_away_for_good_is_lost():
     assert list(launch_rounds(device, three(device), PLAN, losses)) == []
     error = too_few("sim", "0 of 6 rounds of launches", losses)
     assert isinstance(error, DeviceLostError)
-    assert str(error).startswith("sim: it was lost, 0 of 6 rounds of launches counted: sim: the connection")
+    assert str(error).startswith(
+        "sim: it was lost, only 0 of 6 rounds of launches counted, as the connection"
+    )
