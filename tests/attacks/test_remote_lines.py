@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agents import AGENT, LEASE, ONE_THREAD
 from edgepress.errors import CompressError
 from edgepress.targets.arrays import read_arrays
-from edgepress.targets.base import TargetOptions
 from edgepress.targets.measuring.device import DeviceLostError
 from edgepress.targets.measuring.launch import result_of
 from edgepress.targets.remote.agent import Agent
@@ -38,16 +38,7 @@ from edgepress.targets.remote.wire import (
 )
 from edits import replaced
 
-AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
-ONE_THREAD = TargetOptions("CPU", threads=1)
-LEASE = {
-    "label": "lab",
-    "runtime": "onnxruntime",
-    "options": ONE_THREAD.__dict__,
-    "workdir": "",
-    "limits": None,
-    "wait_s": 0,
-}
+LEASE_NOW = {**LEASE, "wait_s": 0}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -97,7 +88,7 @@ def test_a_bad_silence_is_refused(silence: Any) -> None:
 def test_after_a_bad_silence_the_lease_goes_with_the_connection() -> None:
     talk = Talk()
     assert talk.ask("hello", protocol=PROTOCOL, silence_s="soon")["exit_code"] == 2
-    assert talk.ask("lease", **LEASE) == {"ok": None}
+    assert talk.ask("lease", **LEASE_NOW) == {"ok": None}
     with pytest.raises(CompressError, match="leased to"):
         Lease("CPU")
     talk.process.stdin.close()
@@ -115,7 +106,7 @@ def test_after_a_bad_silence_the_lease_goes_with_the_connection() -> None:
 )
 def test_one_bad_line_ends_the_agent_and_frees_the_device(sent: bytes, words: str) -> None:
     talk = Talk()
-    assert talk.ask("lease", **LEASE) == {"ok": None}
+    assert talk.ask("lease", **LEASE_NOW) == {"ok": None}
     with contextlib.suppress(BrokenPipeError):
         talk.send(sent)
     assert words in talk.ended()
@@ -123,7 +114,7 @@ def test_one_bad_line_ends_the_agent_and_frees_the_device(sent: bytes, words: st
 
 def test_a_flood_of_requests_ends_the_agent() -> None:
     talk = Talk()
-    assert talk.ask("lease", **LEASE) == {"ok": None}
+    assert talk.ask("lease", **LEASE_NOW) == {"ok": None}
     flood = b"".join(encode(n, {"do": "facts", "padding": "x" * 1000}) for n in range(2, 2000))
     with contextlib.suppress(BrokenPipeError):
         talk.send(flood)
@@ -174,12 +165,12 @@ def test_a_launch_has_bounds(wrong: dict[str, Any], tmp_path: Path, monkeypatch:
 def test_the_limits_of_an_engine_have_bounds(seconds: float) -> None:
     talk = Talk()
     limits = {"seconds": seconds, "bytes": 0, "raised_by": ["a", "b"]}
-    told = talk.ask("lease", **{**LEASE, "limits": limits})
+    told = talk.ask("lease", **{**LEASE_NOW, "limits": limits})
     assert told == {
         "error": f"limits.seconds {float(seconds)!r}: expected seconds, from 0 to 86400",
         "exit_code": 2,
     }
-    assert talk.ask("lease", **LEASE) == {"ok": None}
+    assert talk.ask("lease", **LEASE_NOW) == {"ok": None}
     talk.process.stdin.close()
     talk.ended()
 

@@ -5,40 +5,23 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from edgepress.form import FLOAT, Form, form_named
-from edgepress.model import Model
+from edgepress.form import Form, form_named
 from edgepress.passes import PASSES
-from edgepress.passes.base import Pass, PassContext, PassPlan
+from edgepress.passes.base import Pass
 from edgepress.passes.distill import Distill
 from edgepress.passes.l2 import L2
 from edgepress.passes.order import WORDS, order_problem, refusal
 from edgepress.passes.quantize import Quantize
+from float_pass import FloatPass
 
 
-class Nothing(Pass):
-    """A pass that is all order."""
-
-    def plan(self, model: Model, context: PassContext) -> PassPlan:
-        raise NotImplementedError
-
-    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
-        raise NotImplementedError
-
-
-class Gates(Nothing):
+class Gates(FloatPass):
     """Cuts channels, of modules or of a graph."""
 
     name = "gates"
 
-    @property
-    def takes(self) -> frozenset[Form]:
-        return FLOAT
 
-    def leaves(self, taken: Form) -> Form:
-        return taken
-
-
-class Exits(Nothing):
+class Exits(FloatPass):
     """Makes one graph of modules."""
 
     name = "exits"

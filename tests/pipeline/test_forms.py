@@ -12,7 +12,7 @@ import pytest
 import quantization_nets as nets
 import torch
 from edgepress.errors import CompressError
-from edgepress.form import FLOAT, Form
+from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.base import Pass, PassContext, PassPlan
 from edgepress.passes.distill import Distill
@@ -24,6 +24,7 @@ from edgepress.pipeline.recipe.file import RecipeError, read_recipe
 from edgepress.pipeline.recipe.sections import ModelSection
 from edgepress.pipeline.steps import Step, float_step, pass_step
 from edgepress.pipeline.store import Store
+from float_pass import FloatPass
 from small_run import ONNXRUNTIME, write_recipe
 from tiny_onnx import conv_float, conv_qdq
 from torch import nn
@@ -78,20 +79,10 @@ def test_a_resumed_run_has_the_forms_of_a_fresh_one(case: str, tmp_path: Path) -
     assert [step.model.facts() for step in fresh] == [step.model.facts() for step in resumed]
 
 
-class Dishonest(Pass):
+class Dishonest(FloatPass):
     """Leaves another form than it says."""
 
     name = "dishonest"
-
-    @property
-    def takes(self) -> frozenset[Form]:
-        return FLOAT
-
-    def leaves(self, taken: Form) -> Form:
-        return taken
-
-    def plan(self, model: Model, context: PassContext) -> PassPlan:
-        return PassPlan({}, {})
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         return model.successor(model.module, Form.INT8)

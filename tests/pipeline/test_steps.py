@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from edgepress.errors import CompressError
-from edgepress.form import FLOAT, Form
 from edgepress.model import Model
-from edgepress.passes.base import Pass, PassContext, PassPlan
+from edgepress.passes.base import PassContext, PassPlan
 from edgepress.pipeline.steps import float_step, pass_step, verify
 from edgepress.pipeline.store import Store
+from float_pass import FloatPass
 from quantization_nets import context_of, samples
 from torch import Tensor, nn
 
@@ -83,17 +83,10 @@ def test_what_fits_is_let_through() -> None:
     verify("shrink", before, model_with(lambda o: (o[0] + 1e-5, o[1])), modified=True)
 
 
-class Spoiling(Pass):
+class Spoiling(FloatPass):
     """Makes the outputs of a layer too large for their type."""
 
     name = "spoil"
-
-    @property
-    def takes(self) -> frozenset[Form]:
-        return FLOAT
-
-    def leaves(self, taken: Form) -> Form:
-        return taken
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         return PassPlan({}, {"weight": torch.full((3, 4), 1e38)})

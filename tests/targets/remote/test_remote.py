@@ -22,9 +22,9 @@ import odd_agent
 import onnx
 import pytest
 import ssh_server
+from agents import AGENT, LEASE, ONE_THREAD
 from edgepress import __version__
 from edgepress.errors import CompressError, DeviceUnavailableError
-from edgepress.targets.base import TargetOptions
 from edgepress.targets.measuring.device import DeviceLostError, Frozen, LocalDevice
 from edgepress.targets.measuring.digests import outputs_digest
 from edgepress.targets.measuring.feeds import FeedSequence, repeated, save_feeds
@@ -40,17 +40,8 @@ from tiny_onnx import conv_float, conv_qdq
 needs_ssh = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="there is no `ssh` here: install OpenSSH's client"
 )
-AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
 HERE = SshHost("here")
-ONE_THREAD = TargetOptions("CPU", threads=1)
 OPENED = {"float_precision": "f32", "batch": 1}
-LEASE = {
-    "label": "lab",
-    "runtime": "onnxruntime",
-    "options": ONE_THREAD.__dict__,
-    "workdir": "",
-    "limits": None,
-}
 
 
 @pytest.fixture(autouse=True)
