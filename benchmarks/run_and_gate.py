@@ -111,7 +111,7 @@ def _separately(
     for _ in range(pairs):
         for side in draw.sample(range(2), 2):
             medians[side].append(device.launch(engines[side], fed, *how).median_ns)
-    return paired(*medians).ratio
+    return paired("float", *medians).ratio
 
 
 if __name__ == "__main__":
