@@ -82,7 +82,6 @@ def run_inputs(
 ) -> FeedSequence:
     """What the launches of a run are fed. onnx_paths: of all models that are timed; part: what the run judges on."""
     if plan.samples is not None:
-        require_samples(plan.samples, part, plan.batch, OPTION)
         samples = plan.samples
     else:
         inputs = default_inputs(map(load_onnx, onnx_paths))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,19 +65,11 @@ def measure_target(
     # An engine that bakes the batch in takes what the file takes: it is shipped, and proven in batches.
     batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
 
-    def work() -> Measured:
+    try:
         if section.here and (reason := TARGETS[section.runtime].can_build()):
             raise DeviceUnavailableError(reason)
         with opened({section.label: section}, batch, limits_of(plan)) as devices:
             return _measured(devices[section.label], section, candidate, context, plan, folder)
-
-    return measured_or_why(section, work)
-
-
-def measured_or_why(section: TargetSection, work: Callable[[], Measured]) -> Measured:
-    """What `work` measures, or the record of what kept it from that."""
-    try:
-        return work()
     except BuiltOnlyError as error:
         built = error.built
         engine = EngineRecord(

@@ -31,7 +31,8 @@ def accept(
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         side = held.enter_context(subject(candidate, plan.shapes))
         inputs = common_inputs((side,), plan.inputs, plan.batch, plan.launches.seed)
-        part = judged_by(plan.data, progress).part if plan.data is not None else None
+        judged = judged_by(plan.data, progress).fitted(inputs.feeds) if plan.data is not None else None
+        part = judged.part if judged is not None else None
         fed = timed_inputs(inputs, (side,), plan.inputs, plan.samples, part, plan.launches.seed)
         for name, section in sections.items():
             with opened({name: section}, inputs.batch) as one:

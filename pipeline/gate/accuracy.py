@@ -13,6 +13,7 @@ from ...calibration.data import Part
 from ...calibration.measurement import Measurement, MetricRecord
 from ...calibration.metric import Metric, metric_named
 from ...calibration.statistics import mcnemar, mean_of, paired_drop_bound
+from ...calibration.typed import part_in_types
 from ...errors import CompressError
 from ...model import Forward, padded
 from ...progress import Progress, Silent
@@ -27,6 +28,21 @@ class Judged:
 
     metric: Metric
     part: Part
+
+    def fitted(self, feeds: Feeds) -> Judged:
+        """The same with samples in the types of the models' inputs, which `feeds` has by name and in order.
+
+        CompressError where a sample has another number of inputs, or values that the types do not hold.
+        """
+        names = list(feeds)
+        given = len(self.part.samples[0][0]) if len(self.part) else len(names)
+        if given != len(names):
+            raise CompressError(
+                f"the recipe's data gives {given} inputs a sample, and the models take {len(names)}: "
+                f"{', '.join(names)}; name a recipe for these models"
+            )
+        types = [torch.from_numpy(array).dtype for array in feeds.values()]
+        return Judged(self.metric, part_in_types(self.part, types, names))
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ def compare(
     feeds: Feeds,
     progress: Progress = Silent(),
 ) -> Paired:
-    """Measure both on the device, in batches as large as `feeds`, which tell the inputs' names in order."""
+    """Measure both on the device, in batches as large as `feeds`, which `judged` was fitted to."""
     batch = len(np.atleast_1d(next(iter(feeds.values()))))
     before, after = (
         judged.metric.measure(_forward(device, side, feeds), judged.part, batch, progress)
@@ -85,22 +101,12 @@ def paired(baseline: Measurement, candidate: Measurement) -> Paired:
 
 
 def _forward(device: Device, frozen: Frozen, feeds: Feeds) -> Forward:
-    from ...calibration.typed import in_type
-
     names, first = list(feeds), next(iter(feeds.values()))
     if first.ndim == 0:
         raise CompressError(f"input {names[0]!r} is a single number: accuracy needs a batch of samples")
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        if len(inputs) != len(names):
-            raise CompressError(
-                f"the recipe's data gives {len(inputs)} inputs a sample, and the models take {len(names)}: "
-                f"{', '.join(names)}; name a recipe for these models"
-            )
-        fed = {
-            name: in_type(x, torch.from_numpy(feeds[name]).dtype, f"data: input {name!r}").numpy()
-            for name, x in zip(names, inputs, strict=True)
-        }
+        fed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         return tuple(torch.from_numpy(np.asarray(y)) for y in device.outputs(frozen, fed))
 
     return padded(run, len(first))

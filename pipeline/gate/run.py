@@ -76,6 +76,7 @@ def gate(
             held.enter_context(subject(candidate, plan.shapes)),
         )
         inputs = common_inputs(sides, plan.inputs, plan.batch, plan.launches.seed)
+        judged = judged.fitted(inputs.feeds) if judged is not None else None
         part = judged.part if judged is not None else None
         fed = timed_inputs(inputs, sides, plan.inputs, plan.samples, part, plan.launches.seed)
         require_reached(sections)

@@ -12,7 +12,7 @@ from ...errors import CompressError
 from ...targets.measuring.device import Device, Frozen
 from ...targets.measuring.feeds import FeedSequence, repeated
 from ..devices.feeds import random_sequence
-from ..launch_inputs import default_inputs, fitting, from_part, input_count, require_samples
+from ..launch_inputs import default_inputs, fitting, from_part, input_count
 from ..onnx_files.file import read_graph
 from .subjects import Inputs, Subject
 
@@ -28,7 +28,7 @@ def timed_inputs(
     """What all engines are fed. inputs: the fixed ones, of which a sequence of random ones is a continuation.
 
     file: where the fixed inputs come from, if the user gave one; samples: how many are wanted, 0 for one, or more where
-    the work of a graph depends on the data; part: whose first samples they are, None for random ones.
+    a graph's work depends on the data; part: whose first samples they are, in the inputs' types; None: random ones.
     """
     if file is not None:
         if samples > 1:
@@ -39,37 +39,14 @@ def timed_inputs(
     graphs = [read_graph(side.onnx) for side in sides if side.onnx is not None]
     first = next(iter(inputs.feeds.values()))
     batch = len(first) if first.ndim else 1
-    several = samples > 1 if samples else default_inputs(graphs) > 1
-    wanted = samples or batch * default_inputs(graphs)
-    if samples:
-        input_count(samples, batch, OPTION)
-        if part is not None:
-            require_samples(samples, part, batch, OPTION)
-    if part is not None and several:
-        part = _typed(part, inputs)
-        found = samples or fitting(part, wanted, batch)
+    wanted = input_count(samples, batch, OPTION) if samples else default_inputs(graphs)
+    if part is not None and max(samples, wanted) > 1:
+        found = samples or fitting(part, wanted * batch, batch)
         if found:
             return from_part(list(inputs.feeds), part, found, batch, OPTION)
-    return random_sequence(graphs[0], batch, seed, max(1, wanted // batch), asked=bool(samples))
+    return random_sequence(graphs[0], batch, seed, wanted, asked=bool(samples))
 
 
 def outputs_in_turn(device: Device, frozen: Frozen, fed: FeedSequence) -> list[np.ndarray[Any, Any]]:
     """The outputs of an inference on each input, one after the other."""
     return [array for feeds in fed.feeds for array in device.outputs(frozen, feeds)]
-
-
-def _typed(part: Part, inputs: Inputs) -> Part:
-    """The samples in the types of the fixed inputs; CompressError where they are of another number."""
-    import torch
-
-    from ...calibration.typed import part_in_types
-
-    names = list(inputs.feeds)
-    given = len(part.samples[0][0])
-    if given != len(names):
-        raise CompressError(
-            f"the recipe's data gives {given} inputs a sample, and the models take {len(names)}: {', '.join(names)}; "
-            "name a recipe for these models"
-        )
-    types = [torch.from_numpy(array).dtype for array in inputs.feeds.values()]
-    return part_in_types(part, types, names)
