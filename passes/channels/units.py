@@ -1,0 +1,62 @@
+"""Units: what a network can be made smaller by, each a number of equal choices of which some stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Kind(StrEnum):
+    """What a choice is.
+
+    CHANNELS: one channel of a layer and of all that is tied to it, hidden units of an MLP among them; HEADS: one
+    attention head; HEAD_SIZE: one dimension of every head of an attention, of queries, keys and values alike;
+    BLOCK: a whole block whose output has its input's shape, which is then passed over.
+    """
+
+    CHANNELS = "channels"
+    HEADS = "heads"
+    HEAD_SIZE = "head_size"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Choices of one kind, each of which one gate decides.
+
+    name: of the layer that makes the channels, of the attention, or of the block; no two units share one.
+    size: how many choices. parts: a choice is one channel in each of so many equal parts (grouped convolutions).
+    alike: what it may be ranked among: units of the same structure (Isomorphic pruning, Fang et al., ECCV 2024).
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    parts: int = 1
+    alike: str = ""
+
+
+Kept = Mapping[str, tuple[int, ...]]
+"""The choices of each unit that stay, ascending; a unit that is not named is left whole, () takes a block out."""
+Gates = Mapping[str, Tensor]
+"""How open the choices of each unit are, (size,), in [0, 1]; a unit that is not named is open."""
+
+
+def gates_of(kept: Kept, units: Iterable[Unit]) -> dict[str, Tensor]:
+    """The gates that are 1 for what is kept, and 0 else."""
+    gates = {}
+    for unit in units:
+        gate = torch.ones(unit.size) if unit.name not in kept else torch.zeros(unit.size)
+        gate[list(kept.get(unit.name, ()))] = 1
+        gates[unit.name] = gate
+    return gates
+
+
+def kept_in(gates: Gates) -> dict[str, tuple[int, ...]]:
+    """The choices whose gates are more than half open, of the units that lose any."""
+    kept = {name: tuple((gate > 0.5).nonzero().flatten().tolist()) for name, gate in gates.items()}
+    return {name: choices for name, choices in kept.items() if len(choices) < len(gates[name])}
