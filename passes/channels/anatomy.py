@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -36,6 +36,10 @@ class Side:
     def open(self, gates: Gates) -> Tensor:
         """How many indices are open, a scalar that gradients flow through."""
         return self.mask(gates).sum()
+
+    def owned_by(self, units: Iterable[str]) -> bool:
+        """Whether any index belongs to one of these units."""
+        return not self.owners.keys().isdisjoint(units)
 
     def kept(self, kept: Kept) -> list[int]:
         """The indices that stay, ascending."""

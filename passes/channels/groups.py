@@ -52,6 +52,10 @@ class ChannelGroups:
         self, probe: nn.Module, inputs: tuple[Tensor, ...], kept_whole: list[nn.Module], what: str
     ) -> None:
         self._pruning, self._probe = _torch_pruning(what), probe
+        self.names = {
+            **{id(module): name for name, module in probe.named_modules()},
+            **{id(parameter): name for name, parameter in probe.named_parameters()},
+        }
         for parameter in probe.parameters():
             parameter.requires_grad_(parameter.is_floating_point())  # the tracer follows gradients
         # Fused attention would be one operation that hides what is inside.
@@ -73,6 +77,31 @@ class ChannelGroups:
     def channels(self, group: Any) -> int:
         """How many channels the group has."""
         return int(self._graph.get_out_channels(group[0].dep.target.module))
+
+    def reads(self, dependency: Any) -> bool:
+        """Whether a dependency of a group is a layer that takes the channels in, and makes others of them."""
+        handler = dependency.handler
+        into = self._graph.is_in_channel_pruning_fn(handler)
+        return bool(into and not self._graph.is_out_channel_pruning_fn(handler))
+
+    def dimension(self, parameter: nn.Parameter) -> int:
+        """Which dimension of a parameter that belongs to no layer holds the channels, as torch-pruning takes it."""
+        return int(next(dim for each, dim in self._graph.unwrapped_parameters if each is parameter))
+
+    def tied_to_first(self, group: Any) -> list[int]:
+        """The channels, ascending, that go with the group's first one, itself included."""
+        root = group[0].dep.target.module
+        pruner = self._graph.get_pruner_of_module(root)
+        with _followed():
+            tied = self._graph.get_pruning_group(root, pruner.prune_out_channels, [0])
+        return sorted(
+            {
+                index
+                for item in tied
+                if item.dep.target.module is root and not self.reads(item.dep)
+                for index in item.idxs
+            }
+        )
 
     def readers(self, group: Any) -> list[nn.Module]:
         """The layers that take the group's channels for their input."""

@@ -16,7 +16,7 @@ from .runs import Call, calls_of
 from .surgery import Cut, UncuttableError
 
 _HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
-_INNER_WIDTH = ("attn_dim", "inner_dim", "all_head_dim")  # attributes that some hold heads x head size in
+INNER_WIDTH = ("attn_dim", "inner_dim", "all_head_dim")  # attributes that some hold heads x head size in
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def keep_heads(module: nn.Module, attention: Attention, kept: list[int]) -> Cut:
     if attention.qkv.bias is not None:
         tensors[f"{qkv}.bias"] = {0: rows}
     own = {attention.heads_attribute: len(kept)}
-    own |= {name: len(columns) for name in _INNER_WIDTH if isinstance(getattr(layer, name, None), int)}
+    own |= {name: len(columns) for name in INNER_WIDTH if isinstance(getattr(layer, name, None), int)}
     sizes = {qkv: {"out_features": len(rows)}, projection: {"in_features": len(columns)}}
     return Cut(tensors, {attention.name: own, **sizes})
 

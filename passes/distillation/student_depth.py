@@ -1,22 +1,16 @@
-"""Which blocks of a network a shallower student keeps.
-
-A block is a child with at least two weighted layers, in a container that holds two or more of its type. It can be
-dropped when it takes one tensor and returns one of the same shape, in a chain with its neighbours: then the network
-without it still fits together, and in a residual block the skip connection is what is left.
-"""
+"""Which blocks of a network a shallower student keeps."""
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import CompressError
-from ..channels.runs import Call, calls_of
+from ..channels.blocks import candidates_in, find_blocks
 from .options import NAME_A_FACTORY
 
 Inputs = tuple[Tensor, ...]
@@ -113,79 +107,12 @@ def _listed(module: nn.Module, runs: Sequence[_Run]) -> str:
 
 def _runs(module: nn.Module, inputs: Inputs) -> list[_Run]:
     """Every run of blocks in the network, in its order."""
-    candidates = dict(_candidates(module))
-    calls = calls_of(module, inputs, [block for blocks in candidates.values() for block in blocks.values()])
-    found: dict[str, list[_Run]] = {}
-    for name, blocks in sorted(candidates.items(), key=lambda item: -_levels(item[0])):
-        # Innermost first: a stage of blocks is not itself a block, though it may keep the shape.
-        if any(_inside(inner, name, key) for inner in found for key in blocks):
-            continue
-        container = module.get_submodule(name)
-        droppable = _droppable(container, blocks, calls)
-        if droppable and _iterates(module, name, sorted(droppable)[0], inputs):
-            found[name] = _runs_of(name, blocks, droppable)
-    order = [name for name, _ in module.named_modules()]
-    return [run for name in sorted(found, key=order.index) for run in found[name]]
-
-
-def _levels(name: str) -> int:
-    return name.count(".") + bool(name)
-
-
-def _inside(inner: str, outer: str, key: str) -> bool:
-    block = f"{outer}.{key}" if outer else key
-    return inner == block or inner.startswith(block + ".")
-
-
-def _candidates(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Module]]]:
-    """Containers with at least two blocks of one type: name -> the blocks in it, of any type."""
-    for name, parent in module.named_modules():
-        blocks = {key: child for key, child in parent.named_children() if _is_block(child)}
-        if any(count > 1 for count in Counter(map(type, blocks.values())).values()):
-            yield name, blocks
-
-
-def _is_block(module: nn.Module) -> bool:
-    """At least two layers below it have weights: a convolution with its norm is a layer, not a block."""
-    below = [m for m in module.modules() if m is not module]
-    return sum(any(p.dim() > 1 for p in m.parameters(recurse=False)) for m in below) > 1
-
-
-def _droppable(
-    container: nn.Module, blocks: dict[str, nn.Module], calls: dict[int, list[Call]]
-) -> dict[str, torch.Size]:
-    """The blocks that keep the shape, run once, and hand on to (or take from) a neighbour; with that shape.
-
-    Without the last, parallel branches would be taken for a chain: each keeps the shape, too.
-    """
-    once = {key: calls[id(block)][0] for key, block in blocks.items() if len(calls.get(id(block), ())) == 1}
-    keys = list(container._modules)
-    chained = isinstance(container, nn.Sequential)
-    droppable = {}
-    for key, call in once.items():
-        position = keys.index(key)
-        before = once.get(keys[position - 1]) if position else None
-        after = once.get(keys[position + 1]) if position + 1 < len(keys) else None
-        linked = (before is not None and before.returned is call.taken) or (
-            after is not None and after.taken is call.returned
-        )
-        if call.keeps_shape and (chained or linked):
-            droppable[key] = call.returned.shape
-    return droppable
-
-
-def _iterates(module: nn.Module, name: str, key: str, inputs: Inputs) -> bool:
-    """Whether a parent that is no list goes through its children, rather than naming each: found by leaving one out."""
-    if isinstance(module.get_submodule(name), (nn.Sequential, nn.ModuleList)):
-        return True
-    trial = copy.deepcopy(module)
-    del trial.get_submodule(name)._modules[key]
-    try:
-        with torch.no_grad():
-            trial(*inputs)
-    except Exception:  # most often AttributeError, for the child that is missing
-        return False
-    return True
+    candidates = dict(candidates_in(module))
+    return [
+        run
+        for name, droppable in find_blocks(module, inputs, iterated=True).items()
+        for run in _runs_of(name, candidates[name], droppable)
+    ]
 
 
 def _runs_of(container: str, blocks: dict[str, nn.Module], droppable: dict[str, torch.Size]) -> list[_Run]:

@@ -1,0 +1,118 @@
+"""Putting together what the units of a network own: its sides, its terms, and the layers that multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ...macs import OperatorMacs
+from .anatomy import Anatomy, LayerUse, Side, Term, Whole
+from .ties import Ties
+from .units import Kind
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+_MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What several units own together; fields as in `Ties`, but for sides in place of maps of owners.
+
+    tensors: a side for each dimension. products: of each attention that loses anything, the channels that its two
+    products go over, heads times their size. blocks: the units that are blocks.
+    """
+
+    tensors: Mapping[str, tuple[Side, ...]]
+    sizes: Mapping[tuple[str, str], Side]
+    reads: Mapping[str, Side]
+    makes: Mapping[str, Side]
+    norms: Mapping[str, Side]
+    factors: Mapping[str, tuple[str, ...]]
+    products: Mapping[str, Side]
+    blocks: tuple[str, ...]
+
+
+def sides_of(module: nn.Module, found: Sequence[Ties]) -> Sides:
+    """The sides of a network's tensors, layers and attributes."""
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    dims = _merged(found, "tensors")
+    tensors = {
+        name: tuple(dims.get((name, dim), Side(size)) for dim, size in enumerate(tensor.shape))
+        for name, tensor in named
+    }
+    reads = _merged(found, "reads")
+    attention = [t for t in found if t.unit.kind in (Kind.HEADS, Kind.HEAD_SIZE)]
+    return Sides(
+        tensors=tensors,
+        sizes=_merged(found, "sizes"),
+        reads=reads,
+        makes=_merged(found, "makes"),
+        norms=_merged(found, "norms"),
+        factors={ties.unit.name: ties.factors for ties in found if ties.factors},
+        products={ties.unit.name: reads[next(iter(ties.reads))] for ties in attention},
+        blocks=tuple(ties.unit.name for ties in found if ties.unit.kind is Kind.BLOCK),
+    )
+
+
+def anatomy_of(model: Model, found: Sequence[Ties], sides: Sides, whole: Sequence[Whole]) -> Anatomy:
+    """The anatomy of a network: a term for each parameter, and what each layer multiplies."""
+    parameters = dict(model.module.named_parameters())  # of tied ones the first
+    params = {name: Term(1.0, sides.tensors[name], _around(name, sides.blocks)) for name in parameters}
+    return Anatomy(
+        units=tuple(ties.unit for ties in found),
+        params=params,
+        layers=tuple(_layers(model, sides)),
+        whole=tuple(whole),
+    )
+
+
+def inside(name: str, blocks: Iterable[str]) -> bool:
+    """Whether a tensor or module lies in one of the blocks, or is it."""
+    return bool(_around(name, blocks))
+
+
+def _around(name: str, blocks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(block for block in blocks if name == block or name.startswith(f"{block}."))
+
+
+def _merged(found: Sequence[Ties], which: str) -> dict[Any, Side]:
+    """One side for all units that own something of the same dimension, layer or attribute."""
+    owners: dict[Any, dict[str, Tensor]] = {}
+    for ties in found:
+        for key, owner in getattr(ties, which).items():
+            owners.setdefault(key, {})[ties.unit.name] = owner
+    return {key: Side(len(next(iter(each.values()))), each) for key, each in owners.items()}
+
+
+def _layers(model: Model, sides: Sides) -> list[LayerUse]:
+    """Whatever multiplies, in the order in which it first runs."""
+    by_place: dict[str, list[OperatorMacs]] = {}
+    for one in model.operator_macs():
+        by_place.setdefault(one.place, []).append(one)
+    return [_layer(model.module, name, operators, sides) for name, operators in by_place.items()]
+
+
+def _layer(module: nn.Module, name: str, operators: Sequence[OperatorMacs], sides: Sides) -> LayerUse:
+    layer, blocks = module.get_submodule(name), _around(name, sides.blocks)
+    macs = float(sum(one.macs or 0 for one in operators))
+    if not isinstance(layer, _MULTIPLIES):
+        return _products(layer, name, macs, blocks, sides)
+    prefix = f"{name}." if name else ""
+    weight = sides.tensors[f"{prefix}weight"]
+    transposed = bool(getattr(layer, "transposed", False))
+    incoming, outgoing = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
+    work = Term(macs / layer.weight.numel(), weight, blocks)  # every weight is used as often as any other
+    return LayerUse(name, type(layer).__name__, sides.reads.get(name, incoming), outgoing, (work,), blocks)
+
+
+def _products(layer: nn.Module, name: str, macs: float, blocks: tuple[str, ...], sides: Sides) -> LayerUse:
+    """Products that no layer makes, as of queries with keys, and of what comes of these with values, in attention."""
+    side = sides.products.get(name)
+    if side is None:
+        return LayerUse(name, type(layer).__name__, Side(0), Side(0), (Term(macs, (), blocks),), blocks)
+    return LayerUse(name, "attention", side, side, (Term(macs / side.size, (side,), blocks),), blocks)

@@ -1,0 +1,142 @@
+"""Dissecting a network: which channels, heads and blocks it can do without, and what of it each of them owns.
+
+torch-pruning finds what is tied together, `heads` the attention heads, `blocks` the blocks. Nothing of it is believed:
+all that is found is taken out at random, and must leave what the gated network computes; what does not is left whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from .anatomy import Anatomy, Whole
+from .assembly import Sides, anatomy_of, inside, sides_of
+from .blocks import find_blocks
+from .channel_ties import ties_of
+from .groups import ChannelGroups
+from .head_ties import attention_ties
+from .removal import Removal
+from .soundness import sound
+from .surgery import Cut, UncuttableError
+from .ties import Ties, conflict
+from .units import Kept, Kind, Unit
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be made smaller. only, keep: patterns of names of layers, blocks and attentions; keep wins."""
+
+    kinds: frozenset[Kind] = frozenset({Kind.CHANNELS, Kind.HEADS, Kind.BLOCK})
+    only: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def refusal(self, names: Sequence[str]) -> str | None:
+        """Why what goes by these names is left whole; None when it may go."""
+        if _any_matches(names, self.keep):
+            return "named by `keep`"
+        if self.only and not _any_matches(names, self.only):
+            return "not named by `only`"
+        return None
+
+
+def _any_matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class Dissected:
+    """A network's anatomy, and what it takes to gate it and to cut it."""
+
+    anatomy: Anatomy
+    sides: Sides
+
+    def removal(self, kept: Kept) -> Removal:
+        """What is taken out of the network where only `kept` stays."""
+        skipped = tuple(block for block in self.sides.blocks if kept.get(block) == ())
+        cut = Cut()
+        for name, sides in self.sides.tensors.items():
+            dims = {dim: side.kept(kept) for dim, side in enumerate(sides) if side.owned_by(kept)}
+            dims = {dim: left for dim, left in dims.items() if len(left) < sides[dim].size}
+            if dims and not inside(name, skipped):
+                cut.tensors[name] = dims
+        for (name, attribute), side in self.sides.sizes.items():
+            if side.owned_by(kept) and not inside(name, skipped):
+                left = len(side.kept(kept))
+                values = cut.attributes.setdefault(name, {})
+                values[attribute] = [left] if attribute == "normalized_shape" else left
+        return Removal(cut, skipped, self._factors(kept, skipped))
+
+    def _factors(self, kept: Kept, skipped: Iterable[str]) -> dict[str, float]:
+        """By what queries are multiplied, so that their products with keys keep the scale that they had."""
+        return {
+            tensor: math.sqrt(len(kept[unit]) / self.anatomy.unit(unit).size)
+            for unit, tensors in self.sides.factors.items()
+            if unit in kept
+            for tensor in tensors
+            if not inside(tensor, skipped)
+        }
+
+
+def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
+    """What the network of `model`, one made of modules, can do without; each part of it tried out.
+
+    what: who asks, as messages name it. CompressError where torch-pruning is not installed.
+    """
+
+    def assemble(found: Sequence[Ties], whole: Sequence[Whole] = ()) -> Dissected:
+        sides = sides_of(model.module, found)
+        return Dissected(anatomy_of(model, found, sides, whole), sides)
+
+    found, whole = _candidates(model, what, rules)
+    found, wrong = sound(model, found, assemble)
+    return assemble(found, [*whole, *wrong])
+
+
+def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list[Whole]]:
+    """All that may go by the rules, and what may not, with the reasons."""
+    heads, whole, kept_whole = attention_ties(model.module, model.example_inputs, rules.kinds)
+    channels, uncut = _channels(model, what, kept_whole) if Kind.CHANNELS in rules.kinds else ([], [])
+    blocks = find_blocks(model.module, model.example_inputs) if Kind.BLOCK in rules.kinds else {}
+    names = [f"{container}.{key}".lstrip(".") for container, keys in blocks.items() for key in keys]
+    whole = [*whole, *uncut]
+    found: list[Ties] = []
+    for ties in [*channels, *heads, *(Ties(Unit(name, Kind.BLOCK, 1)) for name in names)]:
+        reason = rules.refusal(ties.layers)
+        clash = conflict(ties, found)
+        if clash is not None:
+            reason = f"{clash[0]} belongs to {clash[1]} too"
+        if reason is None:
+            found.append(ties)
+        else:
+            whole.append(Whole(ties.unit.name, reason))
+    return found, whole
+
+
+def _channels(model: Model, what: str, kept_whole: Sequence[str]) -> tuple[list[Ties], list[Whole]]:
+    """The groups of channels that are understood, and the others with the reasons."""
+    probe = copy.deepcopy(model.module).eval()
+    layers: list[nn.Module] = [probe.get_submodule(name) for name in kept_whole]
+    found: list[Ties] = []
+    whole: list[Whole] = []
+    try:
+        groups = ChannelGroups(probe, model.example_inputs, layers, what)
+    except UncuttableError as error:
+        return [], [Whole("the channels of all layers", str(error))]
+    for group in groups.groups:
+        try:
+            ties = ties_of(groups, group)
+        except UncuttableError as error:
+            whole.append(Whole(groups.names[id(group[0].dep.target.module)], str(error)))
+            continue
+        if ties.unit.size > 1:
+            found.append(ties)
+    return found, whole

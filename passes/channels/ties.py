@@ -1,0 +1,54 @@
+"""Ties: what of a network belongs to the choices of one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .units import Unit
+
+NONE = -1
+"""The owner of an index that stays whatever goes."""
+
+
+@dataclass
+class Ties:
+    """What the choices of one unit own: each map holds, for every index, its choice, or NONE.
+
+    tensors: by parameter or buffer and dimension. sizes: by module name and attribute, where the attribute says how
+    many there are. reads, makes: by layer, of the input and output channels that gates stand at. norms: by norm, of
+    the channels that it mixes. factors: tensors that are multiplied by the root of what stays of the unit.
+    """
+
+    unit: Unit
+    tensors: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    sizes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    reads: dict[str, Tensor] = field(default_factory=dict)
+    makes: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> list[str]:
+        """What a user may name it by: the unit, and the layers that make what it consists of."""
+        reads = {*self.reads}
+        made = [tensor.rpartition(".")[0] for tensor, _ in self.tensors]
+        return [self.unit.name, *dict.fromkeys(name for name in made if name not in reads)]
+
+
+def own(owners: dict[Any, Tensor], key: Any, length: int, index: Tensor, choice: Tensor) -> None:
+    """Note in a map of Ties whose the given indices are."""
+    owners.setdefault(key, torch.full((length,), NONE))[index] = choice
+
+
+def conflict(ties: Ties, earlier: Iterable[Ties]) -> tuple[str, str] | None:
+    """A tensor of which an index belongs to an earlier unit too, in one dimension, and that unit; None for none."""
+    for other in earlier:
+        for key in ties.tensors.keys() & other.tensors.keys():
+            if bool(((ties.tensors[key] != NONE) & (other.tensors[key] != NONE)).any()):
+                return key[0], other.unit.name
+    return None
