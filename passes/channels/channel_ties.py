@@ -41,16 +41,24 @@ def ties_of(groups: ChannelGroups, group: Any) -> Ties:
             raise UncuttableError(f"{name} repeats its channels")
         index, choice = torch.tensor(item.idxs), torch.tensor(item.root_idxs) % size
         if isinstance(layer, nn.Parameter):
-            own(
-                ties.tensors,
-                (name, groups.dimension(layer)),
-                layer.shape[groups.dimension(layer)],
-                index,
-                choice,
-            )
+            _tie_parameter(ties, groups, name, layer, (index, choice))
         else:
             _tie(ties, name, layer, groups.reads(item.dep), index, choice)
     return ties
+
+
+def _tie_parameter(
+    ties: Ties, groups: ChannelGroups, name: str, parameter: nn.Parameter, owned: tuple[Tensor, Tensor]
+) -> None:
+    """A parameter of no layer that torch-pruning knows: a layer scale, a class token, a norm of somebody's own."""
+    dim = groups.dimension(parameter)
+    own(ties.tensors, (name, dim), parameter.shape[dim], *owned)
+    module = name.rpartition(".")[0]
+    layer = groups.module(module)
+    if "rmsnorm" in type(layer).__name__.lower():
+        own(ties.norms, module, parameter.shape[dim], *owned)
+        if isinstance(getattr(layer, "normalized_shape", None), tuple):
+            own(ties.sizes, (module, "normalized_shape"), parameter.shape[dim], *owned)
 
 
 def _tie(ties: Ties, name: str, layer: nn.Module, reads: bool, index: Tensor, choice: Tensor) -> None:
@@ -60,7 +68,9 @@ def _tie(ties: Ties, name: str, layer: nn.Module, reads: bool, index: Tensor, ch
     elif isinstance(layer, NORMS):
         own(ties.norms, name, role.width, index, choice)
     for leaf, dim in role.tensors.items():
-        length = layer.get_parameter(leaf).shape[dim] if leaf in layer._parameters else role.width
+        length = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])[
+            leaf
+        ].shape[dim]
         here = index < length  # each group of a grouped convolution has weights for its own inputs only
         own(ties.tensors, (f"{name}.{leaf}", dim), length, index[here], choice[here])
     for count in role.counts:
@@ -97,20 +107,29 @@ def _reader(layer: nn.Module) -> _Role:
 
 def _maker(name: str, layer: nn.Module) -> _Role:
     """A layer whose outputs the channels are, or that treats each for itself."""
-    bias = {"bias": 0} if getattr(layer, "bias", None) is not None else {}
+    further = _further(layer)
     if isinstance(layer, nn.modules.conv._ConvNd):
         depthwise = layer.groups == layer.out_channels == layer.in_channels
         if layer.transposed and layer.groups > 1 and not depthwise:
             raise UncuttableError(f"{name} is a grouped transposed convolution")
         counts = ("out_channels", "in_channels", "groups") if depthwise else ("out_channels",)
-        return _Role(layer.out_channels, {"weight": int(layer.transposed and not depthwise)} | bias, counts)
+        return _Role(
+            layer.out_channels, {"weight": int(layer.transposed and not depthwise)} | further, counts
+        )
     if isinstance(layer, nn.Linear):
-        return _Role(layer.out_features, {"weight": 0} | bias, ("out_features",))
+        return _Role(layer.out_features, {"weight": 0} | further, ("out_features",))
     if isinstance(layer, nn.Embedding):
         return _Role(layer.embedding_dim, {"weight": 1}, ("embedding_dim",))
     if isinstance(layer, (_NORM_BY_CHANNEL, *NORMS, nn.PReLU)):
         return _by_channel(name, layer)
     raise UncuttableError(f"{name} ({type(layer).__name__}) is tied to it")
+
+
+def _further(layer: nn.Module) -> dict[str, int]:
+    """What a layer has for each of its outputs beside its weights: a bias, a gain of standardized weights."""
+    outputs = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
+    own_tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+    return {leaf: 0 for leaf, t in own_tensors if leaf != "weight" and t.dim() and t.shape[0] == outputs}
 
 
 def _by_channel(name: str, layer: nn.Module) -> _Role:

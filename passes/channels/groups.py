@@ -84,6 +84,10 @@ class ChannelGroups:
         into = self._graph.is_in_channel_pruning_fn(handler)
         return bool(into and not self._graph.is_out_channel_pruning_fn(handler))
 
+    def module(self, name: str) -> nn.Module:
+        """A module of the network, by its name."""
+        return self._probe.get_submodule(name)
+
     def dimension(self, parameter: nn.Parameter) -> int:
         """Which dimension of a parameter that belongs to no layer holds the channels, as torch-pruning takes it."""
         return int(next(dim for each, dim in self._graph.unwrapped_parameters if each is parameter))

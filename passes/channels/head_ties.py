@@ -25,7 +25,11 @@ def attention_ties(
     layers = {a.name: module.get_submodule(a.name) for a in found}
     names = [f"{a.name}.qkv".lstrip(".") for a in found]
     whole = [Whole(a.name, a.whole) for a in found if a.whole]
-    ties = [_ties(a, layers[a.name]) for a in found if not a.whole and a.heads > 1] if Kind.HEADS in kinds else []
+    ties = (
+        [_ties(a, layers[a.name]) for a in found if not a.whole and a.heads > 1]
+        if Kind.HEADS in kinds
+        else []
+    )
     return ties, whole, names
 
 

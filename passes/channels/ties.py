@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .surgery import UncuttableError
 from .units import Unit
 
 NONE = -1
@@ -41,7 +42,9 @@ class Ties:
 
 
 def own(owners: dict[Any, Tensor], key: Any, length: int, index: Tensor, choice: Tensor) -> None:
-    """Note in a map of Ties whose the given indices are."""
+    """Note in a map of Ties whose the given indices are; UncuttableError for indices that are not there."""
+    if int(index.max()) >= length:
+        raise UncuttableError("a reshape mixes its channels with positions")
     owners.setdefault(key, torch.full((length,), NONE))[index] = choice
 
 
