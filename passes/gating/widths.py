@@ -1,0 +1,123 @@
+"""How many choices of a unit may stay: what devices compute well, and not too few. And a network at such widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from ..channels.units import Kept, Kind, Unit
+from .cost import Cost
+
+FEWEST_STEPS = 4
+"""A unit that has fewer steps than this is cut in smaller ones."""
+NO_PRICE = 1e-12
+"""What is counted for choices that cost nothing, relative to the whole cost."""
+
+
+def step_of(unit: Unit, round_to: int) -> int:
+    """How many choices are cut at once: `round_to` channels, or half of them and so on where channels are few; one head
+    or block."""
+    if unit.kind in (Kind.HEADS, Kind.BLOCK):
+        return 1
+    channels = unit.size * unit.parts
+    step = max(1, round_to)
+    while step > 1 and (channels < FEWEST_STEPS * step or (step % unit.parts and unit.parts % step)):
+        step //= 2
+    return max(1, step // unit.parts)
+
+
+def widths_of(unit: Unit, round_to: int, least: float) -> list[int]:
+    """The numbers of choices that may stay, ascending, the last one all of them.
+
+    Multiples of `step_of`, from the share `least` on, which is never less than one step; of a block none or all.
+    """
+    if unit.kind is Kind.BLOCK:
+        return [0, unit.size]
+    step = step_of(unit, round_to)
+    fewest = max(1, ceil(round(least * unit.size, 6) / step)) * step
+    return [*range(fewest, unit.size, step), unit.size]
+
+
+class Widths:
+    """The units of a network, each of which keeps its best choices, and what the network then costs.
+
+    scores: (size,) of each unit, the best ones the largest; of equal ones the first stay. numbers: of each unit how
+    many choices may stay, ascending. at: the place in there of how many do.
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], scores: Mapping[str, Tensor], cost: Cost, round_to: int, least: float
+    ) -> None:
+        self.units, self._cost = units, cost
+        ranked = [
+            scores[unit.name].detach().cpu().double().sort(descending=True, stable=True) for unit in units
+        ]
+        self._order = [each.indices for each in ranked]
+        self.numbers = [widths_of(unit, round_to, least) for unit in units]
+        self._sums: list[list[float]] = [
+            [0.0, *each.values.cumsum(0).tolist()] for each in ranked
+        ]  # of so many of the best choices
+        self.at = [len(each) - 1 for each in self.numbers]
+        self._gates = {unit.name: torch.ones(unit.size, dtype=torch.float64) for unit in units}
+
+    def cost(self) -> float:
+        """What the network costs now."""
+        with torch.no_grad():
+            return float(self._cost.of(self._gates))
+
+    def put(self, unit: int, at: int) -> None:
+        """Make one unit as wide as its number `at` says."""
+        if at == self.at[unit]:
+            return
+        gate, order, count = self._gates[self.units[unit].name], self._order[unit], self.numbers[unit][at]
+        gate[order[:count]] = 1
+        gate[order[count:]] = 0
+        self.at[unit] = at
+
+    def put_all(self, at: Sequence[int]) -> None:
+        """Make every unit as wide as its number there says."""
+        for unit, each in enumerate(at):
+            self.put(unit, each)
+
+    def cost_with(self, unit: int, at: int) -> float:
+        """What the network would cost with one unit of another width."""
+        before = self.at[unit]
+        self.put(unit, at)
+        cost = self.cost()
+        self.put(unit, before)
+        return cost
+
+    def score(self, unit: int, at: int) -> float:
+        """The mean over the choices that number `at` is short of the next one."""
+        low, high = self.numbers[unit][at : at + 2]
+        return (self._sums[unit][high] - self._sums[unit][low]) / (high - low)
+
+    def prices(self) -> list[float]:
+        """What a choice of each unit costs, on average over its widths, with the other units as they are.
+
+        Of what lies in a block that is gone: as if that were there.
+        """
+        blocks = [place for place, unit in enumerate(self.units) if unit.kind is Kind.BLOCK]
+        before = [self.at[block] for block in blocks]
+        for block in blocks:
+            self.put(block, 1)
+        prices = [self._price(unit) for unit in range(len(self.units))]
+        for block, at in zip(blocks, before, strict=True):
+            self.put(block, at)
+        return prices
+
+    def _price(self, unit: int) -> float:
+        numbers = self.numbers[unit]
+        saved = self.cost_with(unit, len(numbers) - 1) - self.cost_with(unit, 0)
+        return max(saved / max(1, numbers[-1] - numbers[0]), NO_PRICE * self._cost.whole)
+
+    def kept(self) -> Kept:
+        """The choices that stay, of the units that lose any."""
+        return {
+            unit.name: tuple(sorted(order[:count].tolist()))
+            for unit, order, numbers, at in zip(self.units, self._order, self.numbers, self.at, strict=True)
+            if (count := numbers[at]) < unit.size
+        }
