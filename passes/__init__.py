@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .base import Pass
 from .distill import Distill
+from .gates import Gates
 from .l2 import L2
 from .quantize import Quantize
 
 PASSES: dict[str, type[Pass]] = {
     Distill.name: Distill,
+    Gates.name: Gates,
     L2.name: L2,
     Quantize.name: Quantize,
 }

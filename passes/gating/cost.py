@@ -8,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..channels.anatomy import Anatomy, Side, Term
+from ..channels.anatomy import Anatomy, LayerUse, Side, Term
 from ..channels.units import Gates, Unit
+from .options import CostName
+from .pieces import Pieces, pieces_of_layers, pieces_of_terms
 
 Latency = Callable[[Mapping[str, tuple[Tensor, Tensor, Tensor]]], Tensor]
 """Milliseconds, a scalar that gradients flow through, of layers by name: channels read, channels made, presence."""
@@ -32,6 +34,9 @@ class Cost(Protocol):
 
     def of(self, gates: Gates) -> Tensor:
         """The cost of the whole network with these gates: a scalar on the CPU, float64, that gradients flow through."""
+
+    def pieces(self) -> Pieces:
+        """The same as tables over the widths of few units each, as a linear program can hold it."""
 
 
 class Openness:
@@ -108,6 +113,7 @@ class _Counted:
     """A sum of terms."""
 
     def __init__(self, anatomy: Anatomy, terms: Sequence[Term]) -> None:
+        self._terms = tuple(terms)
         sides = [side for term in terms for side in term.sides]
         self._openness = Openness(anatomy.units, sides, [term.blocks for term in terms])
         none = len(dict.fromkeys(sides))
@@ -123,6 +129,10 @@ class _Counted:
     def of(self, gates: Gates) -> Tensor:
         opened, present = self._openness.of(gates)
         return (self._factors * opened[self._sides].prod(1) * present[self._blocks]).sum()
+
+
+    def pieces(self) -> Pieces:
+        return pieces_of_terms(self._terms)
 
 
 class ParamsCost(_Counted):
@@ -168,3 +178,21 @@ class LatencyCost:
             for layer in self._layers
         }
         return self._latency(widths).cpu().double()
+
+    def pieces(self) -> Pieces:
+        """Each layer's share of the milliseconds, over the widths of the units on its two sides."""
+        return pieces_of_layers(self._layers, self._price)
+
+    def _price(self, layer: LayerUse, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """What a layer that is there takes, elementwise."""
+        return self._latency({layer.name: (inputs, outputs, torch.ones(()))}) - self._latency({})
+
+
+def cost_of(name: CostName, anatomy: Anatomy, latency: Latency | None = None) -> Cost:
+    """The cost of a name that options have. latency: what cost: latency needs."""
+    if name == "params":
+        return ParamsCost(anatomy)
+    if name == "macs":
+        return MacsCost(anatomy)
+    assert latency is not None
+    return LatencyCost(anatomy, latency)

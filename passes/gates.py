@@ -1,0 +1,47 @@
+"""`gates`: channels, heads and blocks that the network can do without are found by trained gates, and removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ..calibration.named import is_callable_name
+from ..form import Form
+from .base import PassContext, PassPlan
+from .gating.options import GatesOptions
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+
+class Gates(GatesOptions):
+    """Trainable-gate pruning (Kim et al., AAAI 2020): a smaller network of a given share of parameters, MACs or ms."""
+
+    name: ClassVar[str] = "gates"
+
+    def functions(self) -> tuple[str, ...]:
+        """Augmentations of the user."""
+        return tuple(name for name in self.training.augment if is_callable_name(name))
+
+    @property
+    def takes(self) -> frozenset[Form]:
+        """A network of modules: in a captured graph layers and blocks can no longer be told apart."""
+        return frozenset({Form.MODULES})
+
+    def leaves(self, taken: Form) -> Form:
+        """A smaller one of the same modules."""
+        return taken
+
+    def plan(self, model: Model, context: PassContext) -> PassPlan:
+        """Decide what goes, remove it, and train what is left."""
+        from .gating.phases import Phases
+
+        return Phases(self, model, context).plan()
+
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
+        """The network without what was removed, with its trained tensors."""
+        from .channels.removal import Removal, removed
+
+        removal = Removal.from_json(plan.structure["removal"])
+        network = removed(model.module, removal)
+        network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
+        return model.successor(network, Form.MODULES)

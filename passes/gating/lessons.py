@@ -1,0 +1,117 @@
+"""What the phases of `gates` learn from and judge by: the task, the samples, and the whole network's outputs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...calibration.data import Part
+from ...model import Model, padded
+from ..base import PassContext
+from ..channels.dissect import Dissected
+from ..channels.gated import Fixed, Gated
+from ..channels.units import Gates
+from ..teaching.likeness import Likeness, Teacher
+from ..teaching.losses import label_loss, regression_loss, soft_target_loss
+from ..teaching.taps import frozen
+from ..teaching.task import TASK_SAMPLES, first_batch, read_task
+from ..training.draws import generator
+from .importance import Loss
+from .options import GatesOptions
+
+WORK = 2e11
+"""Multiply-accumulates that one look at samples may take: about a second on two cores."""
+FEWEST, MOST = 32, 256
+"""Samples that are looked at, whatever they take."""
+BATCH = 32
+Batch = tuple[Tensor, ...]
+
+
+class Lessons:
+    """The task of the whole network, samples to fit to (calibration), and others to judge by (validation)."""
+
+    def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
+        """macs: of one sample."""
+        self.options, self.model, self.seed = options, model, context.seed
+        self.samples = int(min(MOST, max(FEWEST, WORK / max(macs, 1.0))))
+        inputs, labels = first_batch(context.data.calibration, TASK_SAMPLES, model.static_batch)
+        used_by = options.name if options.teacher_weight < 1 else None
+        self.task = read_task(model.run(*inputs), labels, used_by)
+        self.fit = list(self._batches(context.data.calibration, BATCH))
+        self.held_out = list(self._batches(context.data.validation, BATCH))
+        self._each = list(self._batches(context.data.calibration, 1))
+        self._wanted = [self._run(model.module, batch) for batch in self.held_out]
+
+    def likeness(self) -> Likeness:
+        """To the network as it was, and to the labels."""
+        return Likeness(
+            [Teacher(frozen(self.model.module, []))],
+            self.task,
+            self.options.temperature,
+            self.options.teacher_weight,
+        )
+
+    def unlike(self, network: nn.Module) -> float:
+        """How unlike the whole network's outputs those of another one are, on samples that nothing was fitted to.
+
+        The KL divergence in nats of logits, the squared error over the variance of other outputs; means over samples.
+        """
+        losses = [
+            self._divergence(self._run(network, batch), wanted)
+            for batch, wanted in zip(self.held_out, self._wanted, strict=True)
+        ]
+        return float(torch.cat(losses).double().mean())
+
+    def importance_losses(self, dissected: Dissected) -> Iterator[Loss]:
+        """One loss a sample, with labels drawn from the whole network's own outputs.
+
+        Half the mean square of their gradients in gates is, to second order, the divergence that closing these makes
+        (the Fisher information); the divergence itself is at its least there, and has no gradient.
+        """
+        for index, inputs in enumerate(self._each):
+            drawn = generator(self.seed, "importance", index)
+            yield lambda gates, inputs=inputs, drawn=drawn: self._drawn_loss(dissected, gates, inputs, drawn)  # type: ignore[misc]
+
+    def _drawn_loss(
+        self, dissected: Dissected, gates: Gates, inputs: Batch, drawn: torch.Generator
+    ) -> Tensor:
+        gated = Gated(self.model.module, dissected, {name: Fixed(gate) for name, gate in gates.items()})
+        output = self._first(gated(*inputs))
+        if self.task.classification:
+            classes = output.detach().movedim(1, -1).softmax(-1)
+            labels = torch.multinomial(classes.reshape(-1, classes.shape[-1]), 1, generator=drawn)
+            labels = labels.reshape(classes.shape[:-1])
+        else:
+            noise = torch.randn(output.shape, generator=drawn)
+            labels = output.detach() + self.task.variances[0] ** 0.5 * noise
+        return label_loss(output, labels, self.task.classification, self.task.variances[0]).mean()
+
+    def _divergence(self, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
+        """(n,), the mean over the outputs that are numbers."""
+        each = [
+            soft_target_loss(one, other, 1.0)
+            if self.task.classification and one.dim() > 1 and one.shape[1] > 1
+            else regression_loss(one, other, variance)
+            for one, other, variance in zip(found, wanted, self.task.variances, strict=True)
+            if one.is_floating_point()
+        ]
+        return torch.stack(each).mean(0)
+
+    def _run(self, network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                outputs = network(*inputs)
+            return outputs if isinstance(outputs, tuple) else (outputs,)
+
+        exact = self.model.static_batch
+        return (padded(forward, exact) if exact else forward)(*batch)
+
+    def _batches(self, part: Part, size: int) -> Iterator[Batch]:
+        for inputs, _ in part.head(self.samples).batches(self.model.static_batch or size):
+            yield inputs
+
+    @staticmethod
+    def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -1,0 +1,214 @@
+"""The phases of `gates`: what can go, what goes for each target, its removal, and what is left trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...calibration.fidelity import Compared
+from ...model import Model
+from ..base import PassContext, PassPlan
+from ..channels.dissect import Rules, dissect
+from ..channels.gated import Fixed, Gated
+from ..channels.removal import Removal, removed
+from ..channels.units import Gates, Kept, Kind
+from ..teaching.likeness import Likeness
+from ..teaching.taps import Tapped
+from ..training.stage import Stages
+from .check import Effect, exchange, leave_one_out
+from .cost import Cost, cost_of
+from .fine_tuning import FineTuning
+from .gate import Gate
+from .importance import standing, taylor
+from .lessons import Lessons
+from .objective import Gating, Ramp
+from .options import GatesOptions
+from .projection import project, shortfall
+from .repair import repaired
+from .solver import Solver
+from .told import Smaller, details, summary
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What stays for one target; effects: of each unit that loses something, tried alone on held-out samples."""
+
+    kept: Kept
+    effects: dict[str, Effect]
+
+
+class Phases:
+    """One run of the pass over one model."""
+
+    def __init__(self, options: GatesOptions, model: Model, context: PassContext) -> None:
+        self.options, self.model, self.context = options, model, context
+        self.notes: list[str] = []
+        labelled = options.teacher_weight < 1
+        self.stages = Stages(options.name, context.data.train, context, model.static_batch, labelled)
+        self._say("finding what can be removed")
+        rules = Rules(frozenset(options.kinds), options.only, options.keep)
+        self.dissected = dissect(model, options.name, rules)
+        self.anatomy = self.dissected.anatomy
+        self.units = self.anatomy.units
+
+    def plan(self) -> PassPlan:
+        """All phases, for one target after the other; the last one's network is handed on."""
+        if not self.units:
+            reasons = dict.fromkeys(f"{each.name}: {each.reason}" for each in self.anatomy.whole)
+            return PassPlan({}, {}, modified=False, notes=("nothing can be removed", *reasons))
+        series = [self._smaller(share, before) for before, share in self._falling()]
+        chosen = series[-1]
+        structure = {"removal": chosen.removal.to_json()}
+        state = {name: tensor.detach().clone() for name, tensor in chosen.network.state_dict().items()}
+        told = details(self.dissected, self.cost, series) | {"training": self.stages.histories}
+        notes = [*summary(self.dissected, self.cost, chosen), *self.notes]
+        return PassPlan(structure, state, notes=tuple(notes), details=told)
+
+    def _falling(self) -> list[tuple[float, float]]:
+        """Each target, and the one before it."""
+        shares = self.options.shares
+        return list(zip((1.0, *shares), shares, strict=False))
+
+    # -- one target
+
+    def _smaller(self, share: float, before: float) -> Smaller:
+        """The network of one target: decided, cut, repaired, trained and judged."""
+        decided = self._decided(share, before)
+        if note := shortfall(decided.kept, self.cost, share, self.units):
+            self.notes.append(note)
+        removal = self.dissected.removal(decided.kept)
+        network = removed(self.network, removal)
+        if self.options.compensation:
+            self._say(f"{share:g}: refitting what is left")
+            self.notes += repaired(self.model, network, removal.cut, self.lessons)
+        self._fine_tune(network, share)
+        return self._judged(Smaller(share, decided.kept, decided.effects, removal, network))
+
+    def _decided(self, share: float, before: float) -> Decided:
+        """What stays, by gates or by the solver, and after it was tried out."""
+        if self.options.method == "solver":
+            kept, scores = self._solved(share), self.importance
+        else:
+            scores = self._trained_gates(share, before)
+            kept = self._projected(scores, share)
+        self._say(f"{share:g}: trying out what is to go")
+        effects = leave_one_out(self._loss, kept, self.units)
+        found = exchange(
+            self._loss,
+            kept,
+            effects,
+            scores,
+            self.cost,
+            share,
+            self.units,
+            self.options.round_to,
+            self.options.least,
+        )
+        if len(found.losses) > 1:
+            exchanges = len(found.losses) - 1
+            self.notes.append(
+                f"{share:g}: {exchanges} exchanges between layers; unlikeness on held-out samples"
+                f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
+            )
+            effects = leave_one_out(self._loss, found.kept, self.units)
+        return Decided(found.kept, effects)
+
+    def _trained_gates(self, share: float, before: float) -> dict[str, Tensor]:
+        """How far above its threshold each gate is, after they were trained towards the target."""
+        options = self.options
+        objective = Gating(
+            network=self._tapped,
+            likeness=self.likeness,
+            cost=self.cost,
+            ramp=Ramp(before, share),
+            gate_lr=options.gate_lr / options.training.lr,
+        )
+        training = options.training.model_copy(update={"epochs": options.gate_epochs, "keep": "last"})
+        self.notes += self.stages.train(
+            "gates", objective, training, judged=objective.outputs, kept_as=f"gates-{share:g}"
+        )
+        return objective.scores()
+
+    def _projected(self, scores: dict[str, Tensor], share: float) -> Kept:
+        options = self.options
+        return project(
+            scores, self.cost, share, self.units, options.round_to, options.least, per_cost=False
+        )
+
+    def _solved(self, share: float) -> Kept:
+        options = self.options
+        solver = Solver(
+            self.anatomy, self.importance, self.cost, self.cost.pieces(), options.round_to, options.least
+        )
+        return solver.solve(share).kept
+
+    def _fine_tune(self, network: nn.Module, share: float) -> None:
+        objective = FineTuning(Tapped(network, []), self.likeness)
+        self.notes += self.stages.train(
+            "fine-tuning",
+            objective,
+            self.options.training,
+            judged=objective.outputs,
+            kept_as=f"fine-tuning-{share:g}",
+        )
+        network.eval()
+
+    def _judged(self, smaller: Smaller) -> Smaller:
+        """With the validation metric and how alike it answers to the whole network."""
+        found = self.model.successor(smaller.network, self.model.form)
+        forward, batch = found.in_batches()
+        beside = Compared(forward, self.model.in_batches()[0])
+        part = self.context.data.validation
+        metric = self.context.metric.measure(beside, part, batch).record
+        return smaller.judged(found.facts(), metric, beside.record(part.name))
+
+    # -- what all targets share
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What is to become smaller."""
+        return cost_of(self.options, self.anatomy, self.model, self.context)
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        """Samples to fit to and to judge by."""
+        macs = sum(term.whole for layer in self.anatomy.layers for term in layer.macs)
+        return Lessons(self.options, self.model, self.context, macs)
+
+    @cached_property
+    def likeness(self) -> Likeness:
+        """What is learned from."""
+        return self.lessons.likeness()
+
+    @cached_property
+    def importance(self) -> dict[str, Tensor]:
+        """What each choice is worth before any training, as half a divergence in nats."""
+        self._say("reading what each channel is worth")
+        return taylor(self.lessons.importance_losses(self.dissected), self.units)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """A copy of the network that gates are trained in, whole in its widths."""
+        return copy.deepcopy(self.model.module)
+
+    @cached_property
+    def _tapped(self) -> Tapped:
+        """The network with gates, all open, those of the least importance next to their threshold."""
+        ranks = standing(self.importance, self.units)
+        gates = {unit.name: Gate(unit.size, self.options.gradient) for unit in self.units}
+        for name, gate in gates.items():
+            gate.start(ranks[name])
+        return Tapped(Gated(self.network, self.dissected, gates), [])
+
+    def _loss(self, gates: Gates) -> float:
+        """How unlike the whole network the trained one is with these gates."""
+        self.network.eval()
+        fixed = {name: Fixed(gate) for name, gate in gates.items()}
+        return self.lessons.unlike(Gated(self.network, self.dissected, fixed))
+
+    def _say(self, what: str) -> None:
+        self.context.progress.say(f"  {self.options.name}: {what}")
