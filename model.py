@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -89,6 +89,9 @@ class Model:
     original: the float model as ingested; None on the float model itself.
     stored_bytes: bytes of the weights at their stored precision; None means that of their dtypes.
     coded: tensors of the module that hold few values, by name, as a packed file stores them.
+    removals: what passes took out, in their order, of the network that a factory makes, each as JSON values of
+    `passes/channels/removal.py`. None where no factory makes it, or one graph was made of it: its weights then load
+    into nothing that could be made smaller alike. whole: the model before the first that a pass took out here.
     """
 
     module: nn.Module
@@ -101,6 +104,8 @@ class Model:
     original: Model | None = None
     stored_bytes: int | None = None
     coded: Mapping[str, CodedTensor] = field(default_factory=dict, compare=False)
+    removals: tuple[Mapping[str, Any], ...] | None = field(default=None, compare=False)
+    whole: Model | None = field(default=None, compare=False)
     source: str = field(default="", compare=False)
 
     @property
@@ -151,7 +156,14 @@ class Model:
     def successor(self, module: nn.Module, form: Form, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
         fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}}
+        if form is not Form.MODULES:
+            fresh |= {"removals": None, "whole": None}
         return replace(self, module=module, form=form, **fresh | changes)  # type: ignore[arg-type]
+
+    def smaller(self, module: nn.Module, removal: Mapping[str, Any]) -> Model:
+        """The successor that a pass made by taking `removal` out of the network."""
+        removals = None if self.removals is None else (*self.removals, removal)
+        return self.successor(module, self.form, removals=removals, whole=self.whole or self)
 
 
 Forward = Callable[..., tuple["Tensor", ...]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from edgepress.form import Form
 from edgepress.model import METRIC_BATCH, Model, padded
 from torch import Tensor, nn
 
@@ -48,3 +49,17 @@ def test_an_engine_in_the_networks_place_gets_as_many_samples() -> None:
     one, other = forward(X[:2])
     assert given == [3] and torch.equal(one, X[:2]) and torch.equal(other, -X[:2])
     assert [len(y) for y in padded(engine, 5)(X)] == [4, 4] and given == [3, 5]
+
+
+def test_what_passes_took_out_is_kept_in_order_until_one_graph_is_made_of_the_network() -> None:
+    model = Model(nn.Identity(), (X,), removals=({"first": 1},))
+    small = model.smaller(nn.Identity(), {"second": 2})
+    trained = small.successor(nn.Identity(), Form.MODULES).smaller(nn.Identity(), {"third": 3})
+    assert trained.removals == ({"first": 1}, {"second": 2}, {"third": 3})
+    assert model.whole is None and small.whole is trained.whole is model
+    captured = trained.successor(nn.Identity(), Form.GRAPH)
+    assert captured.removals is captured.whole is None
+
+
+def test_a_network_that_no_factory_makes_has_nothing_to_be_loaded_into() -> None:
+    assert Model(nn.Identity(), (X,)).smaller(nn.Identity(), {"first": 1}).removals is None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .surgery import Cut, keep_channels, plain_parameters
+from .surgery import Cut, keep_blocks, keep_channels, plain_parameters
 
 
 class Skipped(nn.Module):
@@ -26,20 +26,29 @@ class Removal:
     """What is taken out of a network. cut: the channels that stay; skipped: blocks that are passed over.
 
     factors: by which tensors are multiplied, by name, so that what is left computes what it did.
+    children: of a container those that stay, numbered anew where they are numbered; all other names here are those that
+    parts have then.
     """
 
     cut: Cut = field(default_factory=Cut)
     skipped: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
+    children: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {"cut": self.cut.to_json(), "skipped": list(self.skipped), "factors": dict(self.factors)}
+        return {
+            "cut": self.cut.to_json(),
+            "skipped": list(self.skipped),
+            "factors": dict(self.factors),
+            "children": {name: list(keys) for name, keys in self.children.items()},
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Removal:
         """What `to_json` wrote."""
-        return cls(Cut.from_json(stored["cut"]), tuple(stored["skipped"]), dict(stored["factors"]))
+        cut = Cut.from_json(stored["cut"])
+        return cls(cut, tuple(stored["skipped"]), dict(stored["factors"]), dict(stored["children"]))
 
 
 def removed(module: nn.Module, removal: Removal) -> nn.Module:
@@ -48,6 +57,7 @@ def removed(module: nn.Module, removal: Removal) -> nn.Module:
     AttributeError, IndexError or KeyError when the removal is of another network.
     """
     smaller = copy.deepcopy(module).eval()
+    keep_blocks(smaller, removal.children)
     keep_channels(smaller, removal.cut)
     with torch.no_grad():
         for name, factor in removal.factors.items():

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..channels.removal import Skipped
 from ..channels.surgery import Cut
 
 if TYPE_CHECKING:
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
 NEAR = 1e-6
 """Of the largest output, in binary64, where the order of sums is worth 1e-14."""
-
-
-class _Skipped(nn.Module):
-    """A block that hands on the tensor it was given, whatever else it is called with."""
-
-    def forward(self, *given: object, **named: object) -> object:
-        return next(x for x in (*given, *named.values()) if isinstance(x, Tensor))
 
 
 def inherits_blocks(student: nn.Module, teacher: Model, kept: Mapping[str, Sequence[str]]) -> bool:
@@ -34,7 +28,7 @@ def inherits_blocks(student: nn.Module, teacher: Model, kept: Mapping[str, Seque
     for name, keys in kept.items():
         container = skipping.get_submodule(name)
         for key in container._modules.keys() - set(keys):
-            container._modules[key] = _Skipped()
+            container._modules[key] = Skipped()
     return _alike(skipping, copy.deepcopy(student), teacher)
 
 

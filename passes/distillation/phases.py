@@ -71,7 +71,7 @@ class Phases:
             return student, {}
         derived = derive(self.model, options.depth, options.width)
         self.notes += derived.notes
-        return self.model.successor(derived.module, self.model.form), derived.description
+        return self.model.smaller(derived.module, derived.description), derived.description
 
     # -- training in float
 

@@ -15,8 +15,9 @@ from torch import nn
 
 from ...errors import CompressError
 from ...form import Form, form_named
+from ..channels.removal import Removal, removed
 from ..channels.runs import failure
-from ..channels.surgery import Cut, keep_blocks, keep_channels, plain_parameters
+from ..channels.surgery import Cut, keep_blocks
 from ..order import WORDS
 from .inherited import inherits_blocks
 from .options import NAME_A_FACTORY
@@ -34,7 +35,7 @@ class Student:
     """A network derived from a teacher.
 
     module: in eval mode, a deep copy: the teacher is never touched. Same inputs and outputs as the teacher.
-    description: JSON values: which blocks and channels are kept; enough for `rederive`.
+    description: JSON values: the removal of blocks and channels; enough for `rederive`.
     notes: for the report, what was kept; and what could not be derived, with the reason.
     """
 
@@ -59,7 +60,7 @@ def student_of(
         return replace(found, original=model.float_original, onnx_path=None)
     if options.same:
         return model
-    return model.successor(rederive(model, dict(description)), model.form)
+    return model.smaller(rederive(model, dict(description)), description)
 
 
 def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:
@@ -70,25 +71,25 @@ def derive(model: Model, depth: float = 1.0, width: float = 1.0) -> Student:
     """
     _require_derivable(model, depth, width)
     module = copy.deepcopy(model.module).eval()
-    description: dict[str, Any] = {"blocks": {}, "channels": None}
+    kept: dict[str, list[str]] = {}
+    cut = Cut()
     notes: list[str] = []
     if depth < 1:
-        kept, found = choose_blocks(module, model.example_inputs, depth)
+        kept, notes = choose_blocks(module, model.example_inputs, depth)
         keep_blocks(module, kept)
         reason = failure(module, model)
         if reason:
             raise CompressError(
-                f"distill.student: without the dropped blocks ({'; '.join(found)}) {reason}. {NAME_A_FACTORY}"
+                f"distill.student: without the dropped blocks ({'; '.join(notes)}) {reason}. {NAME_A_FACTORY}"
             )
-        description["blocks"], notes = kept, found
         if not inherits_blocks(module, model, kept):
             notes.append(
                 "blocks: forward() goes by their numbers: a kept one does not compute what it does in the teacher"
             )
     if width < 1:
         cut, found = choose_channels(module, model, width)
-        description["channels"] = cut.to_json()
         notes += found
+    description = Removal(cut, children=kept).to_json()
     student = rederive(model, description)
     notes.append(f"student: params {_count(model.module)} -> {_count(student)}")
     return Student(student, description, tuple(notes))
@@ -99,18 +100,13 @@ def rederive(model: Model, description: dict[str, Any]) -> nn.Module:
 
     Raises CompressError when the description is that of another network.
     """
-    module = copy.deepcopy(model.module).eval()
     try:
-        keep_blocks(module, description["blocks"])
-        if description["channels"] is not None:
-            keep_channels(module, Cut.from_json(description["channels"]))
+        return removed(model.module, Removal.from_json(description))
     except (AttributeError, IndexError, KeyError) as error:
         raise CompressError(
             f"distill.student: this description is not of {model.source or type(model.module).__name__}: {error}."
             " Derive the student again."
         ) from error
-    plain_parameters(module)
-    return module
 
 
 def _require_derivable(model: Model, depth: float, width: float) -> None:

@@ -15,7 +15,7 @@ def without_channels(model: Model, student: Student) -> nn.Module:
     """The network of `model` with zeros for all that `student` does not keep."""
     without = copy.deepcopy(model.module)
     tensors = dict([*without.named_parameters(), *without.named_buffers()])
-    for name, dims in Cut.from_json(student.description["channels"]).tensors.items():
+    for name, dims in Cut.from_json(student.description["cut"]).tensors.items():
         for dim, kept in dims.items():
             gone = sorted(set(range(tensors[name].shape[dim])) - set(kept))
             tensors[name].data.index_fill_(dim, torch.tensor(gone), 0.0)
@@ -24,4 +24,4 @@ def without_channels(model: Model, student: Student) -> nn.Module:
 
 def kept(student: Student, tensor: str) -> dict[int, list[int]]:
     """The indices of each dimension that was cut of a tensor."""
-    return Cut.from_json(student.description["channels"]).tensors.get(tensor, {})
+    return Cut.from_json(student.description["cut"]).tensors.get(tensor, {})
