@@ -30,6 +30,7 @@ from .measure import Measured, measure_target
 from .metric_units import require_share
 from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
+from .packing.pruned_file import WEIGHTS, WIDTHS, write_pruned
 from .prepare import Prepared, unavailable
 from .proof.flow import FlowProofs
 from .recipe.file import read_recipe, recipe_text_of
@@ -42,7 +43,9 @@ from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target
 
 STEPS = "steps"
-OUTDATED = ("run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z")
+OUTDATED = (
+    "run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z", WEIGHTS, WIDTHS,
+)  # fmt: skip
 """Files of an earlier run in the same folder, which this one may not come to write."""
 
 
@@ -136,9 +139,7 @@ class _Run:
         candidate = self.proofs.candidate(steps, model, float_onnx, onnx_path, data, shared)
         measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
         records = [m.record for m in measured]
-        packed = write_packed(final, self.folder / "packed.safetensors")
-        small = self._write_l2z(final, onnx_path)
-        artefacts = self._artefacts(float_onnx, onnx_path, packed, small, measured)
+        artefacts = self._artefacts([step.model for step in steps], float_onnx, onnx_path, measured)
         rows = [step.record for step in steps]
         budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs.records, records, artefacts)
         record = RunRecord(
@@ -240,16 +241,15 @@ class _Run:
         return path
 
     def _artefacts(
-        self,
-        float_onnx: Path,
-        onnx_path: Path,
-        packed: Path | None,
-        small: Path | None,
-        measured: list[Measured],
+        self, models: list[Model], float_onnx: Path, onnx_path: Path, measured: list[Measured]
     ) -> list[ArtefactRecord]:
-        files = [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
-        files += [(small, "l2z")] if small is not None else []
-        files += [(packed, "packed-weights")] if packed is not None else []
+        """The files of the run; those of weights alone are written here."""
+        final, files = models[-1], [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
+        if (small := self._write_l2z(final, onnx_path)) is not None:
+            files.append((small, "l2z"))
+        if (packed := write_packed(final, self.folder / "packed.safetensors")) is not None:
+            files.append((packed, "packed-weights"))
+        files += write_pruned(models, self.folder)
         files += [(a.path, a.kind) for m in measured for a in m.artefacts]
         return [
             ArtefactRecord(

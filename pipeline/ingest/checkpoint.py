@@ -12,6 +12,7 @@ from ...calibration.named import did_you_mean
 from ...errors import CompressError
 from ...progress import Progress, Silent
 from ..files import require_file
+from .removals import KEY, as_tensor, removals_in, text_in
 from .safetensors_file import read_safetensors
 from .state_dicts import Checkpoint, find_state_dicts, plain_tensors
 from .torch_file import load_pickle
@@ -25,6 +26,7 @@ def read_weights(
 ) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU; of several state dicts the one to deploy, which is said.
 
+    What was removed before the tensors fit their network is one of them, of bytes, as .l2z files keep it.
     trust_pickle: SHA-256 of a file that may be unpickled although it holds code.
     UnsafeInputError for a pickle that holds code, CompressError for anything else that is no set of tensors.
     """
@@ -34,7 +36,8 @@ def read_weights(
         progress.say(
             f"{path.name} holds the state dicts {named(checkpoint.sets)}; {chosen.label} alone is read"
         )
-    return plain_tensors(chosen.entries, path)
+    told = {KEY: as_tensor(checkpoint.removals)} if checkpoint.removals else {}
+    return plain_tensors(chosen.entries, path) | told
 
 
 def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
@@ -42,7 +45,9 @@ def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
     require_file(path, "weights")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
-        return Checkpoint(path, {"": read_safetensors(path)})
+        tensors, metadata = read_safetensors(path)
+        removals = removals_in(metadata[KEY], path) if KEY in metadata else ()
+        return Checkpoint(path, {"": tensors}, removals=removals)
     if suffix == ".l2z":
         from ..l2z.codec import unpack_tensors
 
@@ -51,7 +56,8 @@ def read_checkpoint(path: Path, trust_pickle: str | None = None) -> Checkpoint:
             raise CompressError(
                 f"weights: {path} holds an ONNX graph; unpack it: compress unpack {path} -o model.onnx"
             )
-        return Checkpoint(path, {"": tensors})
+        removals = removals_in(text_in(tensors.pop(KEY), path), path) if KEY in tensors else ()
+        return Checkpoint(path, {"": tensors}, removals=removals)
     if suffix not in WEIGHT_SUFFIXES:
         raise CompressError(f"weights: {path}: expected a .safetensors, .l2z, .pt or .pth file")
     return find_state_dicts(load_pickle(path, trust_pickle), path)
@@ -73,7 +79,12 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, key: str | None = None)
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     refuse_unusable(weights, str(path), parameters)
     module.load_state_dict(weights, strict=False)
-    return "; ".join(filter(None, (note, _conversions(weights))))
+    return joined(note, _conversions(weights))
+
+
+def joined(*notes: str) -> str:
+    """What is to be said, with what is empty left out."""
+    return "; ".join(filter(None, notes))
 
 
 def _require_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, note: str) -> None:

@@ -21,9 +21,11 @@ from ...progress import Progress, Silent
 from ..file_limits import within_limits
 from ..onnx_files.inputs import NOTHING, GivenShapes
 from .baked import bake_in, detach_computed
-from .checkpoint import load_into, read_checkpoint, refuse_unusable
+from .checkpoint import joined, load_into, read_checkpoint, refuse_unusable
 from .factories import build_network
 from .network_example import accepts, declared_sample, of_one_sample, random_example, stated_shapes
+from .removals import Removals, in_words
+from .smaller import require_no_larger, without_removed
 
 if TYPE_CHECKING:
     from ..recipe.sections import ModelSection
@@ -79,14 +81,18 @@ def _from_factory(
         warnings.simplefilter("ignore")
         module, shapes = build_network(section.source, dict(section.args), base)
     detach_computed(module)
-    module = copy.deepcopy(module).cpu().eval()
+    whole = module = copy.deepcopy(module).cpu().eval()
+    removals: Removals = ()
     source = section.source
     if section.weights is None:
         progress.say(f"{section.source}: no weights are given: the network is as its factory leaves it")
         refuse_unusable(module.state_dict(), section.source, {n for n, _ in module.named_parameters()})
     else:
         path = base / section.weights
-        note = load_into(module, read_checkpoint(path, trust), section.weights_key)
+        checkpoint = read_checkpoint(path, trust)
+        removals = checkpoint.removals
+        module = without_removed(whole, removals, path)
+        note = joined(in_words(removals), load_into(module, checkpoint, section.weights_key))
         source += f", weights {section.weights.name}" + (f" ({note})" if note else "")
         if note:
             progress.say(f"{path.name}: {note}")
@@ -95,7 +101,11 @@ def _from_factory(
     if example is None:
         example = random_example(of_one_sample(module, stated) if stated else shapes, section.source)
     inputs = _plain(example)
-    return _checked(section, module, inputs, _input_names(module, len(inputs)), source=source)
+    if section.weights is not None:
+        require_no_larger(module, whole, inputs, base / section.weights)
+    names = _input_names(module, len(inputs))
+    told = tuple(each.removal().to_json() for each in removals)
+    return _checked(section, module, inputs, names, source=source, removals=told)
 
 
 def _from_exported(

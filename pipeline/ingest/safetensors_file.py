@@ -16,13 +16,14 @@ MAX_DIMENSIONS = 64  # what torch's operators take
 MAX_HEADER_BYTES = 100 * 10**6  # the format's own limit
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file by name; CompressError says what is wrong with it."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of the file by name, and its metadata; CompressError says what is wrong with it."""
     from safetensors.torch import load_file
 
     try:
-        _check_shapes(_header(path))
-        return dict(load_file(path))
+        header = _header(path)
+        _check_shapes(header)
+        return dict(load_file(path)), header.get("__metadata__") or {}
     except CompressError as error:
         raise CompressError(f"weights: {path}: {error}") from None
     except Exception as error:  # safetensors and torch raise many types for a header that lies

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CompressError, UnsafeInputError
+from .removals import Removals
 from .torch_file import MAX_RATIO
 
 MAX_DEPTH = 4
@@ -29,11 +30,15 @@ _Set = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weight file holds. sets: tensors by name, of each state dict by its key; others: what else is there."""
+    """What a weight file holds. sets: tensors by name, of each state dict by its key; others: what else is there.
+
+    removals: what was taken out of the network that a factory makes, before the tensors fit.
+    """
 
     path: Path
     sets: Mapping[str, Mapping[str, Any]]
     others: tuple[str, ...] = field(default=())
+    removals: Removals = ()
 
 
 def is_averaged(key: str) -> bool:

@@ -131,6 +131,7 @@ def pass_rows(model: Model) -> list[PassRow]:
 
 def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
     from ..ingest.checkpoint import is_finite
+    from ..ingest.removals import in_words
     from ..ingest.state_dicts import plain_tensors
     from ..ingest.weight_choice import to_show
 
@@ -144,6 +145,8 @@ def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
     bad = [n for n, t in weights.items() if not is_finite(t)]
     notes = [*kept, "weights alone: which passes apply needs the network (inspect a recipe or a factory)"]
     notes += [f"tensor {n!r} holds NaN or infinite values" for n in bad]
+    if pruned := in_words(checkpoint.removals):
+        notes.append(f"{pruned}: they load into the factory of the whole network")
     size = sum(t.numel() * t.element_size() for t in weights.values())
     total = sum(r.params for r in rows)
     return Inspection(kind="weights", source=path.name, params=total, bytes=size, tensors=rows, notes=notes)

@@ -18,6 +18,7 @@ from ...model import CodedTensor
 from ...progress import Progress, Silent
 from ..files import require_file, write_atomically
 from ..ingest.checkpoint import read_weights
+from ..ingest.removals import KEY, text_in
 from ..l2z.codec import pack_tensors, unpack_tensors
 from ..l2z.planes import bytes_of, tensor_of
 from ..onnx_files.file import read_onnx
@@ -146,7 +147,10 @@ def _safetensors(tensors: dict[str, Tensor], path: Path) -> bytes:
         raise CompressError(
             f"{path}: tensor {wrong[0]!r} is complex128, which .safetensors files do not hold"
         )
-    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    metadata = {KEY: text_in(tensors[KEY], path)} if KEY in tensors else None
+    return bytes(
+        save({name: tensor.contiguous() for name, tensor in tensors.items() if name != KEY}, metadata)
+    )
 
 
 def _same(packed: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
