@@ -6,7 +6,7 @@ In the manner of `report_charts`: horizontal coordinates are per cent, texts esc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -14,14 +14,13 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ...text import short
+from ..pages.axis import Axis, axis_over
 from ..pages.svg import add, markup, svg
 from ..pages.words import bare_ms
 from .pareto import Estimate, Point, Standing
 
 PLOT_TOP, PLOT_HEIGHT, AXIS_HEIGHT = 32, 300, 40
 PLOT_LEFT, PLOT_WIDTH = 8.0, 90.0  # per cent; labels of the vertical axis stand left of it
-LOG_FROM = 15  # times between the least and the largest value, from which an axis is logarithmic
-PAD = 0.12  # of an axis left free at its ends
 LABEL_LIMIT = 44
 LABEL_STEP = 15  # pixels between labels that would lie on each other
 LABEL_TRIES = 9
@@ -37,55 +36,6 @@ class Mark:
     css: str
     point: Point
     standing: Standing
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A range of values on a line, linear or logarithmic."""
-
-    low: float
-    high: float
-    logarithmic: bool = False
-
-    def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end; values beyond lie at the ends."""
-        low, high, at = (self._scaled(v) for v in (self.low, self.high, value))
-        return min(max((at - low) / (high - low), 0), 1)
-
-    def ticks(self) -> list[float]:
-        """Round values inside the range, about six of them."""
-        if self.logarithmic:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-            found = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-        else:
-            rough = (self.high - self.low) / 6
-            base = 10.0 ** math.floor(math.log10(rough))
-            step = next((f * base for f in (1, 2, 2.5, 5) if f * base >= rough), 10 * base)
-            found = [
-                round(i * step, 12) for i in range(math.ceil(self.low / step), 1 + int(self.high / step))
-            ]
-        return [tick for tick in found if self.low <= tick <= self.high]
-
-    def _scaled(self, value: float) -> float:
-        return math.log(max(value, self.low)) if self.logarithmic else value
-
-
-def axis_over(estimates: Iterable[Estimate], from_zero: bool) -> Axis:
-    """An axis that holds every value and every bound that is known, with room at its ends.
-
-    from_zero: for amounts, which start at 0, or are drawn on a logarithmic axis where they differ much.
-    """
-    held = [v for e in estimates for v in (e.value, e.low, e.high) if math.isfinite(v)] or [0.0, 1.0]
-    low, high = min(held), max(held)
-    if from_zero and low > 0 and high / low > LOG_FROM:
-        room = (high / low) ** PAD
-        return Axis(low / room, high * room, logarithmic=True)
-    if from_zero and low >= 0:
-        return Axis(0.0, (1 + PAD) * high or 1.0)
-    room = PAD * (high - low) or PAD * abs(high) or 1.0
-    if low >= 0 and high <= 1:  # fractions stay fractions
-        return Axis(max(low - room, 0.0), min(high + room, 1.0))
-    return Axis(low - room, high + room)
 
 
 @dataclass(frozen=True)
@@ -118,8 +68,8 @@ def front_chart(marks: Sequence[Mark], scale: Scale) -> Markup:
     spoken = f"Latency against {scale.title}. On the front: {', '.join(mark.name for mark in front)}"
     plot = _Plot(
         svg=svg(PLOT_TOP + PLOT_HEIGHT + AXIS_HEIGHT, spoken),
-        x=axis_over((m.point.x for m in marks), from_zero=True),
-        y=axis_over((m.point.y for m in marks), from_zero=not scale.more_is_better),
+        x=axis_over(_held(m.point.x for m in marks), from_zero=True),
+        y=axis_over(_held(m.point.y for m in marks), from_zero=not scale.more_is_better),
     )
     _draw_axes(plot, scale)
     for one, other in pairwise(front):
@@ -131,6 +81,12 @@ def front_chart(marks: Sequence[Mark], scale: Scale) -> Markup:
     for mark in sorted(marks, key=lambda m: m.standing.kind != "front"):
         _draw_label(plot, mark)
     return markup(plot.svg)
+
+
+def _held(estimates: Iterable[Estimate]) -> Iterator[float]:
+    """What an axis is to hold: the values and their bounds."""
+    for estimate in estimates:
+        yield from (estimate.value, estimate.low, estimate.high)
 
 
 def _draw_axes(plot: _Plot, scale: Scale) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from edgepress.cli import cli
 from edgepress.errors import CompressError
-from edgepress.pipeline.comparison.charts import Axis, Mark, Scale, axis_over, front_chart
+from edgepress.pipeline.comparison.charts import Mark, Scale, front_chart
 from edgepress.pipeline.comparison.collect import Comparison, load_comparison
 from edgepress.pipeline.comparison.fronts import Front, benches
 from edgepress.pipeline.comparison.page import comparison_document, comparison_page
@@ -362,26 +362,6 @@ def test_a_latency_that_cannot_be_is_not_compared(tmp_path: Path) -> None:
 
 
 # Charts
-
-
-def test_axes() -> None:
-    assert axis_over([exact(1.0), exact(4.0)], from_zero=True).low == 0
-    wide = axis_over([exact(0.1), exact(50.0)], from_zero=True)
-    assert wide.logarithmic
-    assert wide.ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100])
-    fractions = axis_over([exact(0.99), exact(1.0)], from_zero=False)
-    assert (fractions.low, fractions.high) == (pytest.approx(0.9888), 1.0)
-    assert Axis(0, 10).ticks() == [0, 2, 4, 6, 8, 10]
-    assert [Axis(0, 10).share(v) for v in (-5, 2.5, 99)] == [0, 0.25, 1]
-
-
-@pytest.mark.parametrize("values", [[0.0], [5.0], [0.0, 0.0], [1e-9, 1e9], [-3.0, 3.0], []], ids=str)
-@pytest.mark.parametrize("from_zero", [True, False])
-def test_any_axis_has_room_and_ticks(values: list[float], from_zero: bool) -> None:
-    axis = axis_over([exact(v) for v in values], from_zero)
-    assert axis.low < axis.high
-    assert 2 <= len(axis.ticks()) <= 80
-    assert all(0 <= axis.share(v) <= 1 for v in values)
 
 
 def test_whiskers_whose_bounds_are_not_known_are_not_drawn() -> None:
