@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from ..record import Count, Interval, Measured, NotNegative, Record
 
@@ -22,6 +24,19 @@ class MetricRecord(Record):
     part: str
     standard_error: NotNegative | None = None
     """Of `value`; null where it is not known: equal scores tell nothing of others, and old records do not keep it."""
+
+
+class FidelityRecord(Record):
+    """How alike a network answers to the one that it was made from, over `n` samples of a part.
+
+    agreement: share of the samples with the same top class; kl: KL(before ‖ after) of the predictions, the mean in
+    nats, NaN where it is not finite.
+    """
+
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    kl: NotNegative
+    n: Count
+    part: str
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..calibration.data import Part
-from ..calibration.measurement import MetricRecord
+from ..calibration.measurement import FidelityRecord, MetricRecord
 from ..model import Forward, Model
 from ..passes.base import PassContext
 from ..targets.base import TargetOptions
+from .fidelity import metric_and_fidelity, metric_of
 from .proof.divergence import Suspect, where
 from .proof.edges import (
     FLOAT_LIMIT,
@@ -69,8 +70,8 @@ def judged(
     context: PassContext,
     batch: int,
     find_layer: FindLayer | None = None,
-) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord]]:
-    """The proof of each engine against its ONNX file, and its metric, by label.
+) -> tuple[dict[str, ParityRecord], dict[str, MetricRecord], FidelityRecord | None]:
+    """The proof of each engine against its ONNX file, its metric, by label, and how alike the compressed one answers.
 
     device: as texts name it; batch: samples that an engine is given at once; find_layer: asked of a broken proof.
     """
@@ -88,11 +89,14 @@ def judged(
             proof = proof.model_copy(update={"where": find_layer(label, limit, proof, wanted, found)})
         parities[label] = proof
     context.progress.say(f"{device}: measuring {context.metric.name} on {len(part)} samples")
-    metrics = {
-        label: context.metric.measure(forward, part, batch_size=batch, progress=context.progress).record
-        for label, forward in forwards.items()
-    }
-    return parities, metrics
+    metrics, fidelity = {}, None
+    for label, forward in forwards.items():
+        if label == COMPRESSED:
+            reference = candidate.model.float_original
+            metrics[label], fidelity = metric_and_fidelity(forward, batch, reference, context)
+        else:
+            metrics[label] = metric_of(forward, batch, context)
+    return parities, metrics, fidelity
 
 
 def _limit(label: str, candidate: Candidate, own_default: bool) -> Limit:

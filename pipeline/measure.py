@@ -105,7 +105,7 @@ def _measured(
     options = {label: engine.options for label, engine in unfixed.items()}
     batch = candidate.model.static_batch or METRIC_BATCH
     find_layer = layer_finder(section, options, candidate, context)
-    parities, metrics = judged(section.label, forwards, candidate, context, batch, find_layer)
+    parities, metrics, fidelity = judged(section.label, forwards, candidate, context, batch, find_layer)
     launches = _timed(device, engines, fed, plan, context)
     records = {
         label: _engine_record(label, engine, of(launches, label), fed, metrics[label])
@@ -121,6 +121,7 @@ def _measured(
         # Over a baseline that computes something else a ratio would say nothing.
         speedup=speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
         parity=parities.pop(COMPRESSED),
+        fidelity=fidelity,
         float_parity=list(parities.values()),
     )
     return Measured(record, tuple(a for engine in engines.values() for a in engine.artefacts))

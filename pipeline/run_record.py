@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..calibration.measurement import MetricRecord
+from ..calibration.measurement import FidelityRecord, MetricRecord
 from ..record import Count, Record, Seconds
 from ..targets.layer import Layer
 from ..targets.measuring.latency import Latency, Speedup
@@ -55,6 +55,8 @@ class StepRecord(Record):
     """Multiply-accumulates of one sample; null when any of them cannot be counted."""
     bytes: Count
     metric: MetricRecord
+    fidelity: FidelityRecord | None = None
+    """To the float model; null for that itself, where outputs are not scores of classes, and in old records."""
     notes: list[str] = []
     details: dict[str, Any] = {}
 
@@ -122,6 +124,8 @@ class TargetRecord(Record):
     speedup: list[Speedup] = []
     parity: ParityRecord | None = None
     """The compressed engine against its ONNX file."""
+    fidelity: FidelityRecord | None = None
+    """The compressed engine to the float model; null where outputs are not scores of classes, and in old records."""
     float_parity: list[ParityRecord] = []
     """The float engines against theirs."""
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from ..calibration.measurement import MetricRecord
+from ..calibration.measurement import FidelityRecord, MetricRecord
 from ..calibration.named import import_callable
 from ..errors import CompressError
 from ..model import Facts, Model
 from ..passes.base import Pass, PassContext, PassPlan
 from ..passes.order import refusal
 from .environment import code_digest
+from .fidelity import metric_and_fidelity, metric_of
 from .files import sha256_file
 from .run_record import StepRecord
 from .store import Entry, Store, key_of
@@ -37,8 +38,8 @@ def float_step(model: Model, key: str, context: PassContext, store: Store) -> St
     if stored is not None:
         record = StepRecord.model_validate({**stored.values["record"], "cached": True})
         return Step(model, record, key)
-    metric = measure(model, context)
-    record = _record("float", {}, False, started, model.facts(), metric, [model.source], {})
+    measured = metric_of(*model.in_batches(), context), None
+    record = _record("float", {}, False, started, model.facts(), measured, [model.source], {})
     store.put(key, Entry({"record": record.model_dump(mode="json")}, {}))
     return Step(model, record, key)
 
@@ -89,14 +90,17 @@ def _applied(before: Step, chosen: Pass, context: PassContext, store: Store, key
     context.progress.say(f"{chosen.name}: working")
     result = chosen.apply(before.model, context)
     verify(chosen.name, before.model, result.model, result.modified)
-    metric = measure(result.model, context) if result.modified else before.record.metric
+    measured = before.record.metric, before.record.fidelity
+    if result.modified:
+        reference = before.model.float_original
+        measured = metric_and_fidelity(*result.model.in_batches(), reference, context)
     record = _record(
         chosen.name,
         chosen.model_dump(mode="json"),
         result.modified,
         started,
         result.model.facts(),
-        metric,
+        measured,
         list(result.notes),
         result.plan.details,
     )
@@ -127,23 +131,17 @@ def verify(name: str, before: Model, after: Model, modified: bool) -> None:
         raise CompressError(f"pass {name}: it says it changed nothing, and returned another model")
 
 
-def measure(model: Model, context: PassContext) -> MetricRecord:
-    """The metric on the part that the verdict is taken on."""
-    forward, batch = model.in_batches()
-    part = context.data.judge
-    return context.metric.measure(forward, part, batch_size=batch, progress=context.progress).record
-
-
 def _record(
     name: str,
     options: dict[str, Any],
     modified: bool,
     started: float,
     facts: Facts,
-    metric: MetricRecord,
+    measured: tuple[MetricRecord, FidelityRecord | None],
     notes: list[str],
     details: dict[str, Any],
 ) -> StepRecord:
+    metric, fidelity = measured
     if facts.uncounted:
         notes = [*notes, facts.macs_text]
     return StepRecord(
@@ -156,6 +154,7 @@ def _record(
         macs=facts.macs,
         bytes=facts.bytes,
         metric=metric,
+        fidelity=fidelity,
         notes=notes,
         details=details,
     )

@@ -86,6 +86,9 @@ def test_a_run_leaves_a_record_that_holds_what_it_promises(recipe: Path, tmp_pat
     assert [s.baseline for s in openvino.speedup] == ["float, f32", "float, runtime default"]
     assert record.proofs and all(proof.ok for proof in record.proofs)
     assert openvino.parity is not None and openvino.parity.ok
+    for alike in (record.steps[1].fidelity, openvino.fidelity, onnxruntime.fidelity):
+        assert alike is not None and (alike.n, alike.part) == (200, "test")
+        assert alike.agreement > 0.9 and 0 <= alike.kl < 0.01  # INT8 moves these outputs by a few per cent
     sizes = {a.path: a.bytes for a in record.artefacts}
     assert {"float.onnx", "model.onnx"} <= sizes.keys()
     assert sizes == {path: (tmp_path / "run" / path).stat().st_size for path in sizes}

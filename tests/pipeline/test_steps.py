@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from edgepress.calibration.data import Part
+from edgepress.calibration.metric import NamedMetric
 from edgepress.errors import CompressError
 from edgepress.model import Model
 from edgepress.passes.base import PassContext, PassPlan
@@ -106,3 +109,65 @@ def test_a_pass_that_spoils_the_model_is_named_and_nothing_of_it_is_kept(tmp_pat
     assert str(caught.value) == "pass spoil: output 'logits' is not finite after it"
     entries = [path.name for path in tmp_path.iterdir() if (path / "manifest.json").exists()]
     assert entries == ["float"]
+
+
+class Reversing(FloatPass):
+    """Reverses the order of the classes, which moves every answer but that in the middle."""
+
+    name = "reverse"
+
+    def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
+        module = nn.Sequential(model.module, Reversed())
+        return model.successor(module.eval(), model.form)
+
+
+class Reversed(nn.Module):
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores.flip(-1)
+
+
+class Idle(FloatPass):
+    name = "idle"
+
+    def plan(self, model: Model, context: PassContext) -> PassPlan:
+        return PassPlan({}, {}, modified=False, notes=("nothing to do",))
+
+
+def scoring(**options: Any) -> Model:
+    torch.manual_seed(0)
+    return Model(nn.Linear(4, 3).eval(), (torch.ones(options.pop("batch", 1), 4),), **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dynamic_batch": False, "batch": 3}], ids=["any batch", "batches of 3"]
+)
+def test_every_step_is_compared_with_the_float_model(options: dict[str, Any], tmp_path: Path) -> None:
+    part = samples(8, 4)
+    context, model = context_of(part), scoring(**options)
+    steps = [float_step(model, "float", context, Store(tmp_path))]
+    for chosen in (Reversing(), Idle(), Reversing()):
+        steps.append(pass_step(steps[-1], chosen, context, Store(tmp_path), {}))
+    found = [step.record.fidelity for step in steps]
+    assert found[0] is None
+    ((inputs, _),) = part.batches(8)
+    scores = model.module(*inputs).detach().double()
+    log = scores.log_softmax(1)
+    expected = (log.exp() * (log - log.flip(1))).sum(1).mean()
+    assert found[1] is not None
+    assert found[1].agreement == pytest.approx(float((scores.argmax(1) == 1).double().mean()))
+    assert found[1].kl == pytest.approx(float(expected), rel=1e-6)  # scores are float32
+    assert (found[1].n, found[1].part) == (8, "calibration")
+    assert found[2] == found[1]
+    assert found[3] is not None
+    assert (found[3].agreement, found[3].kl) == (1.0, pytest.approx(0, abs=1e-12))
+    again = pass_step(steps[0], Reversing(), context, Store(tmp_path), {})
+    assert again.record.cached
+    assert again.record.fidelity == found[1]
+
+
+def test_answers_that_are_no_classes_are_not_compared(tmp_path: Path) -> None:
+    part = Part("validation", [(x, torch.tensor(0.5)) for x, _ in samples(8, 4).samples])
+    metric = NamedMetric("away", lambda outputs, labels: (outputs[0][:, 0] - labels).abs())
+    context = replace(context_of(part), metric=metric)
+    before = float_step(scoring(), "float", context, Store(tmp_path))
+    assert pass_step(before, Reversing(), context, Store(tmp_path), {}).record.fidelity is None
