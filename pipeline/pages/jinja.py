@@ -40,6 +40,7 @@ def page_environment(escape: bool, finalize: Callable[[Any], Any]) -> Environmen
         "number": words.number,
         "percent": words.percent,
         "ratio": words.ratio,
+        "ratio_interval": words.ratio_interval,
         "share_of": _share_of,
         "short": names.short,
         "signed": words.signed,

@@ -11,7 +11,7 @@ from ..pages import words as text
 from ..pages.jinja import clean, clean_markdown, page_environment
 from ..run_record import RunRecord
 from .proofs import all_proofs
-from .steps import CODE_BARS, code_sizes, coverage, sensitivity, step_views, training
+from .steps import CODE_BARS, code_sizes, coverage, sensitivity, training
 from .view import (
     DeviceView,
     device_views,
@@ -19,8 +19,8 @@ from .view import (
     metric_ground,
     metric_text,
     tiles,
-    timed_device,
 )
+from .waterfall import divergence_text, fidelity_text, waterfall
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -35,16 +35,16 @@ def html_page(record: RunRecord) -> str:
         proofs=all_proofs(record),
         devices=devices,
         tiles=tiles(record, devices),
-        steps=step_views(record, devices),
-        timed=timed_device(devices),
+        waterfall=waterfall(record, devices),
     )
 
 
 def markdown_page(record: RunRecord) -> str:
     """The same facts, compactly, for a comment on a pull request."""
     environment = _environment(escape=False, finalize=clean_markdown)
+    devices = device_views(record)
     page = environment.get_template("report.md").render(
-        record=record, proofs=all_proofs(record), devices=device_views(record)
+        record=record, proofs=all_proofs(record), devices=devices, waterfall=waterfall(record, devices)
     )
     return re.sub(r"\n{3,}", "\n\n", page)
 
@@ -54,6 +54,8 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
     environment.filters |= {
         "code_sizes": code_sizes,
         "coverage": coverage,
+        "divergence_text": divergence_text,
+        "fidelity_text": fidelity_text,
         "flat": lambda values: list(flat(values)),
         "metric_ground": metric_ground,
         "metric_text": metric_text,

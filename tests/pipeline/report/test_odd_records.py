@@ -78,7 +78,7 @@ ODD: dict[str, tuple[RunRecord, list[str]]] = {
     ),
     "multiply-accumulates that cannot be counted": (
         run(steps=[step("float", 0.8, 4_000, macs=None)]),
-        ["4.00 kB 1.00 k weights unknown not measured"],
+        ["4.00 kB 1.00 k weights unknown 1.60 ms in f32"],
     ),
     "an engine of which nothing is known": (
         run(
