@@ -11,7 +11,10 @@ from ..pages import words as text
 from ..pages.jinja import clean, clean_markdown, page_environment
 from ..run_record import RunRecord
 from .proofs import all_proofs
+from .pruning import point_metric, pruning
 from .steps import CODE_BARS, code_sizes, coverage, sensitivity, training
+from .trade_off import trade_offs
+from .units import UNIT_LIMIT, UNIT_ROWS, share_text
 from .view import (
     DeviceView,
     device_views,
@@ -21,9 +24,13 @@ from .view import (
     tiles,
 )
 from .waterfall import divergence_text, fidelity_text, waterfall
+from .widths import width_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+WIDTH_ROWS = 60
+"""Layers in the Markdown report, which comments on pull requests must be able to hold."""
 
 
 def html_page(record: RunRecord) -> str:
@@ -60,11 +67,21 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "metric_ground": metric_ground,
         "metric_text": metric_text,
         "p50_text": _p50_text,
+        "point_metric": point_metric,
+        "pruning": pruning,
         "sensitivity": sensitivity,
+        "share_text": share_text,
+        "trade_offs": trade_offs,
         "training": training,
         "speedup_text": _speedup_text,
+        "width_text": width_text,
     }
-    environment.globals["CODE_BARS"] = CODE_BARS
+    environment.globals |= {
+        "CODE_BARS": CODE_BARS,
+        "UNIT_LIMIT": UNIT_LIMIT,
+        "UNIT_ROWS": UNIT_ROWS,
+        "WIDTH_ROWS": WIDTH_ROWS,
+    }
     return environment
 
 

@@ -11,6 +11,7 @@ from ...text import one_line, short
 from ..int8_share import share_text
 from ..pages.words import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
 from ..run_record import RunRecord
+from .pruning import Pruning, pruning
 from .view import DeviceView, device_views, metric_text
 
 REASON_LIMIT = 1200  # of a broken budget, which may name layers
@@ -18,11 +19,13 @@ COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yello
 
 
 def summary(record: RunRecord) -> RenderableType:
-    """Verdict, budgets, devices and artefacts."""
+    """Verdict, budgets, what was pruned, devices and artefacts."""
     verdict = Text.assemble((record.verdict, COLOURS[record.verdict]), "  ", one_line(record.reason))
     parts: list[RenderableType] = [verdict]
     if record.budgets:
         parts.append(_budgets(record))
+    pruned = [found for step in record.steps if (found := pruning(step)) is not None]
+    parts += [_pruned(found) for found in pruned]
     parts += [_device(device) for device in device_views(record)]
     if record.artefacts:
         parts.append(_artefacts(record))
@@ -47,6 +50,11 @@ def _budgets(record: RunRecord) -> Table:
             Text(budget.verdict, COLOURS[budget.verdict]),
         )  # fmt: skip
     return table
+
+
+def _pruned(found: Pruning) -> RenderableType:
+    lines = Text("\n".join(one_line(line, REASON_LIMIT) for line in found.lines))
+    return Group(Text(short(found.step.pass_name), "bold"), Padding(lines, (0, 0, 0, 2)))
 
 
 def _device(device: DeviceView) -> RenderableType:
