@@ -1,0 +1,242 @@
+"""Accuracy against measured latency: trained gates, and the ways of making a network smaller that they must beat.
+
+\b
+    pip install -r benchmarks/requirements.txt
+    compress tabulate examples/solar/cnn.yaml ...         # the latency table that gates are driven by
+    python benchmarks/pruning_curve.py --network solar-cnn --table TABLE
+    python benchmarks/pruning_curve.py --network solar-vit --methods gates-latency --methods uniform --seeds 3
+    python benchmarks/pruning_curve.py --network digits-cnn --quick
+
+Each method makes a smaller network of the original and trains it: as many epochs in all, the same rate, augmentation
+and teacher, by the project's own trainer. Then it is quantized, built for OpenVINO and judged in float and INT8 on the
+test part, and all engines are timed against the original's in process launches that take turns. A baseline's target is
+a share of the original's measured latency: how much it must cut for that is found, before any training, by timing
+what it cuts. The targets of gates are shares of their cost.
+
+Everything finished is kept in results/pruning_curve/ and not done again. Trainings run in --jobs processes; timing
+runs alone. Exit code 1 when a limit is broken or a training failed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+from pruning_comparison import Point, compared, faster, mcnemar_per_seed, means
+from pruning_engines import judged, scores_of
+from pruning_latency import amounts_for, timed
+from pruning_methods import BASELINES, METHODS, OURS
+from pruning_pages import page, plot
+from pruning_setting import NETWORKS, ORIGINAL, Bench, Cell, Setting, opened
+from reporting import RESULTS, environment, write
+
+PACKAGES = ("edgepress", "torch", "torch-pruning", "openvino", "timm")
+STAGES = ("amounts", "trainings", "all")
+MOST_LOST = 1.0  # points
+_bench: Bench | None = None  # of a process that trains
+
+
+@click.command(help=__doc__)
+@click.option("--network", default="solar-cnn", show_default=True, type=click.Choice(list(NETWORKS)))
+@click.option(
+    "--methods", "--method", multiple=True, type=click.Choice(METHODS), help="Default: the network's."
+)
+@click.option(
+    "--targets", "--target", multiple=True, type=click.FloatRange(0, 1, True, True), help="Of all methods."
+)
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings from seeds 0, 1, …."
+)
+@click.option("--epochs", type=click.IntRange(2), help="Of a training in all, in place of the network's own.")
+@click.option(
+    "--table", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Latency table of gates."
+)
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Trainings at a time.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of each of them.")
+@click.option(
+    "--pairs", default=6, show_default=True, type=click.IntRange(2), help="Launches of each engine."
+)
+@click.option(
+    "--until", default="all", show_default=True, type=click.Choice(STAGES), help="Stop after these."
+)
+@click.option("--only-finished", is_flag=True, help="Train nothing: time and compare what is trained.")
+@click.option("--quick", is_flag=True, help="2 epochs on 64 samples, one seed: shows that it works.")
+def main(
+    network: str, methods: tuple[str, ...], targets: tuple[float, ...], seeds: int, epochs: int | None,
+    table: Path | None, jobs: int, threads: int, pairs: int, until: str, only_finished: bool, quick: bool,
+) -> None:  # fmt: skip
+    """Find amounts, train, time, compare."""
+    import torch
+
+    told = environment(PACKAGES)
+    seeds, epochs, pairs = (1, 2, 2) if quick else (seeds, epochs or NETWORKS[network].epochs, pairs)
+    setting = Setting(network, epochs, table, quick)
+    torch.set_num_threads(jobs * threads)
+    bench = opened(setting)
+    asked = {m: targets or setting.network.targets.get(m, (0.5,)) for m in methods or setting.network.targets}
+    judged(ORIGINAL, bench)
+    cells = _cells(bench, asked, seeds)
+    if only_finished:
+        cells = [cell for cell in cells if (setting.place(cell) / "row.json").is_file()]
+    if until == "amounts":
+        return
+    rows, failures = _trainings(bench, cells, jobs, threads)
+    if until == "all" and rows:
+        done = [cell for cell in cells if cell.label in rows]
+        broken = _compare(
+            bench, {ORIGINAL: judged(ORIGINAL, bench), **{c: rows[c.label] for c in done}}, pairs, told
+        )
+        for limit in broken:
+            print(f"LIMIT BROKEN: {limit}")
+        failures += broken
+    sys.exit(bool(failures))
+
+
+def _cells(bench: Bench, asked: dict[str, Sequence[float]], seeds: int) -> list[Cell]:
+    """All trainings, seed by seed, so that what is finished when time is over can be compared."""
+    amounts: dict[tuple[str, float], float] = {}
+    for method, targets in asked.items():
+        if method in BASELINES:
+            for target, (amount, share) in amounts_for(bench, method, targets).items():
+                amounts[method, target] = amount
+                print(
+                    f"{method}: {amount:g} kept for {target:g} of the latency, {share:.3f} measured",
+                    flush=True,
+                )
+    return [
+        Cell(method, target, seed, amounts.get((method, target)))
+        for seed in range(seeds)
+        for method, targets in asked.items()
+        for target in targets
+    ]
+
+
+# -- trainings
+
+
+def _open(setting: Setting, threads: int) -> None:
+    import torch
+
+    global _bench
+    torch.set_num_threads(threads)
+    _bench = opened(setting)
+
+
+def _train(cell: Cell) -> dict[str, Any]:
+    assert _bench is not None
+    return judged(cell, _bench)
+
+
+def _trainings(
+    bench: Bench, cells: Sequence[Cell], jobs: int, threads: int
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Rows by the cells' labels, as far as they are; and what failed, which the others do not wait for."""
+    setting, failures = bench.setting, list[str]()
+    left = [cell for cell in cells if not (setting.place(cell) / "row.json").is_file()]
+    rows = {cell.label: judged(cell, bench) for cell in cells if cell not in left}
+    steps = len(bench.context.data.train) // setting.network.training["batch"] * setting.epochs
+    first = len(left) * steps * setting.network.seconds_a_step / 60
+    print(f"{len(cells)} trainings, {len(left)} of them to be done: some {first:.0f} min", flush=True)
+    if not left:
+        return rows, failures
+    spawn, started, done = multiprocessing.get_context("spawn"), time.monotonic(), 0
+    with ProcessPoolExecutor(jobs, spawn, _open, (setting, threads)) as pool:
+        futures = {pool.submit(_train, cell): cell for cell in left}
+        for future in as_completed(futures):
+            cell = futures[future]
+            try:
+                row = rows[cell.label] = future.result()
+            except Exception as error:  # whatever it is, it is this training's result
+                failures.append(f"{cell.label}: {type(error).__name__}: {error}")
+                print(f"FAILED {failures[-1]}", flush=True)
+                continue
+            done += 1
+            minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
+            accuracy = row["accuracy"]
+            print(
+                f"{cell.label}: test {100 * accuracy['float_test']:.2f} % float, {100 * accuracy['int8_test']:.2f} %"
+                f" INT8; {done} of {len(left)} done, some {minutes:.0f} min left",
+                flush=True,
+            )
+    return rows, failures
+
+
+# -- comparison
+
+
+def _compare(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: dict[str, Any]) -> list[str]:
+    """Time all engines, write tables and curve; returns the limits that are broken."""
+    setting, latencies = bench.setting, timed(bench, list(found), pairs)
+    whole = found[ORIGINAL]
+    rows = [
+        {
+            **row,
+            "latency": latencies[cell.label],
+            "params_share": row["params"] / whole["params"],
+            "macs_share": row["macs"] / whole["macs"],
+        }
+        for cell, row in found.items()
+    ]
+    original, *points = [_point(setting, cell, latencies[cell.label]) for cell in found]
+    ours = [m for m in OURS if any(p.method == m for p in points)]
+    others = [m for m in BASELINES if any(p.method == m for p in points)]
+    averaged = means(rows[1:], points, original)
+    record = {
+        "environment": told,
+        "network": setting.name,
+        "epochs": setting.epochs,
+        "training": setting.network.training,
+        "quick": setting.quick,
+        "original": rows[0],
+        "rows": rows[1:],
+        "means": averaged,
+        "at_equal_latency": [row for a in ours for b in others for row in compared(points, original, a, b)],
+        "nearest": [row for a in ours for b in others for row in mcnemar_per_seed(points, a, b)],
+        "latency_driven": faster(points, "gates-latency", "gates-macs"),
+        "solver": faster(points, "solver", "gates-latency") + faster(points, "gates-latency", "solver"),
+    }
+    broken = [] if setting.quick else _broken(setting, averaged)
+    name = f"pruning_curve_{setting.name}" + ("_quick" if setting.quick else "")
+    paths = write(name, {**record, "broken": broken}, page(record, len(original.scores)))
+    print(paths[1].read_text())
+    print("written:", *paths, plot(rows[1:], averaged, whole, RESULTS / f"{name}.svg"))
+    return broken
+
+
+def _point(setting: Setting, cell: Cell, latency: dict[str, Any]) -> Point:
+    logs = tuple(latency["logs"])
+    return Point(
+        cell.method,
+        cell.target,
+        cell.seed,
+        latency["ratio"],
+        logs,
+        latency["group"],
+        scores_of(setting, cell),
+    )
+
+
+def _broken(setting: Setting, averaged: Sequence[dict[str, Any]]) -> list[str]:
+    """Limits that none of our methods keeps, by the means over its seeds."""
+    broken = []
+    for limit in setting.network.limits:
+        key = "latency" if limit.cost == "latency" else f"{limit.cost}_share"
+        small = [row for row in averaged if row["method"] in OURS and row[key] <= limit.share]
+        best = min(small, key=lambda row: row["lost"], default=None)
+        if best is None:
+            broken.append(f"none of our networks is at {limit.share:g} of the {limit.cost}")
+        elif best["lost"] > MOST_LOST:
+            broken.append(
+                f"at {limit.share:g} of the {limit.cost} {best['lost']:.2f} points are lost, {MOST_LOST:g} may be"
+            )
+    return broken
+
+
+if __name__ == "__main__":
+    main()

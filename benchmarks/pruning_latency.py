@@ -1,0 +1,163 @@
+"""The latencies of pruning_curve.py: how much a baseline must cut for a target, and all engines timed in turns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pruning_engines import built
+from pruning_methods import BASELINES
+from pruning_setting import ORIGINAL, Bench, Cell
+from timing import Contender, measure_in_turns, measure_side_by_side
+
+TOLERANCE = 0.03
+"""How far from its target, relatively, the latency of a baseline may be; curves are read between their points."""
+MOST_PROBES = 5
+AT_ONCE = 12
+"""Engines in a round of launches, all of which are in memory together with the original's."""
+PROBED_IN = {"ranges": "minmax", "equalization": "off", "bias_correction": False, "sensitivity_samples": 0}
+"""Which weights an INT8 engine holds is nothing to its speed."""
+
+
+# -- baselines of a latency
+
+
+def amounts_for(bench: Bench, method: str, targets: Sequence[float]) -> dict[float, tuple[float, float]]:
+    """How much a baseline is to keep, and the share of the original's latency that it then has, for each target.
+
+    Baselines decide what to cut before they train, and weights are nothing to the speed: a cut network is quantized and
+    timed as it is, beside the original, and the next amount is where a line through its neighbours meets the target.
+    A quick benchmark does not search.
+    """
+    if bench.setting.quick:
+        return {target: (target, float("nan")) for target in targets}
+    path = bench.setting.folder / "probes" / f"{method}.json"
+    probes: dict[float, float] = {1.0: 1.0, 0.0: 0.0}
+    if path.is_file():
+        probes |= {float(amount): share for amount, share in json.loads(path.read_text()).items()}
+    for target in targets:
+        for _ in range(MOST_PROBES):
+            if min(abs(share / target - 1) for share in probes.values()) <= TOLERANCE:
+                break
+            amount = _between(probes, target)
+            if amount in probes:
+                break
+            probes[amount] = _probed(bench, method, amount)
+            print(f"{method}: {amount:g} kept is {probes[amount]:.3f} of the latency", flush=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({str(a): s for a, s in sorted(probes.items()) if 0 < a < 1}, indent=1))
+    found = {amount: share for amount, share in probes.items() if 0 < amount < 1}
+    nearest = {target: min(found, key=lambda a: abs(found[a] - target)) for target in targets}
+    return {target: (amount, found[amount]) for target, amount in nearest.items()}
+
+
+def _between(probes: dict[float, float], target: float) -> float:
+    """The amount at which a line through the probes beside the target meets it, to one per cent."""
+    below = max((a for a, share in probes.items() if share <= target), default=0.0)
+    above = min((a for a, share in probes.items() if share > target and a > below), default=1.0)
+    span = probes[above] - probes[below]
+    amount = below + (above - below) * (target - probes[below]) / span
+    return round(min(max(amount, 0.02), 0.98), 2)
+
+
+def _probed(bench: Bench, method: str, amount: float) -> float:
+    """The latency of a cut network as a share of the original's, both in INT8 and side by side in this process.
+
+    1 where so large an amount leaves the network as it is.
+    """
+    from edgepress.errors import CompressError
+    from edgepress.targets.base import TargetOptions
+
+    try:
+        module = BASELINES[method][1](bench.model, amount)
+    except CompressError as error:
+        print(f"{method}: {amount:g} cannot be: {error}", flush=True)
+        return 1.0
+    data = bench.context.data
+    few = replace(data, calibration=data.calibration.head(8), validation=data.validation.head(8))
+    hasty = replace(bench, context=replace(bench.context, data=few))
+    kept = bench.setting.folder / "probes" / "original"
+    whole = kept / "engine" / "model.xml"
+    with tempfile.TemporaryDirectory() as scratch:
+        if not whole.is_file():
+            kept.mkdir(parents=True, exist_ok=True)
+            built(hasty, bench.model, kept, PROBED_IN)
+        small = bench.model.successor(module, bench.model.form)
+        cut = built(hasty, small, Path(scratch), PROBED_IN)[0].artefacts[0].path
+        options = TargetOptions(batch=1)
+        contenders = [
+            Contender(label, "openvino", path, options) for label, path in (("whole", whole), ("cut", cut))
+        ]
+        times = measure_side_by_side(contenders, bench.feeds, 3, bench.setting.network.timed)
+    return median(one / other for one, other in zip(times["cut"], times["whole"], strict=True))
+
+
+# -- timing
+
+
+def timed(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[str, Any]]:
+    """The latency of each engine as a share of the original's, by the cell's label: launches that take turns.
+
+    Baselines of other seeds are the same networks with other weights, and are timed once. What was timed before, of
+    the same files in the same group, is taken from there.
+    """
+    own = {cell: _timed_as(cell, cells) for cell in cells if cell != ORIGINAL}
+    # Ours first: they are compared with each other, in the same rounds where that can be.
+    ordered = sorted(set(own.values()), key=lambda cell: (cell.method in BASELINES, cell.seed, cell.label))
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(ordered), AT_ONCE):
+        found |= _group(bench, [ORIGINAL, *ordered[start : start + AT_ONCE]], pairs)
+    whole = {"ratio": 1.0, "ci95": [1.0, 1.0], "logs": [], "ms": found[ORIGINAL.label]["ms"], "group": ""}
+    return {ORIGINAL.label: whole} | {cell.label: found[one.label] for cell, one in own.items()}
+
+
+def _timed_as(cell: Cell, cells: Sequence[Cell]) -> Cell:
+    """The cell whose engine stands for it: of a baseline that of the first seed."""
+    if cell.method not in BASELINES:
+        return cell
+    same = [c for c in cells if (c.method, c.target, c.amount) == (cell.method, cell.target, cell.amount)]
+    return min(same, key=lambda c: c.seed)
+
+
+def _group(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[str, Any]]:
+    """Latencies of engines that took turns, the original's first.
+
+    Of each its ratio to the original's with the 95 % interval, and the logarithms of it round by round.
+    """
+    from edgepress.calibration.statistics import geometric_mean
+    from edgepress.progress import for_stream
+    from edgepress.targets.base import TargetOptions
+    from edgepress.targets.measuring.digests import files_digest
+    from edgepress.targets.measuring.feeds import repeated
+    from edgepress.targets.measuring.latency import of, summarize
+    from edgepress.targets.measuring.launch import paired_log_ratio
+
+    engines = {cell.label: bench.setting.place(cell) / "engine" / "model.xml" for cell in cells}
+    told = [pairs, *((label, files_digest([x, x.with_suffix(".bin")])) for label, x in engines.items())]
+    name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    kept = bench.setting.folder / "timing" / f"{name}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    options, iterations = TargetOptions(batch=1), bench.setting.network.timed
+    contenders = [Contender(label, "openvino", path, options) for label, path in engines.items()]
+    launches = measure_in_turns(
+        contenders, repeated(bench.feeds), pairs, iterations, 0, for_stream(), warmup_s=1.0
+    )
+    first = of(launches, contenders[0].label)
+    found: dict[str, dict[str, Any]] = {}
+    for contender in contenders:
+        launched = of(launches, contender.label)
+        logs = [paired_log_ratio(a.result, b.result) for a, b in zip(first, launched, strict=True)]
+        ratio, ci95 = geometric_mean([exp(log) for log in logs])
+        ms = summarize(launched).p50
+        found[contender.label] = {"ratio": ratio, "ci95": ci95, "logs": logs, "ms": ms, "group": name}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
