@@ -33,7 +33,7 @@ from pruning_engines import judged, scores_of
 from pruning_latency import amounts_for, timed
 from pruning_methods import BASELINES, METHODS, OURS
 from pruning_pages import page, plot
-from pruning_setting import NETWORKS, ORIGINAL, Bench, Cell, Setting, opened
+from pruning_setting import BY_TABLE, NETWORKS, ORIGINAL, Bench, Cell, Setting, opened
 from reporting import RESULTS, environment, write
 
 PACKAGES = ("edgepress", "torch", "torch-pruning", "openvino", "timm")
@@ -77,9 +77,13 @@ def main(
     told = environment(PACKAGES)
     seeds, epochs, pairs = (1, 2, 2) if quick else (seeds, epochs or NETWORKS[network].epochs, pairs)
     setting = Setting(network, epochs, table, quick)
+    asked = {m: targets or setting.network.targets.get(m, (0.5,)) for m in methods or setting.network.targets}
+    if table is None and not only_finished and (driven := [m for m in asked if m in BY_TABLE]):
+        raise click.UsageError(
+            f"{', '.join(driven)}: a latency table drives them; name its file with --table"
+        )
     torch.set_num_threads(jobs * threads)
     bench = opened(setting)
-    asked = {m: targets or setting.network.targets.get(m, (0.5,)) for m in methods or setting.network.targets}
     judged(ORIGINAL, bench)
     cells = _cells(bench, asked, seeds)
     if only_finished:
@@ -186,6 +190,7 @@ def _compare(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: 
     original, *points = [_point(setting, cell, latencies[cell.label]) for cell in found]
     ours = [m for m in OURS if any(p.method == m for p in points)]
     others = [m for m in BASELINES if any(p.method == m for p in points)]
+    rivals = [(a, b) for a in ours for b in others] + [(ours[0], b) for b in ours[1:]]
     averaged = means(rows[1:], points, original)
     record = {
         "environment": told,
@@ -196,8 +201,8 @@ def _compare(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: 
         "original": rows[0],
         "rows": rows[1:],
         "means": averaged,
-        "at_equal_latency": [row for a in ours for b in others for row in compared(points, original, a, b)],
-        "nearest": [row for a in ours for b in others for row in mcnemar_per_seed(points, a, b)],
+        "at_equal_latency": [row for pair in rivals for row in compared(points, original, *pair)],
+        "nearest": [row for pair in rivals for row in mcnemar_per_seed(points, *pair)],
         "latency_driven": faster(points, "gates-latency", "gates-macs"),
         "solver": faster(points, "solver", "gates-latency") + faster(points, "gates-latency", "solver"),
     }

@@ -37,7 +37,9 @@ def judged(cell: Cell, bench: Bench) -> dict[str, Any]:
     }
     arrays: dict[str, Any] = {}
     for kind, forward, batch in (("float", model.run, 32), ("int8", _forward(engine), 1)):
-        for name, part in (("validation", data.validation), ("test", data.judge)):
+        # Every choice is made before: the validation part only tells whether the float network is as usual.
+        parts = {"validation": data.validation} if kind == "float" else {}
+        for name, part in (parts | {"test": data.judge}).items():
             scores, logits = _measured(bench.context.metric, forward, part, batch)
             arrays[f"{kind}_{name}"] = scores
             row["accuracy"][f"{kind}_{name}"] = float(scores.mean())

@@ -114,8 +114,11 @@ class Remembered(nn.Module):
         return torch.stack([self.answers[key] for key in keys])
 
 
-def fine_tuned(bench: Bench, module: nn.Module, context: Any) -> tuple[nn.Module, list[str]]:
-    """`module`, trained towards labels and the original's outputs, in float: what `distill` does with a student."""
+def fine_tuned(bench: Bench, module: nn.Module, context: Any) -> nn.Module:
+    """`module`, trained towards labels and the original's outputs, in float: what `distill` does with a student.
+
+    The last epoch is kept, as of all methods, and none is judged in between: that takes as long as a third of it.
+    """
     from edgepress.passes.distillation.objective import Distillation
     from edgepress.passes.teaching.likeness import Likeness, Teacher
     from edgepress.passes.teaching.taps import Tapped, frozen
@@ -129,8 +132,8 @@ def fine_tuned(bench: Bench, module: nn.Module, context: Any) -> tuple[nn.Module
     objective = Distillation(Tapped(module, ()), Likeness([Teacher(Tapped(remembered, ()))], task, **TEACHER))
     stages = Stages("fine-tuning", context.data.train, context, None)
     options = TrainingOptions.model_validate(bench.setting.training(bench.setting.epochs))
-    notes = stages.train("float", objective, options, judged=objective.outputs)
-    return module.eval(), notes
+    stages.train("float", objective, options)
+    return module.eval()
 
 
 def gates_options(method: str, target: float, setting: Setting) -> dict[str, Any]:
@@ -168,11 +171,10 @@ def _baseline(cell: Cell, bench: Bench, context: Any, place: Path) -> tuple[Any,
     module = BASELINES[cell.method][1](bench.model, cell.amount)
     plan = _kept(place)
     if plan is None:
-        module, notes = fine_tuned(bench, module, context)
-        plan = PassPlan({}, module.state_dict(), notes=tuple(notes))
+        plan = PassPlan({}, fine_tuned(bench, module, context).state_dict())
         _keep(plan, place)
     module.load_state_dict(plan.tensors)
-    return bench.model.successor(module, bench.model.form), list(plan.notes)
+    return bench.model.successor(module, bench.model.form), []
 
 
 def _ours(cell: Cell, bench: Bench, context: Any, place: Path) -> tuple[Any, list[str]]:
@@ -188,16 +190,19 @@ def _ours(cell: Cell, bench: Bench, context: Any, place: Path) -> tuple[Any, lis
     return result.model, list(result.notes)
 
 
+TRAINED, PLAN = "trained.safetensors", "plan.json"
+
+
 def _keep(plan: Any, place: Path) -> None:
     """Keep a finished training, and nothing that was only there to go on with it."""
     from safetensors.torch import save_file
 
-    unfinished = list(place.glob("*.safetensors"))
+    save_file({name: t.detach().clone().contiguous() for name, t in plan.tensors.items()}, place / TRAINED)
     values = asdict(replace(plan, tensors={}))
-    save_file({name: t.detach().clone().contiguous() for name, t in plan.tensors.items()}, place / "weights")
-    (place / "plan.json").write_text(json.dumps(values, indent=1) + "\n")
-    for path in unfinished:
-        path.unlink()
+    (place / PLAN).write_text(json.dumps(values, indent=1) + "\n")
+    for path in place.glob("*.safetensors"):
+        if path.name != TRAINED:
+            path.unlink()
 
 
 def _kept(place: Path) -> Any:
@@ -205,7 +210,7 @@ def _kept(place: Path) -> Any:
     from edgepress.passes.base import PassPlan
     from safetensors.torch import load_file
 
-    if not (place / "plan.json").is_file():
+    if not (place / PLAN).is_file():
         return None
-    values = json.loads((place / "plan.json").read_text())
-    return PassPlan(**{**values, "tensors": load_file(place / "weights"), "notes": tuple(values["notes"])})
+    values = json.loads((place / PLAN).read_text())
+    return PassPlan(**{**values, "tensors": load_file(place / TRAINED), "notes": tuple(values["notes"])})

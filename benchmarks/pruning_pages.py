@@ -51,6 +51,7 @@ LOST = "Accuracy lost by the INT8 engine to the original's, in points; the inter
 EQUALLY = "Between two networks of a method, and the original, its accuracy is read off a straight line.\n\n"
 FASTEST = "The fastest network that is on the mean no less accurate.\n\n"
 LIKENESS = "KL (nats) and agreement of the float network's outputs with the original's.\n\n"
+NEAR = 0.1
 NEAREST = ("ours", "against the nearest of", "seed", "latencies", "more accurate by", "McNemar p", "p, Holm")
 
 
@@ -70,7 +71,12 @@ once.
     for title, told, table, rows in (
         ("Means over the trainings", LOST, _means, record["means"]),
         ("At equal measured latency", EQUALLY, _at_equal_latency, record["at_equal_latency"]),
-        ("The nearest networks, training by training", "", _nearest, record["nearest"]),
+        (
+            "The nearest networks, training by training",
+            "",
+            _nearest,
+            [row for row in record["nearest"] if _near(row)],
+        ),
         ("Driven by latency or by multiply-accumulates", FASTEST, _faster, record["latency_driven"]),
         ("Solver or trained gates", FASTEST, _faster, record["solver"]),
         ("All networks", LIKENESS, _networks, [original, *record["rows"]]),
@@ -182,6 +188,12 @@ def _faster(rows: Sequence[dict[str, Any]]) -> str:
             for row in rows
         ],
     )
+
+
+def _near(row: dict[str, Any]) -> bool:
+    """Whether two networks are of much the same latency; the record has all pairs."""
+    one, other = row["latency"]
+    return bool(abs(one / other - 1) <= NEAR)
 
 
 def _percent(share: float) -> str:

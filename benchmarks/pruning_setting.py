@@ -47,7 +47,7 @@ class Network:
 
 BASELINES = ("depth", "uniform", "depth-width", "tp-l1", "tp-group-norm")
 BY_TABLE = ("gates-latency", "solver")
-"""What is driven by a latency table."""
+"""Methods that are driven by a latency table."""
 NO_SEARCH = {"ranges": "minmax", "equalization": "off", "sensitivity_samples": 0}
 NETWORKS = {
     "solar-cnn": Network(
@@ -150,7 +150,7 @@ class Setting:
 
     def training(self, epochs: int) -> dict[str, Any]:
         """The section `training` of so many epochs."""
-        return {**self.network.training, "epochs": epochs}
+        return {**self.network.training, "epochs": epochs, "keep": "last"}
 
 
 @dataclass(frozen=True)
