@@ -82,6 +82,12 @@ class Widths:
         for unit, each in enumerate(at):
             self.put(unit, each)
 
+    def keep(self, kept: Kept) -> None:
+        """Make every unit as wide as it is among what stays, the best choices of numbers that may."""
+        for place, unit in enumerate(self.units):
+            count = len(kept.get(unit.name, range(unit.size)))
+            self.put(place, self.numbers[place].index(count))
+
     def cost_with(self, unit: int, at: int) -> float:
         """What the network would cost with one unit of another width."""
         before = self.at[unit]

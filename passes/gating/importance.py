@@ -1,0 +1,76 @@
+"""How much each choice matters before any training: first-order Taylor importance, and ranks by it.
+
+Molchanov et al., CVPR 2019 (arXiv 1906.10771), equation 8 at gates: the squared change of the loss that closing a gate
+would make to first order, (dL/dg · g)², as a mean over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import CompressError
+from ..channels.units import Gates, Kind, Unit
+
+Loss = Callable[[Gates], Tensor]
+"""The loss of one sample, or the mean over few, with these gates: a scalar that gradients flow through."""
+
+
+def taylor(
+    losses: Iterable[Loss], units: Sequence[Unit], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """The importance of each choice, (size,) of each unit on the CPU, with all of them open.
+
+    losses: one for each sample, or for few at once; gradients of many cancel out. They must not be at their least, as
+    the divergence of a network from itself is: take labels, or labels drawn from its outputs. Raises CompressError
+    where a gradient is not finite, or all of them are zero.
+    """
+    sums = {unit.name: torch.zeros(unit.size, dtype=torch.float64) for unit in units}
+    count = 0
+    for loss in losses:
+        gates = {unit.name: torch.ones(unit.size, device=device, requires_grad=True) for unit in units}
+        gradients = torch.autograd.grad(loss(gates), list(gates.values()), allow_unused=True)
+        for name, gradient in zip(gates, gradients, strict=True):
+            if gradient is not None:
+                sums[name] += gradient.detach().cpu().double().square()
+        count += 1
+    if odd := [name for name, each in sums.items() if not bool(torch.isfinite(each).all())]:
+        raise CompressError(
+            f"gates: the loss has no finite gradient in the gates of {odd[0]}: the network overflows"
+        )
+    if units and not any(bool(each.any()) for each in sums.values()):
+        raise CompressError(
+            "gates: the loss does not depend on any gate; give labels that the network was trained for"
+        )
+    return {name: (each / max(1, count)).float() for name, each in sums.items()}
+
+
+def normalised(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Importances over their mean in each unit: all units matter alike then, and choices in proportion."""
+    return {
+        name: each / each.mean().clamp(min=torch.finfo(each.dtype).tiny) for name, each in importance.items()
+    }
+
+
+def standing(importance: Mapping[str, Tensor], units: Sequence[Unit]) -> dict[str, Tensor]:
+    """The rank of each choice among those of all units that are alike, over their number: (size,) in (0, 1].
+
+    Units of unlike structure have importances of unlike meaning, which are not compared (Isomorphic pruning, Fang et
+    al., ECCV 2024). Of equal importances the first stand higher.
+    """
+    alike: dict[tuple[str, ...], list[Unit]] = {}
+    for unit in units:
+        known = unit.alike or unit.kind is Kind.BLOCK
+        alike.setdefault((unit.kind, unit.alike if known else unit.name), []).append(unit)
+    found: dict[str, Tensor] = {}
+    for group in alike.values():
+        together = torch.cat([importance[unit.name].double() for unit in group])
+        order = torch.argsort(together, descending=True, stable=True)
+        ranks = torch.empty(len(together))
+        ranks[order] = torch.arange(len(together), 0, -1, dtype=ranks.dtype) / len(together)
+        found |= dict(
+            zip((unit.name for unit in group), torch.split(ranks, [unit.size for unit in group]), strict=True)
+        )
+    return found
