@@ -44,4 +44,4 @@ class Gates(GatesOptions):
         removal = Removal.from_json(plan.structure["removal"])
         network = removed(model.module, removal)
         network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
-        return model.successor(network, Form.MODULES)
+        return model.smaller(network, removal.to_json())
