@@ -7,25 +7,24 @@ all that is found is taken out at random, and must leave what the gated network 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .anatomy import Anatomy, Whole
-from .assembly import Sides, anatomy_of, inside, sides_of
+from .anatomy import Whole
+from .assembly import anatomy_of, sides_of
 from .blocks import find_blocks
 from .channel_ties import ties_of
+from .dissected import Dissected
 from .groups import ChannelGroups
 from .head_ties import attention_ties
-from .removal import Removal
 from .soundness import sound
-from .surgery import Cut, UncuttableError
+from .surgery import UncuttableError
 from .ties import Ties, conflict
-from .units import Kept, Kind, Unit
+from .units import Kind, Unit
 
 if TYPE_CHECKING:
     from ...model import Model
@@ -50,40 +49,6 @@ class Rules:
 
 def _any_matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-@dataclass(frozen=True)
-class Dissected:
-    """A network's anatomy, and what it takes to gate it and to cut it."""
-
-    anatomy: Anatomy
-    sides: Sides
-
-    def removal(self, kept: Kept) -> Removal:
-        """What is taken out of the network where only `kept` stays."""
-        skipped = tuple(block for block in self.sides.blocks if kept.get(block) == ())
-        cut = Cut()
-        for name, sides in self.sides.tensors.items():
-            dims = {dim: side.kept(kept) for dim, side in enumerate(sides) if side.owned_by(kept)}
-            dims = {dim: left for dim, left in dims.items() if len(left) < sides[dim].size}
-            if dims and not inside(name, skipped):
-                cut.tensors[name] = dims
-        for (name, attribute), side in self.sides.sizes.items():
-            if side.owned_by(kept) and not inside(name, skipped):
-                left = len(side.kept(kept))
-                values = cut.attributes.setdefault(name, {})
-                values[attribute] = [left] if attribute == "normalized_shape" else left
-        return Removal(cut, skipped, self._factors(kept, skipped))
-
-    def _factors(self, kept: Kept, skipped: Iterable[str]) -> dict[str, float]:
-        """By what queries are multiplied, so that their products with keys keep the scale that they had."""
-        return {
-            tensor: math.sqrt(len(kept[unit]) / self.anatomy.unit(unit).size)
-            for unit, tensors in self.sides.factors.items()
-            if unit in kept
-            for tensor in tensors
-            if not inside(tensor, skipped)
-        }
 
 
 def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:

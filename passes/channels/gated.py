@@ -7,15 +7,13 @@ before it: a BatchNorm or a depthwise convolution that turns zeros into its bias
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .dissected import Dissected
 from .units import Gates
-
-if TYPE_CHECKING:
-    from .dissect import Dissected
 
 Handle = torch.utils.hooks.RemovableHandle
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import Whole
+from .dissected import Dissected
 from .gated import Fixed, Gated
 from .removal import removed
 from .runs import first_line
@@ -19,12 +20,11 @@ from .units import Kept, Kind, Unit, gates_of
 
 if TYPE_CHECKING:
     from ...model import Model
-    from .dissect import Dissected
 
 NEAR = 1e-6
 """Of the largest output, in binary64, where the order of sums is worth 1e-12."""
 MIXED = "something other than a layer or a norm mixes its channels"
-Assemble = Callable[[Sequence[Ties]], "Dissected"]
+Assemble = Callable[[Sequence[Ties]], Dissected]
 
 
 def sound(model: Model, found: Sequence[Ties], assemble: Assemble) -> tuple[list[Ties], list[Whole]]:

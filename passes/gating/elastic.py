@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..channels.anatomy import Anatomy
-from ..channels.dissect import Dissected
+from ..channels.dissected import Dissected
 from ..channels.gated import Gated
 from ..channels.removal import removed
 from ..channels.units import Kept, gates_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...calibration.data import Part
 from ...model import Model, padded
 from ..base import PassContext
-from ..channels.dissect import Dissected
+from ..channels.dissected import Dissected
 from ..channels.gated import Fixed, Gated
 from ..channels.units import Gates
 from ..teaching.likeness import Likeness, Teacher

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...calibration.measurement import FidelityRecord, MetricRecord
 from ..channels.anatomy import LayerUse
-from ..channels.dissect import Dissected
+from ..channels.dissected import Dissected
 from ..channels.removal import Removal
 from ..channels.units import Kept, Kind, Unit, gates_of
 from .check import Effect

@@ -11,7 +11,8 @@ import torch
 import torchvision
 from edgepress.examples.digits.models import cnn, vit
 from edgepress.model import Model
-from edgepress.passes.channels.dissect import Dissected, Rules, dissect
+from edgepress.passes.channels.dissect import Rules, dissect
+from edgepress.passes.channels.dissected import Dissected
 from edgepress.passes.channels.gated import Fixed, Gated
 from edgepress.passes.channels.removal import Removal, removed
 from edgepress.passes.channels.soundness import random_kept

@@ -12,7 +12,8 @@ from anatomies import chain
 from edgepress.calibration.data import Part
 from edgepress.examples.digits.data import digits
 from edgepress.model import Model
-from edgepress.passes.channels.dissect import Dissected, Rules, dissect
+from edgepress.passes.channels.dissect import Rules, dissect
+from edgepress.passes.channels.dissected import Dissected
 from edgepress.passes.channels.gated import Gated
 from edgepress.passes.channels.units import Kept, Kind, gates_of
 from edgepress.passes.gating.cost import MacsCost, ParamsCost
