@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..channels.anatomy import Anatomy, LayerUse, Side, Term
+from ..channels.anatomy import Anatomy, Side, Term
 from ..channels.units import Gates, Unit
 from .options import CostName
-from .pieces import Pieces, pieces_of_layers, pieces_of_terms
-
-Latency = Callable[[Mapping[str, tuple[Tensor, Tensor, Tensor]]], Tensor]
-"""Milliseconds, a scalar that gradients flow through, of layers by name: channels read, channels made, presence."""
+from .pieces import Latency, Pieces, pieces_of_layers, pieces_of_terms, price_by
 
 
 class Cost(Protocol):
@@ -130,7 +127,6 @@ class _Counted:
         opened, present = self._openness.of(gates)
         return (self._factors * opened[self._sides].prod(1) * present[self._blocks]).sum()
 
-
     def pieces(self) -> Pieces:
         return pieces_of_terms(self._terms)
 
@@ -181,11 +177,7 @@ class LatencyCost:
 
     def pieces(self) -> Pieces:
         """Each layer's share of the milliseconds, over the widths of the units on its two sides."""
-        return pieces_of_layers(self._layers, self._price)
-
-    def _price(self, layer: LayerUse, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """What a layer that is there takes, elementwise."""
-        return self._latency({layer.name: (inputs, outputs, torch.ones(()))}) - self._latency({})
+        return pieces_of_layers(self._layers, price_by(self._latency))
 
 
 def cost_of(name: CostName, anatomy: Anatomy, latency: Latency | None = None) -> Cost:

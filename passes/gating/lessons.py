@@ -1,4 +1,4 @@
-"""What the phases of `gates` learn from and judge by: the task, the samples, and the whole network's outputs on them."""
+"""What the phases of `gates` learn from and judge by: the task, samples, and the whole network's outputs on them."""
 
 from __future__ import annotations
 

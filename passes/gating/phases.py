@@ -5,24 +5,27 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor, nn
 
 from ...calibration.fidelity import Compared
+from ...calibration.latency_table import LatencyTable
+from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.dissect import Rules, dissect
 from ..channels.gated import Fixed, Gated
-from ..channels.removal import Removal, removed
-from ..channels.units import Gates, Kept, Kind
+from ..channels.removal import removed
+from ..channels.units import Gates, Kept, gates_of
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
+from .batch_norm import norms_of, reestimate
 from .check import Effect, exchange, leave_one_out
-from .cost import Cost, cost_of
+from .cost import Cost, Latency, cost_of
 from .fine_tuning import FineTuning
 from .gate import Gate
+from .held_out import keep_where_no_worse
 from .importance import standing, taylor
 from .lessons import Lessons
 from .objective import Gating, Ramp
@@ -81,12 +84,37 @@ class Phases:
         if note := shortfall(decided.kept, self.cost, share, self.units):
             self.notes.append(note)
         removal = self.dissected.removal(decided.kept)
-        network = removed(self.network, removal)
-        if self.options.compensation:
-            self._say(f"{share:g}: refitting what is left")
-            self.notes += repaired(self.model, network, removal.cut, self.lessons)
+        network = self._cut(removal, share)
         self._fine_tune(network, share)
         return self._judged(Smaller(share, decided.kept, decided.effects, removal, network))
+
+    def _cut(self, removal: Removal, share: float) -> nn.Module:
+        """What is left after a removal, refitted: of the weights that trained with the gates, or of those before.
+
+        Gates choose well and train little: what their training costs the weights, a refitting may not give back.
+        """
+        self._say(f"{share:g}: refitting what is left")
+        found = []
+        for which, whole in self._cut_from.items():
+            network = removed(whole, removal)
+            notes = repaired(self.model, network, removal.cut, self.lessons, self.options.compensation)
+            found.append((self.lessons.unlike(network), which, network, notes))
+        _, which, network, notes = min(found, key=lambda each: each[0])
+        self.notes += notes
+        if len(found) > 1:
+            told = ", ".join(f"{unlike:.4g} {name}" for unlike, name, *_ in found)
+            self.notes.append(f"{share:g}: unlikeness on held-out samples {told}: cut {which}")
+        return network
+
+    @property
+    def _cut_from(self) -> dict[str, nn.Module]:
+        """The networks that may be cut, by where their weights are from."""
+        before = {"out of the weights before": self.model.module}
+        return (
+            before
+            if self.options.method == "solver"
+            else {"out of the trained weights": self.network} | before
+        )
 
     def _decided(self, share: float, before: float) -> Decided:
         """What stays, by gates or by the solver, and after it was tried out."""
@@ -96,6 +124,7 @@ class Phases:
             scores = self._trained_gates(share, before)
             kept = self._projected(scores, share)
         self._say(f"{share:g}: trying out what is to go")
+        self._settle(kept)
         effects = leave_one_out(self._loss, kept, self.units)
         found = exchange(
             self._loss,
@@ -117,6 +146,13 @@ class Phases:
             effects = leave_one_out(self._loss, found.kept, self.units)
         return Decided(found.kept, effects)
 
+    def _settle(self, kept: Kept) -> None:
+        """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
+        fixed = {name: Fixed(gate) for name, gate in gates_of(kept, self.units).items()}
+        gated = Gated(self.network.eval(), self.dissected, fixed)
+        if norms_of(gated) and self.model.static_batch is None:
+            keep_where_no_worse(gated, lambda: reestimate(gated, self.lessons.fit), self.lessons.unlike)
+
     def _trained_gates(self, share: float, before: float) -> dict[str, Tensor]:
         """How far above its threshold each gate is, after they were trained towards the target."""
         options = self.options
@@ -135,9 +171,7 @@ class Phases:
 
     def _projected(self, scores: dict[str, Tensor], share: float) -> Kept:
         options = self.options
-        return project(
-            scores, self.cost, share, self.units, options.round_to, options.least, per_cost=False
-        )
+        return project(scores, self.cost, share, self.units, options.round_to, options.least, per_cost=False)
 
     def _solved(self, share: float) -> Kept:
         options = self.options
@@ -171,7 +205,24 @@ class Phases:
     @cached_property
     def cost(self) -> Cost:
         """What is to become smaller."""
-        return cost_of(self.options, self.anatomy, self.model, self.context)
+        return cost_of(self.options.cost, self.anatomy, self._latency())
+
+    def _latency(self) -> Latency | None:
+        """Milliseconds by a device's table, where that is the cost; CompressError for one of another network."""
+        if self.options.cost != "latency":
+            return None
+        sizes = {layer.name: (layer.inputs.size, layer.outputs.size) for layer in self.anatomy.layers}
+        if self.options.table is not None:
+            table = LatencyTable.read(self.options.table)
+            table.require_layers(sizes, str(self.options.table))
+        elif self.context.latency_table is not None:
+            table = self.context.latency_table(self.model)
+        else:
+            raise CompressError(
+                f"{self.options.name}: cost: latency needs a device's table: name one with `table`, which"
+                " `compress tabulate` writes, or run a recipe whose first target can be measured"
+            )
+        return table.latency
 
     @cached_property
     def lessons(self) -> Lessons:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..channels.anatomy import LayerUse, Side, Term
-from .cost import Latency
 
 WidthGrid = Mapping[str, Sequence[int]]
 """Of each unit of several choices the widths to choose from."""
@@ -41,6 +40,8 @@ class Piece:
 
 Pieces = Callable[[WidthGrid, Sizes], list[Piece]]
 """The cost over these widths; where it is no sum of small tables, as it is near these sizes."""
+Latency = Callable[[Mapping[str, tuple[Tensor, Tensor, Tensor]]], Tensor]
+"""Milliseconds, a scalar that gradients flow through, of layers by name: channels read, channels made, presence."""
 LayerPrice = Callable[[LayerUse, Tensor, Tensor], Tensor]
 """What a layer that is there costs, elementwise, with so many inputs and outputs open."""
 _Monomial = tuple[tuple[str, ...], list[int], float]

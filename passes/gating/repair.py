@@ -7,12 +7,14 @@ from torch import nn
 from ...model import Model
 from ..channels.surgery import Cut
 from .batch_norm import norms_of, reestimate
-from .compensation import compensate
+from .compensation import Compensated, compensate
 from .held_out import keep_where_no_worse
 from .lessons import Lessons
 
 
-def repaired(model: Model, network: nn.Module, cut: Cut, lessons: Lessons) -> list[str]:
+def repaired(
+    model: Model, network: nn.Module, cut: Cut, lessons: Lessons, compensation: bool = True
+) -> list[str]:
     """Refit `network`, cut out of that of `model`, in place; notes on what it was worth on held-out samples.
 
     What makes it answer less like the whole network there is taken back.
@@ -24,18 +26,23 @@ def repaired(model: Model, network: nn.Module, cut: Cut, lessons: Lessons) -> li
         trial = keep_where_no_worse(network, lambda: reestimate(network, lessons.fit), lessons.unlike)
         told = f"{trial.before:.4g} -> {trial.after:.4g}"
         notes.append(f"BatchNorm measured anew: unlikeness on held-out samples {told}" + _unless(trial.kept))
-    rows = []
+    if compensation:
+        notes.append(_refitted(model, network, cut, lessons))
+    return notes
+
+
+def _refitted(model: Model, network: nn.Module, cut: Cut, lessons: Lessons) -> str:
+    rows: list[Compensated] = []
     trial = keep_where_no_worse(
         network,
         lambda: rows.extend(compensate(model.module, network, cut, lessons.fit, lessons.held_out)),
         lessons.unlike,
     )
     changed = sum(row.ridge is not None for row in rows)
-    notes.append(
+    return (
         f"refitted {changed} of {len(rows)} layers in closed form: unlikeness on held-out samples"
         f" {trial.before:.4g} -> {trial.after:.4g}" + _unless(trial.kept)
     )
-    return notes
 
 
 def _unless(kept: bool) -> str:

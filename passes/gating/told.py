@@ -11,6 +11,7 @@ from torch import nn
 
 from ...calibration.measurement import FidelityRecord, MetricRecord
 from ..channels.anatomy import LayerUse
+from ..channels.assembly import inside
 from ..channels.dissected import Dissected
 from ..channels.removal import Removal
 from ..channels.units import Kept, Kind, Unit, gates_of
@@ -51,7 +52,7 @@ def details(dissected: Dissected, cost: Cost, series: Sequence[Smaller]) -> dict
             "unit": cost.unit,
             "whole_cost": cost.whole,
             "series": [_row(dissected, cost, smaller) for smaller in series],
-            "units": [_unit(unit, cost, chosen) for unit in anatomy.units],
+            "units": [_unit(unit, cost, chosen, chosen.removal.skipped) for unit in anatomy.units],
             "layers": [_layer(layer, chosen.kept) for layer in anatomy.layers],
             "whole": [{"name": w.name, "reason": w.reason} for w in anatomy.whole],
         }
@@ -62,7 +63,9 @@ def summary(dissected: Dissected, cost: Cost, chosen: Smaller) -> list[str]:
     """One line on what it costs now, one on what went, and one on what could not go."""
     left = float(cost.of(gates_of(chosen.kept, dissected.anatomy.units)))
     units = dissected.anatomy.units
-    lines = [f"{cost.name}: {_number(left)} of {_number(cost.whole)} {cost.unit} left ({left / cost.whole:.1%})"]
+    lines = [
+        f"{cost.name}: {_number(left)} of {_number(cost.whole)} {cost.unit} left ({left / cost.whole:.1%})"
+    ]
     gone = [unit for unit in units if chosen.kept.get(unit.name) == ()]
     narrowed = [unit for unit in units if unit.name in chosen.kept and unit not in gone]
     for kind in (Kind.CHANNELS, Kind.HEADS, Kind.HEAD_SIZE):
@@ -93,14 +96,17 @@ def _row(dissected: Dissected, cost: Cost, smaller: Smaller) -> dict[str, Any]:
     }
 
 
-def _unit(unit: Unit, cost: Cost, chosen: Smaller) -> dict[str, Any]:
+def _unit(unit: Unit, cost: Cost, chosen: Smaller, blocks: Sequence[str]) -> dict[str, Any]:
+    """blocks: those that are gone, with all that lies in them."""
     closed = float(cost.of(gates_of({unit.name: ()}, [unit])))
     effect = chosen.effects.get(unit.name)
     return {
         "name": unit.name,
         "kind": unit.kind.value,
         "size": unit.size * unit.parts,
-        "kept": len(chosen.kept.get(unit.name, range(unit.size))) * unit.parts,
+        "kept": 0
+        if inside(unit.name, blocks)
+        else len(chosen.kept.get(unit.name, range(unit.size))) * unit.parts,
         "saves": 1 - closed / cost.whole,
         "harm": effect.harm if effect else None,
     }
