@@ -15,7 +15,7 @@ from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.dissect import Rules, dissect
 from ..channels.gated import Fixed, Gated
-from ..channels.removal import removed
+from ..channels.removal import Removal, removed
 from ..channels.units import Gates, Kept, gates_of
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
