@@ -10,15 +10,15 @@ weights, so that training can go on from there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from ...calibration.data import Part
 from ...errors import CompressError
 from ..graph.operators import CONVOLUTIONS, aten, groups_of, named_arguments, operand
+from ..graph.patches import padded, patches
 from .coded import Codes
 
 POSITIONS = 4096
@@ -83,39 +83,16 @@ def inputs_met(layer: fx.Node, inputs: Tensor, weight: tuple[int, ...]) -> Tenso
     """What the rows of a layer's weight are multiplied with, (groups, at most POSITIONS, inputs)."""
     if layer.target not in CONVOLUTIONS:
         return _some(inputs.reshape(1, -1, inputs.shape[-1]))
-    told = named_arguments(layer)
-    rank = len(weight) - 2
-    kernel, stride, dilation = (_each(x, rank) for x in (weight[2:], told["stride"], told["dilation"]))
-    inputs = F.pad(inputs, _padding(told["padding"], kernel, dilation))
-    if inputs.dim() == rank + 1:  # a single sample without the batch dimension
+    told, kernel = named_arguments(layer), weight[2:]
+    inputs = padded(inputs, kernel, told["padding"], told["dilation"])
+    if inputs.dim() == len(kernel) + 1:  # a single sample without the batch dimension
         inputs = inputs.unsqueeze(0)
-    if rank == 1:
-        inputs = inputs.unsqueeze(2)
-        kernel, stride, dilation = ((1, *each) for each in (kernel, stride, dilation))
-    # Few samples, all of their positions: unfolding takes the memory of the kernel's size times the input.
+    # Few samples, all of their positions: patches take the memory of the kernel's size times the input.
     taken = max(1, inputs.shape[0] // max(1, inputs[0, 0].numel() // POSITIONS))
-    patches = F.unfold(inputs[:taken], kernel, dilation, 0, stride)  # (samples, channels · kernel, positions)
-    count, _, positions = patches.shape
-    grouped = patches.reshape(count, groups_of(layer), -1, positions)
+    found = patches(inputs[:taken], kernel, told["stride"], told["dilation"])
+    positions = math.prod(found.shape[2 + len(kernel) :])
+    grouped = found.reshape(taken, groups_of(layer), -1, positions)
     return _some(grouped.permute(1, 0, 3, 2).flatten(1, 2))
-
-
-def _each(told: Sequence[int], rank: int) -> tuple[int, ...]:
-    """A setting of a convolution for each of its dimensions: one number stands for all."""
-    return tuple(told) * rank if len(told) == 1 else tuple(told)
-
-
-def _padding(told: str | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """The padding as `F.pad` takes it, the last axis first."""
-    if told == "valid":
-        both = [(0, 0) for _ in kernel]
-    elif told == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        both = [(total // 2, total - total // 2) for total in totals]
-    else:
-        assert not isinstance(told, str)
-        both = [(p, p) for p in _each(told, len(kernel))]
-    return [end for ends in reversed(both) for end in ends]
 
 
 def _some(rows: Tensor) -> Tensor:
