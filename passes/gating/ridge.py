@@ -1,0 +1,78 @@
+"""Ridge regression of a change of a layer's weight, and its strength by samples that it was not fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Strengths that are tried, in units of the mean energy of an input."""
+ROWS = 4096
+"""Rows that are held in float64 at once."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a layer was given, (rows, inputs), and what its outputs lack there, (rows, outputs)."""
+
+    inputs: Tensor
+    lacking: Tensor
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows at a time, in float64."""
+        for x, y in zip(torch.split(self.inputs, ROWS), torch.split(self.lacking, ROWS), strict=True):
+            yield x.double(), y.double()
+
+    def energy(self) -> float:
+        """The sum of squares of what the outputs lack."""
+        return sum(float(y.square().sum()) for _, y in self.chunks())
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to a weight, (outputs, inputs), and to the bias, (outputs,), zeros where it stays; float64."""
+
+    weight: Tensor
+    bias: Tensor
+    ridge: float
+
+    def error(self, rows: Rows) -> float:
+        """The sum of squares of what the outputs still lack."""
+        return sum(float((y - x @ self.weight.T - self.bias).square().sum()) for x, y in rows.chunks())
+
+
+def changes(rows: Rows, with_bias: bool) -> Iterator[Change]:
+    """argmin ||lacking - X Wᵀ - b||² + λ ||W||² for each λ of `RIDGES`, times the mean diagonal of XᵀX.
+
+    with_bias: whether b is free, and not held back, X then being centered; else b is 0. There are none where all inputs
+    are zeros (or all alike), or something is not finite.
+    """
+    x_mean = rows.inputs.mean(0, dtype=torch.float64) * with_bias
+    y_mean = rows.lacking.mean(0, dtype=torch.float64) * with_bias
+    gram, products = x_mean.new_zeros(len(x_mean), len(x_mean)), x_mean.new_zeros(len(x_mean), len(y_mean))
+    for x, y in rows.chunks():
+        centered = x - x_mean
+        gram += centered.T @ centered
+        products += centered.T @ (y - y_mean)
+    mean = float(gram.diagonal().mean())
+    if not (math.isfinite(mean) and mean > 0):
+        return
+    for ridge in RIDGES:
+        damped = gram.clone()
+        damped.diagonal().add_(ridge * mean)
+        weight = torch.cholesky_solve(products, torch.linalg.cholesky(damped)).T
+        yield Change(weight, y_mean - weight @ x_mean, ridge)
+
+
+def best_change(fit: Rows, held_out: Rows, with_bias: bool) -> tuple[Change, float] | None:
+    """The change that leaves the least error on `held_out`, and that; None where none makes it smaller."""
+    least, found = held_out.energy(), None
+    for change in changes(fit, with_bias):
+        error = change.error(held_out)
+        if error < least:
+            least, found = error, (change, error)
+    return found
