@@ -92,6 +92,7 @@ class Model:
     removals: what passes took out, in their order, of the network that a factory makes, each as JSON values of
     `passes/channels/removal.py`. None where no factory makes it, or one graph was made of it: its weights then load
     into nothing that could be made smaller alike. whole: the model before the first that a pass took out here.
+    siblings: networks of other sizes that the last pass left of the same training, by their share of the cost.
     """
 
     module: nn.Module
@@ -106,6 +107,7 @@ class Model:
     coded: Mapping[str, CodedTensor] = field(default_factory=dict, compare=False)
     removals: tuple[Mapping[str, Any], ...] | None = field(default=None, compare=False)
     whole: Model | None = field(default=None, compare=False)
+    siblings: Mapping[str, Model] = field(default_factory=dict, compare=False)
     source: str = field(default="", compare=False)
 
     @property
@@ -155,7 +157,7 @@ class Model:
 
     def successor(self, module: nn.Module, form: Form, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
-        fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}}
+        fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}, "siblings": {}}
         if form is not Form.MODULES:
             fresh |= {"removals": None, "whole": None}
         return replace(self, module=module, form=form, **fresh | changes)  # type: ignore[arg-type]

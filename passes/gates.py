@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..calibration.named import is_callable_name
@@ -39,9 +40,7 @@ class Gates(GatesOptions):
 
     def rebuild(self, model: Model, plan: PassPlan, context: PassContext) -> Model:
         """The network without what was removed, with its trained tensors."""
-        from .channels.removal import Removal, removed
+        from .gating.planned import networks_in
 
-        removal = Removal.from_json(plan.structure["removal"])
-        network = removed(model.module, removal)
-        network.load_state_dict({name: tensor.clone() for name, tensor in plan.tensors.items()})
-        return model.smaller(network, removal.to_json())
+        chosen, *others = networks_in(plan, model)
+        return replace(chosen[1], siblings=dict(others))

@@ -120,9 +120,20 @@ class GatesOptions(Pass):
                 )
             if any(after >= before for before, after in pairwise(shares)):
                 raise ValueError(f"{name}: expected each share below the one before it, got {list(shares)}")
+        if self.elastic and "target" in self.model_fields_set and self.target not in self.elastic:
+            raise ValueError(
+                f"target: expected one of the sizes of elastic, {list(self.elastic)}, got {self.target}"
+            )
         if self.elastic and (self.elastic[0] != 1 or len(self.elastic) < 2):
             raise ValueError(f"elastic: expected 1.0 and smaller shares after it, got {list(self.elastic)}")
         return self
+
+    @property
+    def handed_on(self) -> float:
+        """The share of the network that later passes are given: the smallest, of nested ones that of `target`."""
+        if self.elastic and "target" in self.model_fields_set:
+            return self.target
+        return (self.elastic or self.shares)[-1]
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -22,7 +22,8 @@ from ..teaching.taps import Tapped
 from ..training.stage import Stages
 from .batch_norm import norms_of, reestimate
 from .check import Effect, exchange, leave_one_out
-from .cost import Cost, Latency, cost_of
+from .cost import Cost, cost_of
+from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
 from .gate import Gate
 from .held_out import keep_where_no_worse
@@ -30,6 +31,8 @@ from .importance import standing, taylor
 from .lessons import Lessons
 from .objective import Gating, Ramp
 from .options import GatesOptions
+from .pieces import Latency
+from .planned import as_data
 from .projection import project, shortfall
 from .repair import repaired
 from .solver import Solver
@@ -63,18 +66,44 @@ class Phases:
         if not self.units:
             reasons = dict.fromkeys(f"{each.name}: {each.reason}" for each in self.anatomy.whole)
             return PassPlan({}, {}, modified=False, notes=("nothing can be removed", *reasons))
-        series = [self._smaller(share, before) for before, share in self._falling()]
-        chosen = series[-1]
-        structure = {"removal": chosen.removal.to_json()}
-        state = {name: tensor.detach().clone() for name, tensor in chosen.network.state_dict().items()}
-        told = details(self.dissected, self.cost, series) | {"training": self.stages.histories}
+        if self.options.elastic:
+            series = self._nested()
+        else:
+            series = [self._smaller(share, before) for before, share in self._falling()]
+        chosen = next(each for each in series if each.share == self.options.handed_on)
+        structure, tensors = as_data(series, chosen)
+        told = details(self.dissected, self.cost, series, chosen) | {"training": self.stages.histories}
         notes = [*summary(self.dissected, self.cost, chosen), *self.notes]
-        return PassPlan(structure, state, notes=tuple(notes), details=told)
+        return PassPlan(structure, tensors, notes=tuple(notes), details=told)
 
     def _falling(self) -> list[tuple[float, float]]:
         """Each target, and the one before it."""
         shares = self.options.shares
         return list(zip((1.0, *shares), shares, strict=False))
+
+    # -- all sizes at once
+
+    def _nested(self) -> list[Smaller]:
+        """Networks that are nested in one, trained together and taken out."""
+        options = self.options
+        structures = nested(
+            self.anatomy,
+            self.importance,
+            self.cost,
+            self.cost.pieces(),
+            options.elastic,
+            options.round_to,
+            options.least,
+        )
+        together = Nested(self.network, self.dissected, structures)
+        objective = Elastic(Tapped(together, []), self.likeness)
+        training = options.training.model_copy(update={"keep": "last"})
+        smallest = objective.outputs_at(len(structures) - 1)
+        self.notes += self.stages.train("elastic, smallest size", objective, training, smallest, "elastic")
+        return [
+            self._judged(Smaller(share, kept, {}, self.dissected.removal(kept), together.extracted(size)))
+            for size, (share, kept) in enumerate(zip(options.elastic, structures, strict=True))
+        ]
 
     # -- one target
 

@@ -43,15 +43,15 @@ class Smaller:
         return replace(self, facts=facts, metric=metric, fidelity=fidelity)
 
 
-def details(dissected: Dissected, cost: Cost, series: Sequence[Smaller]) -> dict[str, Any]:
-    """JSON values for the report: the series, and what became of units and layers of the last network in it."""
-    chosen, anatomy = series[-1], dissected.anatomy
+def details(dissected: Dissected, cost: Cost, series: Sequence[Smaller], chosen: Smaller) -> dict[str, Any]:
+    """JSON values for the report: the series, and what became of units and layers of the chosen network in it."""
+    anatomy = dissected.anatomy
     return {
         "gates": {
             "cost": cost.name,
             "unit": cost.unit,
             "whole_cost": cost.whole,
-            "series": [_row(dissected, cost, smaller) for smaller in series],
+            "series": [_row(dissected, cost, each) | {"chosen": each is chosen} for each in series],
             "units": [_unit(unit, cost, chosen, chosen.removal.skipped) for unit in anatomy.units],
             "layers": [_layer(layer, chosen.kept) for layer in anatomy.layers],
             "whole": [{"name": w.name, "reason": w.reason} for w in anatomy.whole],

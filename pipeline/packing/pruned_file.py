@@ -32,6 +32,7 @@ _WAS = "_name_before"
 def write_pruned(models: Sequence[Model], folder: Path) -> list[tuple[Path, str]]:
     """Write weights and widths of the last network of modules among a run's models, where passes took something out.
 
+    What the same training left in other sizes is written beside it, as pruned-SHARE.safetensors.
     Returns the files with their kinds; none where no factory makes the network, into which they could be loaded. The
     weights are read back as any file is: CompressError when they are not the network.
     """
@@ -39,11 +40,22 @@ def write_pruned(models: Sequence[Model], folder: Path) -> list[tuple[Path, str]
     if model is None or model.whole is None or model.removals is None:
         return []
     weights, widths = folder / WEIGHTS, folder / WIDTHS
-    tensors = {n: tensor.detach().clone().contiguous() for n, tensor in model.module.state_dict().items()}
-    write_atomically(weights, save(tensors, {KEY: text_of(model.removals)}))
-    loaded = _read_back(weights, model, model.whole)
+    loaded = _write_weights(model, model.whole, weights)
     write_atomically(widths, _widths(model.whole, loaded).encode())
-    return [(weights, "pruned-weights"), (widths, "widths")]
+    files = [(weights, "pruned-weights"), (widths, "widths")]
+    for share, sibling in model.siblings.items():
+        path = folder / f"pruned-{share}.safetensors"
+        _write_weights(sibling, model.whole, path)
+        files.append((path, "pruned-weights"))
+    return files
+
+
+def _write_weights(model: Model, whole: Model, path: Path) -> nn.Module:
+    """Write one network's weights; returns what the file makes of the whole one."""
+    assert model.removals is not None
+    tensors = {n: tensor.detach().clone().contiguous() for n, tensor in model.module.state_dict().items()}
+    write_atomically(path, save(tensors, {KEY: text_of(model.removals)}))
+    return _read_back(path, model, whole)
 
 
 def _read_back(path: Path, model: Model, whole: Model) -> nn.Module:

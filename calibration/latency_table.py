@@ -1,0 +1,199 @@
+"""The latency of a network as a function of its widths: a table of what its layers take on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic_core
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from ..errors import CompressError, cause
+from ..record import Count, Milliseconds, Ratio, Record, require_schema
+from ..text import short
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 64 << 20
+"""Most bytes of a file that is read as a table; one of a thousand layers and a hundred probes has 10 MB."""
+SHOWN = 4
+"""Layers that an error names."""
+ROUNDING = 1e-6
+"""Of a width that is a sum of gates."""
+Precision = Literal["int8", "float"]
+Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Widths = Mapping[str, tuple[Tensor, Tensor, Tensor]]
+"""Layer -> how many of its inputs and of its outputs are open, and how far it is there, from 0 to 1."""
+
+
+class LayerLatency(Record, frozen=True):
+    """What a layer takes, in ms, as a sum of parts: `fixed` whatever its widths are, the others at full width.
+
+    With the shares x of its inputs and y of its outputs it takes fixed + both * x * y + read * x + made * y, and
+    nothing where it is gone. inputs, outputs: its channels in the whole network; 0 where none can go.
+    measured_ms: in the whole network, by the runtime's own clock, with what follows it until the next layer; null where
+    the runtime does not time layers.
+    """
+
+    name: str
+    type: str
+    inputs: Count
+    outputs: Count
+    macs: Count
+    fixed: Milliseconds
+    both: Milliseconds
+    read: Milliseconds
+    made: Milliseconds
+    measured_ms: Milliseconds | None = None
+
+    @property
+    def whole(self) -> float:
+        """What it takes in the whole network, as the table has it."""
+        return self.fixed + self.both + self.read + self.made
+
+
+class Probe(Record, frozen=True):
+    """A smaller version of the network, as it was measured.
+
+    widths: inputs and outputs of each layer that is there. ratios: its time over that of the whole network, one for
+    each round of launches that took turns; whole_ms: the whole network's in each. layer_ms: by the runtime's own clock,
+    empty where it does not time layers.
+    ms: of one inference, on the scale of the table's `whole_ms`; predicted_ms: by a table that was fitted to all other
+    probes, null where there are too few.
+    """
+
+    widths: dict[str, tuple[Count, Count]]
+    ratios: tuple[Ratio, ...]
+    whole_ms: tuple[Milliseconds, ...]
+    layer_ms: dict[str, Milliseconds]
+    ms: Milliseconds
+    predicted_ms: Milliseconds | None = None
+
+
+class LatencyTable(Record, frozen=True):
+    """How long one network takes on one device, whatever the widths of its layers.
+
+    key: digest of all that must be the same for its probes to hold: network, device, versions, precision.
+    network: where it is from; grid: of INT8, in words, empty for float; batch: samples in one inference. facts,
+    machine: what the device says of itself; options, settings: how engines are built, and what they told.
+    measured_at: when the last probe was. steps: channels read and made that the device computes at once: a width counts
+    as the next multiple. whole_ms: of the whole network, the median over all rounds; rest_ms: what no
+    layer takes. error: mean of |predicted / measured - 1| over the probes, each predicted without it; null for too few.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    network: str
+    precision: Precision
+    grid: str
+    batch: Count
+    device: str
+    runtime: str
+    machine: str
+    facts: dict[str, str]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    settings: dict[str, Any]
+    measured_at: str
+    steps: Steps
+    whole_ms: Milliseconds
+    rest_ms: Milliseconds
+    layers: tuple[LayerLatency, ...]
+    probes: tuple[Probe, ...]
+    error: Ratio | None = None
+
+    def latency(self, widths: Widths) -> Tensor:
+        """Milliseconds with these widths, float64, that gradients flow through; a layer that is not named is gone.
+
+        The widths may have any one shape, which then is the result's: networks that are alike but for them. A width of
+        0 is that of what cannot be made smaller, as of an attention whose heads are not known, and counts as whole.
+        CompressError for a layer that the table does not have.
+        """
+        if strange := [f"{short(name)} is not in it" for name in widths if name not in self._places]:
+            raise CompressError(f"the table of latencies: {_REFUSED}: {_listed(strange)}; {HINT}")
+        if not widths:
+            return torch.tensor(self.rest_ms, dtype=torch.float64)
+        given = [each.double() for three in widths.values() for each in three]
+        alike = torch.stack(torch.broadcast_tensors(*given))  # type: ignore[no-untyped-call]
+        read, made, present = alike.reshape(len(widths), 3, *alike.shape[1:]).unbind(1)
+        rows = self._numbers[[self._places[name] for name in widths]].to(alike.device)
+        columns = rows.T.reshape(6, len(widths), *[1] * (present.dim() - 1))
+        inputs, outputs, fixed, both, by_read, by_made = columns.unbind()
+        x, y = share(read, inputs, self.steps[0]), share(made, outputs, self.steps[1])
+        layers = present * (fixed + both * x * y + by_read * x + by_made * y)
+        return self.rest_ms + layers.sum(0)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {layer.name: index for index, layer in enumerate(self.layers)}
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        """Inputs, outputs, and the parts of what each layer takes, (layers, 6)."""
+        rows = [(one.inputs, one.outputs, one.fixed, one.both, one.read, one.made) for one in self.layers]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
+
+    def require_layers(self, sizes: Mapping[str, tuple[int, int]], where: str) -> None:
+        """CompressError unless a network has just these layers, by inputs and outputs where they are known (not 0).
+
+        where: the table is from.
+        """
+        own = {layer.name: (layer.inputs, layer.outputs) for layer in self.layers}
+        wrong = [
+            f"{short(name)} is {_size(own[name])} in it and {_size(size)} here"
+            for name, size in sizes.items()
+            if name in own and any(a != b and a and b for a, b in zip(own[name], size, strict=True))
+        ]
+        wrong += [f"{short(name)} is not in it" for name in sizes if name not in own]
+        wrong += [f"its {short(name)} is not here" for name in own if name not in sizes]
+        if wrong:
+            raise CompressError(f"{where}: {_REFUSED}: {_listed(wrong)}; {HINT}")
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable:
+        """The table that a file holds; CompressError when it is none."""
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise CompressError(f"{path}: larger than any table of latencies; {HINT}")
+            content = pydantic_core.from_json(path.read_bytes())
+        except OSError as error:
+            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {HINT}") from error
+        except ValueError as error:
+            raise CompressError(f"{path}: no table of latencies: {cause(error)}; {HINT}") from error
+        require_schema(content, str(path), "a table of latencies", SCHEMA_VERSION, HINT)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            told = f"{place}: {first['msg']}"
+            raise CompressError(f"{path}: no complete table of latencies: {told}; {HINT}") from error
+
+
+_REFUSED = "measured of another network"
+HINT = "measure one of this network by `compress tabulate`"
+
+
+def share(width: Tensor, size: Tensor, step: int) -> Tensor:
+    """How much of a side is computed, elementwise: whole blocks of `step` channels over those of the whole side.
+
+    The gradient is that of the open channels alone, as blocks have none. 1 where a width or a size is 0, not known.
+    """
+    return torch.where((size > 0) & (width > 0), _blocks(width, step) / _blocks(size, step).clamp(min=1), 1.0)
+
+
+def _blocks(width: Tensor, step: int) -> Tensor:
+    whole = torch.ceil((width.detach() - ROUNDING) / step) * step
+    return width + (whole - width.detach())
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} -> {size[1]}"
+
+
+def _listed(told: Sequence[str]) -> str:
+    more = f", and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return ", ".join(told[:SHOWN]) + more
