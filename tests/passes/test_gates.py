@@ -47,7 +47,7 @@ def test_a_target_that_cannot_be_met_is_refused_with_the_least_that_can(tmp_path
 def test_the_target_is_met_and_the_plan_alone_gives_the_network_again(tmp_path: Path, cost: str) -> None:
     original = model()
     before = {name: tensor.clone() for name, tensor in original.module.state_dict().items()}
-    chosen, context = Gates.model_validate(FAST | {"cost": cost, "round_to": 1}), context_in(tmp_path)
+    chosen, context = Gates.model_validate(FAST | {"cost": cost, "round_to": 2}), context_in(tmp_path)
     result = chosen.apply(original, context)
     whole, left = (getattr(each.facts(), cost) for each in (original, result.model))
     assert 0.49 <= left / whole <= 0.5
