@@ -22,8 +22,14 @@ TOLERANCE = 0.03
 MOST_PROBES = 5
 AT_ONCE = 12
 """Engines in a round of launches, all of which are in memory together with the original's."""
-PROBED_IN = {"ranges": "minmax", "equalization": "off", "bias_correction": False, "sensitivity_samples": 0}
-"""Which weights an INT8 engine holds is nothing to its speed."""
+PROBED_IN = {
+    "ranges": "minmax",
+    "equalization": "off",
+    "bias_correction": False,
+    "softmax_sqnr_db": 0.0,
+    "sensitivity_samples": 0,
+}
+"""All in INT8: which weights an engine holds is nothing to its speed, and what would stay in float depends on them."""
 
 
 # -- baselines of a latency
@@ -105,10 +111,11 @@ def _probed(bench: Bench, method: str, amount: float) -> float:
 def timed(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[str, Any]]:
     """The latency of each engine as a share of the original's, by the cell's label: launches that take turns.
 
-    Baselines of other seeds are the same networks with other weights, and are timed once. What was timed before, of
-    the same files in the same group, is taken from there.
+    Engines that differ in nothing but their weights, such as a baseline's of several seeds, are timed once. What was
+    timed before, of the same files in the same group, is taken from there.
     """
-    own = {cell: _timed_as(cell, cells) for cell in cells if cell != ORIGINAL}
+    graphs = {cell: _engine(bench, cell).read_bytes() for cell in cells if cell != ORIGINAL}
+    own = {cell: next(c for c in graphs if graphs[c] == graphs[cell]) for cell in graphs}
     # Ours first: they are compared with each other, in the same rounds where that can be.
     ordered = sorted(set(own.values()), key=lambda cell: (cell.method in BASELINES, cell.seed, cell.label))
     found: dict[str, dict[str, Any]] = {}
@@ -118,12 +125,9 @@ def timed(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[str
     return {ORIGINAL.label: whole} | {cell.label: found[one.label] for cell, one in own.items()}
 
 
-def _timed_as(cell: Cell, cells: Sequence[Cell]) -> Cell:
-    """The cell whose engine stands for it: of a baseline that of the first seed."""
-    if cell.method not in BASELINES:
-        return cell
-    same = [c for c in cells if (c.method, c.target, c.amount) == (cell.method, cell.target, cell.amount)]
-    return min(same, key=lambda c: c.seed)
+def _engine(bench: Bench, cell: Cell) -> Path:
+    """The file of an engine's graph; its weights lie beside it."""
+    return bench.setting.place(cell) / "engine" / "model.xml"
 
 
 def _group(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[str, Any]]:
@@ -139,7 +143,7 @@ def _group(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[st
     from edgepress.targets.measuring.latency import of, summarize
     from edgepress.targets.measuring.launch import paired_log_ratio
 
-    engines = {cell.label: bench.setting.place(cell) / "engine" / "model.xml" for cell in cells}
+    engines = {cell.label: _engine(bench, cell) for cell in cells}
     told = [pairs, *((label, files_digest([x, x.with_suffix(".bin")])) for label, x in engines.items())]
     name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
     kept = bench.setting.folder / "timing" / f"{name}.json"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -47,18 +48,22 @@ def torch_pruned(model: Any, amount: float, norm: int, **options: Any) -> nn.Mod
     for layer in attentions:
         layer.fused_attn = False  # one operation that hides what is inside
     pruner_class = torch_pruning.pruner.GroupNormPruner if norm == 2 else torch_pruning.pruner.MagnitudePruner
-    pruner = pruner_class(
-        module,
-        model.example_inputs[0],
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=norm),
-        global_pruning=True,
-        pruning_ratio=1 - amount,
-        max_pruning_ratio=MOST_CUT,
-        round_to=ROUND_TO,
-        ignored_layers=[_last_layer(module)],
-        num_heads={layer.qkv: layer.num_heads for layer in attentions},
-        **options,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # that it cuts tokens and layer scales by their last dimension, rightly
+        pruner = pruner_class(
+            module,
+            model.example_inputs[0],
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=norm),
+            global_pruning=True,
+            pruning_ratio=1 - amount,
+            max_pruning_ratio=MOST_CUT,
+            round_to=ROUND_TO,
+            ignored_layers=[_last_layer(module)],
+            num_heads={layer.qkv: layer.num_heads for layer in attentions},
+            **options,
+        )
     pruner.step()
     for layer, was_fused in zip(attentions, fused, strict=True):
         layer.num_heads = pruner.num_heads[layer.qkv]

@@ -65,8 +65,7 @@ def page(record: dict[str, Any], n: int) -> str:
 Every network trained for {record["epochs"]} epochs ({how}). {n} test samples; the original has
 {_percent(original["accuracy"]["float_test"])} in float and {_percent(original["accuracy"]["int8_test"])} in INT8, and
 takes {original["latency"]["ms"]:.2f} ms. Latencies are of INT8 engines on OpenVINO, batch 1, as shares of the
-original's in the same rounds of launches. Other seeds of a baseline are the same network with other weights, timed
-once.
+original's in the same rounds of launches; engines that differ in nothing but their weights are timed once.
 """
     for title, told, table, rows in (
         ("Means over the trainings", LOST, _means, record["means"]),
