@@ -75,12 +75,12 @@ def _likeness(bench: Bench, original: Any, logits: Any) -> dict[str, float]:
     original: None where it is already kept.
     """
     import torch
-    from edgepress.passes.teaching.losses import soft_target_loss
+    from edgepress.calibration.fidelity import divergences
 
     if original is None:
         with np.load(bench.setting.place(ORIGINAL) / "scores.npz") as arrays:
             original = arrays["float_logits"]
-    divergence = soft_target_loss(torch.from_numpy(logits), torch.from_numpy(original), 1.0)
+    divergence = divergences(torch.from_numpy(original), torch.from_numpy(logits))
     agreement = float((logits.argmax(1) == original.argmax(1)).mean())
     return {"kl": float(divergence.mean()), "agreement": agreement}
 

@@ -174,7 +174,7 @@ def _baseline(cell: Cell, bench: Bench, context: Any, place: Path) -> tuple[Any,
     if cell.amount is None:
         raise ValueError(f"{cell.label}: its amount is not known yet")
     module = BASELINES[cell.method][1](bench.model, cell.amount)
-    plan = _kept(place)
+    plan = kept_plan(place)
     if plan is None:
         plan = PassPlan({}, fine_tuned(bench, module, context).state_dict())
         _keep(plan, place)
@@ -187,7 +187,7 @@ def _ours(cell: Cell, bench: Bench, context: Any, place: Path) -> tuple[Any, lis
 
     options = gates_options(cell.method, cell.target, bench.setting)
     chosen = PASSES[PASS].model_validate_json(json.dumps(options))
-    plan = _kept(place)
+    plan = kept_plan(place)
     if plan is None:
         plan = chosen.plan(bench.model, context)
         _keep(plan, place)
@@ -210,7 +210,7 @@ def _keep(plan: Any, place: Path) -> None:
             path.unlink()
 
 
-def _kept(place: Path) -> Any:
+def kept_plan(place: Path) -> Any:
     """The plan of a finished training, None where it is not."""
     from edgepress.passes.base import PassPlan
     from safetensors.torch import load_file

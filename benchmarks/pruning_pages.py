@@ -51,6 +51,7 @@ LOST = "Accuracy lost by the INT8 engine to the original's, in points; the inter
 EQUALLY = "Between two networks of a method, and the original, its accuracy is read off a straight line.\n\n"
 FASTEST = "The fastest network that is on the mean no less accurate.\n\n"
 LIKENESS = "KL (nats) and agreement of the float network's outputs with the original's.\n\n"
+PREDICTED = ("network", "seed", "predicted", "measured (95 % interval)", "predicted / measured")
 NEAR = 0.1
 NEAREST = ("ours", "against the nearest of", "seed", "latencies", "more accurate by", "McNemar p", "p, Holm")
 
@@ -77,6 +78,7 @@ original's in the same rounds of launches; engines that differ in nothing but th
             [row for row in record["nearest"] if _near(row)],
         ),
         ("Driven by latency or by multiply-accumulates", FASTEST, _faster, record["latency_driven"]),
+        ("Latency as the table predicts it, and measured", "", _predictions, record["predicted"]),
         ("Solver or trained gates", FASTEST, _faster, record["solver"]),
         ("All networks", LIKENESS, _networks, [original, *record["rows"]]),
     ):
@@ -183,6 +185,23 @@ def _faster(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['ratio']:.3f} ({_span(row['ci95'], 3)})",
                 f"{row['points']:+.2f} ({_span(row['points_ci95'])})",
                 "yes" if row["faster"] else "not told apart",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _predictions(rows: Sequence[dict[str, Any]]) -> str:
+    """Shares of the original's latency."""
+    return markdown_table(
+        PREDICTED,
+        [
+            [
+                f"{LABELS[row['method']]} {row['target']:g}",
+                str(row["seed"]),
+                f"{row['predicted']:.3f}",
+                f"{row['measured']:.3f} ({_span(row['ci95'], 3)})",
+                f"{row['predicted'] / row['measured']:.3f}",
             ]
             for row in rows
         ],
