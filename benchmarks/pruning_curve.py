@@ -5,7 +5,7 @@
     compress tabulate examples/solar/cnn.yaml ...         # the latency table that gates are driven by
     python benchmarks/pruning_curve.py --network solar-cnn --table TABLE
     python benchmarks/pruning_curve.py --network solar-vit --methods gates-latency --methods uniform --seeds 3
-    python benchmarks/pruning_curve.py --network digits-cnn --quick
+    python benchmarks/pruning_curve.py --network digits-cnn --quick --methods uniform
 
 Each method makes a smaller network of the original and trains it: as many epochs in all, the same rate, augmentation
 and teacher, by the project's own trainer. Then it is quantized, built for OpenVINO and judged in float and INT8 on the
@@ -83,7 +83,7 @@ def main(
     torch.set_num_threads(jobs * threads)
     bench = opened(setting)
     judged(ORIGINAL, bench)
-    cells = _cells(bench, asked, seeds)
+    cells = _cells(bench, asked, seeds, search=not only_finished)
     if only_finished:
         cells = [cell for cell in cells if (setting.place(cell) / "row.json").is_file()]
     if until == "amounts":
@@ -100,23 +100,14 @@ def main(
     sys.exit(bool(failures))
 
 
-def _cells(bench: Bench, asked: dict[str, Sequence[float]], seeds: int) -> list[Cell]:
+def _cells(bench: Bench, asked: dict[str, Sequence[float]], seeds: int, search: bool) -> list[Cell]:
     """All trainings, seed by seed, so that what is finished when time is over can be compared."""
-    amounts: dict[tuple[str, float], float] = {}
+    wanted: list[tuple[str, float, float | None]] = []
     for method, targets in asked.items():
-        if method in BASELINES:
-            for target, (amount, share) in amounts_for(bench, method, targets).items():
-                amounts[method, target] = amount
-                print(
-                    f"{method}: {amount:g} kept for {target:g} of the latency, {share:.3f} measured",
-                    flush=True,
-                )
-    return [
-        Cell(method, target, seed, amounts.get((method, target)))
-        for seed in range(seeds)
-        for method, targets in asked.items()
-        for target in targets
-    ]
+        amounts = amounts_for(bench, method, targets, search) if method in BASELINES else {}
+        known = amounts if method in BASELINES else targets
+        wanted += [(method, target, amounts.get(target)) for target in known]
+    return [Cell(method, target, seed, amount) for seed in range(seeds) for method, target, amount in wanted]
 
 
 # -- trainings

@@ -36,33 +36,43 @@ original: what a network that is not trained yet would need there, no trained on
 # -- baselines of a latency
 
 
-def amounts_for(bench: Bench, method: str, targets: Sequence[float]) -> dict[float, tuple[float, float]]:
-    """How much a baseline is to keep, and the share of the original's latency that it then has, for each target.
+def amounts_for(bench: Bench, method: str, targets: Sequence[float], search: bool) -> dict[float, float]:
+    """How much a baseline is to keep for each target, a share of the original's latency; without `search` only those
+    that were found before.
 
     Baselines decide what to cut before they train, and weights are nothing to the speed: a cut network is quantized and
     timed as it is, beside the original, and the next amount is where a line through its neighbours meets the target.
-    A quick benchmark does not search.
+    What was found once stays, as networks are trained by it. A quick benchmark does not search.
     """
     if bench.setting.quick:
-        return {target: (target, float("nan")) for target in targets}
+        return {target: target for target in targets}
     path = bench.setting.folder / "probes" / f"{method}.json"
-    probes: dict[float, float] = {1.0: 1.0, 0.0: 0.0}
-    if path.is_file():
-        probes |= {float(amount): share for amount, share in json.loads(path.read_text()).items()}
-    for target in targets:
-        for _ in range(MOST_PROBES):
-            if min(abs(share / target - 1) for share in probes.values()) <= TOLERANCE:
-                break
-            amount = _between(probes, target)
-            if amount in probes:
-                break
-            probes[amount] = _probed(bench, method, amount)
-            print(f"{method}: {amount:g} kept is {probes[amount]:.3f} of the latency", flush=True)
+    kept = json.loads(path.read_text()) if path.is_file() else {"probes": [], "amounts": []}
+    amounts = dict(kept["amounts"])
+    probes = {0.0: 0.0, **dict(kept["probes"]), 1.0: 1.0}
+    for target in targets if search else ():
+        if target not in amounts:
+            amounts[target] = _found(bench, method, target, probes)
+            told = {"probes": sorted(probes.items()), "amounts": sorted(amounts.items())}
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({str(a): s for a, s in sorted(probes.items()) if 0 < a < 1}, indent=1))
+            path.write_text(json.dumps(told, indent=1) + "\n")
+    return {target: amounts[target] for target in targets if target in amounts}
+
+
+def _found(bench: Bench, method: str, target: float, probes: dict[float, float]) -> float:
+    """The amount whose latency is nearest to the target, after as many more probes as it takes, or may take."""
+    for _ in range(MOST_PROBES):
+        amount = _between(probes, target)
+        if amount in probes or min(abs(share / target - 1) for share in probes.values()) <= TOLERANCE:
+            break
+        probes[amount] = _probed(bench, method, amount)
+        print(f"{method}: with {amount:g} kept {probes[amount]:.3f} of the latency", flush=True)
     found = {amount: share for amount, share in probes.items() if 0 < amount < 1}
-    nearest = {target: min(found, key=lambda a: abs(found[a] - target)) for target in targets}
-    return {target: (amount, found[amount]) for target, amount in nearest.items()}
+    nearest = min(found, key=lambda amount: abs(found[amount] - target))
+    print(
+        f"{method}: {nearest:g} kept for {target:g} of the latency, {found[nearest]:.3f} measured", flush=True
+    )
+    return nearest
 
 
 def _between(probes: dict[float, float], target: float) -> float:
