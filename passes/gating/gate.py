@@ -12,7 +12,7 @@ Gradient = Literal["constant", "sigmoid"]
 REACH = 1.0
 """Gates stay within it of their threshold, so that each can be closed or revived by as many steps."""
 MEMORY = 0.9
-"""How much of the mean of squared gradients is left after a step."""
+"""How much of what was noted of gradients is left after a step."""
 
 
 def derivative(u: Tensor, gradient: Gradient) -> Tensor:
@@ -49,20 +49,17 @@ def threshold(u: Tensor, gradient: Gradient = "constant") -> Tensor:
 class Gate(nn.Module):
     """The gates of one unit, one for each choice; forward() gives their values, (size,).
 
-    power: the mean square, over the unit's choices and the latest steps, of the gradient that comes from the network.
-    factor: what that gradient is multiplied by, as `even_out` sets it. Both are buffers, as a resumed training needs
-    them.
+    power: the squared norm of the gradient that comes from the network, over the latest steps. A buffer, as a resumed
+    training needs it.
     """
 
     power: Tensor
-    factor: Tensor
 
     def __init__(self, size: int, gradient: Gradient = "constant") -> None:
         super().__init__()
         self.gradient: Gradient = gradient
         self.u = nn.Parameter(torch.full((size,), REACH))
         self.register_buffer("power", torch.zeros(()))
-        self.register_buffer("factor", torch.ones(()))
 
     def start(self, standing: Tensor) -> None:
         """Open all gates; those of the least `standing`, (size,) in (0, 1], are the first to close."""
@@ -87,7 +84,7 @@ class Gate(nn.Module):
 
 
 class _Noted(torch.autograd.Function):
-    """The gates' values as they are; notes the power of their gradient, and multiplies that by the gate's factor."""
+    """The gates' values as they are; notes the power of their gradient."""
 
     @staticmethod
     def forward(ctx: Any, opened: Tensor, gate: Gate) -> Tensor:
@@ -97,28 +94,13 @@ class _Noted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         [grad], power = grads, ctx.gate.power
-        now = grad.square().mean()
+        now = grad.square().sum()
         # In half precision a gradient may overflow, and the step is then not taken.
         now = torch.where(torch.isfinite(now), now, power)
         power.copy_(torch.where(power > 0, MEMORY * power + (1 - MEMORY) * now, now))
-        return grad * ctx.gate.factor, None
+        return grad, None
 
 
-def even_out(gates: Sequence[Gate]) -> None:
-    """Give the gradients of all gates the same root mean square, and leave that of all together as it is.
-
-    A gate's gradient is a sum over samples and positions. Left alone, units of large maps would hold on to all their
-    choices, and those of small maps, late in the network, would pay for all.
-    """
-    known = [gate for gate in gates if bool(gate.power > 0)]
-    if not known:
-        return
-    mean = task_power(known, evened=False) / sum(gate.u.numel() for gate in known)
-    for gate in known:
-        gate.factor.copy_((mean / gate.power).sqrt())
-
-
-def task_power(gates: Sequence[Gate], evened: bool = True) -> Tensor:
-    """The squared norm of the gradient that the network gives all gates, by their latest steps; a scalar."""
-    powers = [gate.power * (gate.factor.square() if evened else 1) * gate.u.numel() for gate in gates]
-    return torch.stack(powers).sum()
+def task_power(gates: Sequence[Gate]) -> Tensor:
+    """The squared norm of the gradient that the network gives all gates, over the latest steps; a scalar."""
+    return torch.stack([gate.power for gate in gates]).sum()

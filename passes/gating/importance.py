@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ...errors import CompressError
 from ..channels.units import Gates, Kind, Unit
+from .cost import Cost
+from .widths import Widths
 
 Loss = Callable[[Gates], Tensor]
 """The loss of one sample, or the mean over few, with these gates: a scalar that gradients flow through."""
@@ -54,23 +56,31 @@ def normalised(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def standing(importance: Mapping[str, Tensor], units: Sequence[Unit]) -> dict[str, Tensor]:
-    """The rank of each choice among those of all units that are alike, over their number: (size,) in (0, 1].
+def worth(importance: Mapping[str, Tensor], cost: Cost, units: Sequence[Unit]) -> dict[str, Tensor]:
+    """Importances over what a choice of the unit costs, (size,) of each unit: those of least worth are best to lose."""
+    prices = Widths(units, importance, cost, round_to=1, least=0.0).prices()
+    return {unit.name: importance[unit.name] / price for unit, price in zip(units, prices, strict=True)}
 
-    Units of unlike structure have importances of unlike meaning, which are not compared (Isomorphic pruning, Fang et
-    al., ECCV 2024). Of equal importances the first stand higher.
+
+def standing(
+    scores: Mapping[str, Tensor], units: Sequence[Unit], isomorphic: bool = False
+) -> dict[str, Tensor]:
+    """The rank of each choice among all, over their number: (size,) in (0, 1]. Of equal scores the first stand higher.
+
+    isomorphic: among those of units of the same structure alone (Isomorphic pruning, Fang et al., ECCV 2024), where
+    scores of unlike units are not to be compared.
     """
-    alike: dict[tuple[str, ...], list[Unit]] = {}
+    groups: dict[tuple[str, ...], list[Unit]] = {}
     for unit in units:
         known = unit.alike or unit.kind is Kind.BLOCK
-        alike.setdefault((unit.kind, unit.alike if known else unit.name), []).append(unit)
+        key = (unit.kind, unit.alike if known else unit.name) if isomorphic else ()
+        groups.setdefault(key, []).append(unit)
     found: dict[str, Tensor] = {}
-    for group in alike.values():
-        together = torch.cat([importance[unit.name].double() for unit in group])
+    for group in groups.values():
+        together = torch.cat([scores[unit.name].double() for unit in group])
         order = torch.argsort(together, descending=True, stable=True)
         ranks = torch.empty(len(together))
         ranks[order] = torch.arange(len(together), 0, -1, dtype=ranks.dtype) / len(together)
-        found |= dict(
-            zip((unit.name for unit in group), torch.split(ranks, [unit.size for unit in group]), strict=True)
-        )
+        each = torch.split(ranks, [unit.size for unit in group])
+        found |= {unit.name: values for unit, values in zip(group, each, strict=True)}
     return found

@@ -7,6 +7,7 @@ from the share of the gates' gradient that the term is to have (the balancer of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,16 +16,19 @@ from torch import Tensor
 from ..channels.gated import Gated
 from ..channels.units import Gates
 from ..teaching.taught import Taught
-from ..training.draws import Draws
-from ..training.job import Forward, Group
+from ..training.job import Group
 from ..training.schedule import Moment
 from .cost import Cost
-from .gate import Gate, even_out, task_power
+from .gate import Gate, task_power
 
 SHARE = 0.5
 """The share of the gates' gradient that the cost term has where the cost is BAND over its target."""
 BAND = 0.01
 """Of the whole cost. The gradient of a square grows in proportion: far above its target the cost has its way."""
+AJAR = 1e-3
+"""Where a gate stands that is opened again: it closes next if the target falls."""
+TOO_LARGE = 4
+"""How many gates are passed over, when others are opened again, as they alone are worth more than there is room."""
 LEAST_PULL = 1e-4
 """What the gradient of the gates is taken to be at least: a network that is compared with itself alone has none."""
 
@@ -98,17 +102,46 @@ class Gating(Taught):
         self.target = self.ramp.at(now.share)
 
     def training(self, on: bool) -> None:
-        """Keep the gates within reach of their thresholds."""
+        """Keep the gates within reach of their thresholds, and as many open as the target leaves room for."""
         super().training(on)
         for gate in self.gates.values():
             gate.bound()
+        self._reopen()
 
-    def loss(
-        self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws
-    ) -> dict[str, Tensor]:
-        """labels, teacher and features with what is closed now, and the cost."""
-        even_out(list(self.gates.values()))
-        return super().loss(forward, inputs, labels, draws)
+    def _reopen(self) -> None:
+        """Where more is closed than was asked for, open what closed last, as far as it fits.
+
+        A step may close many gates at once, or a block, and gates do not know of each other.
+        """
+        names = list(self.gates)
+        u = torch.cat([self.gates[name].u.detach().cpu() for name in names])
+        closed = [int(i) for i in torch.argsort(u, descending=True, stable=True) if u[i] <= 0]
+        if not closed or self._left_at(u) >= self.target:
+            return
+        for _ in range(TOO_LARGE):
+            count = self._most(u, closed)
+            u[closed[:count]] = AJAR
+            closed = closed[count + 1 :]
+        sizes = [len(self.gates[name].u) for name in names]
+        with torch.no_grad():
+            for name, values in zip(names, torch.split(u, sizes), strict=True):
+                self.gates[name].u.copy_(values)
+
+    def _most(self, u: Tensor, closed: Sequence[int]) -> int:
+        """How many of the first of the closed gates can be opened without going over the target."""
+        fits, over = 0, len(closed) + 1
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            tried = u.clone()
+            tried[closed[:middle]] = AJAR
+            fits, over = (middle, over) if self._left_at(tried) <= self.target else (fits, middle)
+        return fits
+
+    def _left_at(self, u: Tensor) -> float:
+        """The share of the cost that is left where the gates, one after another, stand at `u`."""
+        sizes = [len(gate.u) for gate in self.gates.values()]
+        opened = torch.split((u > 0).double(), sizes)
+        return float(self.left(dict(zip(self.gates, opened, strict=True))))
 
     def terms(self) -> dict[str, Tensor]:
         """The cost, weighted; none where it is not above its target."""

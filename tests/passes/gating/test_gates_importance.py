@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from anatomies import chain
 from edgepress.errors import CompressError
 from edgepress.passes.channels.units import Gates, Kind, Unit
-from edgepress.passes.gating.importance import normalised, standing, taylor
+from edgepress.passes.gating.cost import ParamsCost
+from edgepress.passes.gating.importance import normalised, standing, taylor, worth
 from torch import Tensor
 
 UNITS = (Unit("a", Kind.CHANNELS, 3), Unit("b", Kind.CHANNELS, 2))
@@ -75,6 +77,25 @@ def test_choices_stand_among_those_of_like_units_alone() -> None:
         "f": [5.0],
         "g": [6.0],
     }
-    found = standing({name: torch.tensor(each) for name, each in values.items()}, units)
+    scores = {name: torch.tensor(each) for name, each in values.items()}
+    found = standing(scores, units, isomorphic=True)
     expected = {"a": [1, 0.75], "b": [0.25, 0.5], "c": [1, 0.5], "d": [1], "e": [1], "f": [0.5], "g": [1]}
     assert {name: each.tolist() for name, each in found.items()} == expected
+    alone = standing(scores, units)
+    ranked = sorted(
+        ((float(s), n, i) for n, each in scores.items() for i, s in enumerate(each)), reverse=True
+    )
+    assert [float(alone[name][i]) * 10 for _, name, i in ranked] == pytest.approx(list(range(10, 0, -1)))
+
+
+def test_worth_is_importance_for_what_a_choice_costs() -> None:
+    """Of equal importances those are worth least that save most; what is in a block costs what it does while that is
+    there."""
+    anatomy = chain([32, 32], blocks=1)
+    cost = ParamsCost(anatomy)
+    found = worth({unit.name: torch.ones(unit.size) for unit in anatomy.units}, cost, anatomy.units)
+    for name, each in found.items():
+        gates = {unit.name: torch.ones(unit.size) for unit in anatomy.units}
+        gates[name][0] = 0
+        saved = cost.whole - float(cost.of(gates))
+        assert each.tolist() == pytest.approx([1 / saved] * len(each), rel=1e-6)
