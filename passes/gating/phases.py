@@ -27,7 +27,7 @@ from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
 from .gate import Gate
 from .held_out import keep_where_no_worse
-from .importance import standing, taylor
+from .importance import standing, taylor, worth
 from .lessons import Lessons
 from .objective import Gating, Ramp
 from .options import GatesOptions
@@ -277,8 +277,8 @@ class Phases:
 
     @cached_property
     def _tapped(self) -> Tapped:
-        """The network with gates, all open, those of the least importance next to their threshold."""
-        ranks = standing(self.importance, self.units)
+        """The network with gates, all open, those worth least for their cost next to their threshold."""
+        ranks = standing(worth(self.importance, self.cost, self.units), self.units)
         gates = {unit.name: Gate(unit.size, self.options.gradient) for unit in self.units}
         for name, gate in gates.items():
             gate.start(ranks[name])
