@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...macs import OperatorMacs
 from .anatomy import Anatomy, LayerUse, Side, Term, Whole
+from .names import above
 from .ties import Ties
 from .units import Kind
 
@@ -23,8 +24,8 @@ _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
 class Sides:
     """What several units own together; fields as in `Ties`, but for sides in place of maps of owners.
 
-    tensors: a side for each dimension. products: of each attention that loses anything, the channels that its two
-    products go over, heads times their size. blocks: the units that are blocks.
+    tensors: a side for each dimension. products: of each attention that loses anything. factors: by unit. blocks: the
+    units that are blocks.
     """
 
     tensors: Mapping[str, tuple[Side, ...]]
@@ -32,8 +33,8 @@ class Sides:
     reads: Mapping[str, Side]
     makes: Mapping[str, Side]
     norms: Mapping[str, Side]
-    factors: Mapping[str, tuple[str, ...]]
-    products: Mapping[str, Side]
+    factors: Mapping[str, Mapping[str, Tensor]]
+    products: Mapping[str, tuple[Side, Side]]
     blocks: tuple[str, ...]
 
 
@@ -45,16 +46,14 @@ def sides_of(module: nn.Module, found: Sequence[Ties]) -> Sides:
         name: tuple(dims.get((name, dim), Side(size)) for dim, size in enumerate(tensor.shape))
         for name, tensor in named
     }
-    reads = _merged(found, "reads")
-    attention = [t for t in found if t.unit.kind in (Kind.HEADS, Kind.HEAD_SIZE)]
     return Sides(
         tensors=tensors,
         sizes=_merged(found, "sizes"),
-        reads=reads,
+        reads=_merged(found, "reads"),
         makes=_merged(found, "makes"),
         norms=_merged(found, "norms"),
         factors={ties.unit.name: ties.factors for ties in found if ties.factors},
-        products={ties.unit.name: reads[next(iter(ties.reads))] for ties in attention},
+        products={ties.unit.name: _products_of(ties, ties.products) for ties in found if ties.products},
         blocks=tuple(ties.unit.name for ties in found if ties.unit.kind is Kind.BLOCK),
     )
 
@@ -78,6 +77,11 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 def _around(name: str, blocks: Iterable[str]) -> tuple[str, ...]:
     return tuple(block for block in blocks if name == block or name.startswith(f"{block}."))
+
+
+def _products_of(ties: Ties, owners: tuple[Tensor, Tensor]) -> tuple[Side, Side]:
+    queries, values = (Side(len(owner), {ties.unit.name: owner}) for owner in owners)
+    return queries, values
 
 
 def _merged(found: Sequence[Ties], which: str) -> dict[Any, Side]:
@@ -112,7 +116,11 @@ def _layer(module: nn.Module, name: str, operators: Sequence[OperatorMacs], side
 
 def _products(layer: nn.Module, name: str, macs: float, blocks: tuple[str, ...], sides: Sides) -> LayerUse:
     """Products that no layer makes, as of queries with keys, and of what comes of these with values, in attention."""
-    side = sides.products.get(name)
-    if side is None:
+    places = (place for place in above(name) if place in sides.products)
+    attention = next(places, None)
+    if attention is None:
         return LayerUse(name, type(layer).__name__, Side(0), Side(0), (Term(macs, (), blocks),), blocks)
-    return LayerUse(name, "attention", side, side, (Term(macs / side.size, (side,), blocks),), blocks)
+    queries, values = sides.products[attention]
+    # Both products shrink with the unit alike: whole heads go, or as many dimensions of either.
+    work = Term(macs / values.size, (values,), blocks)
+    return LayerUse(name, "attention", queries, values, (work,), blocks)

@@ -1,6 +1,6 @@
 """Dissecting a network: which channels, heads and blocks it can do without, and what of it each of them owns.
 
-torch-pruning finds what is tied together, `heads` the attention heads, `blocks` the blocks. Nothing of it is believed:
+torch-pruning finds what is tied together, `attention` the heads, `blocks` the blocks. Nothing of it is believed:
 all that is found is taken out at random, and must leave what the gated network computes; what does not is left whole.
 """
 
@@ -16,11 +16,11 @@ from torch import nn
 
 from .anatomy import Whole
 from .assembly import anatomy_of, sides_of
+from .attention import find_attentions
 from .blocks import find_blocks
 from .channel_ties import ties_of
 from .dissected import Dissected
 from .groups import ChannelGroups
-from .head_ties import attention_ties
 from .soundness import sound
 from .surgery import UncuttableError
 from .ties import Ties, conflict
@@ -68,8 +68,11 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
 
 def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list[Whole]]:
     """All that may go by the rules, and what may not, with the reasons."""
-    heads, whole, kept_whole = attention_ties(model.module, model.example_inputs, rules.kinds)
-    channels, uncut = _channels(model, what, kept_whole) if Kind.CHANNELS in rules.kinds else ([], [])
+    kinds = rules.kinds & {Kind.HEADS, Kind.HEAD_SIZE}
+    attentions, whole = find_attentions(model.module, model.example_inputs, kinds)
+    heads = [attention.removable for attention in attentions if attention.removable is not None]
+    made = [layer for attention in attentions for layer in attention.producers]
+    channels, uncut = _channels(model, what, made) if Kind.CHANNELS in rules.kinds else ([], [])
     blocks = find_blocks(model.module, model.example_inputs) if Kind.BLOCK in rules.kinds else {}
     names = [f"{container}.{key}".lstrip(".") for container, keys in blocks.items() for key in keys]
     whole = [*whole, *uncut]

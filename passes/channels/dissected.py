@@ -22,26 +22,36 @@ class Dissected:
 
     def removal(self, kept: Kept) -> Removal:
         """What is taken out of the network where only `kept` stays."""
-        skipped = tuple(block for block in self.sides.blocks if kept.get(block) == ())
-        cut = Cut()
-        for name, sides in self.sides.tensors.items():
-            dims = {dim: side.kept(kept) for dim, side in enumerate(sides) if side.owned_by(kept)}
-            dims = {dim: left for dim, left in dims.items() if len(left) < sides[dim].size}
-            if dims and not inside(name, skipped):
-                cut.tensors[name] = dims
-        for (name, attribute), side in self.sides.sizes.items():
-            if side.owned_by(kept) and not inside(name, skipped):
-                left = len(side.kept(kept))
-                values = cut.attributes.setdefault(name, {})
-                values[attribute] = [left] if attribute == "normalized_shape" else left
-        return Removal(cut, skipped, self._factors(kept, skipped))
+        return removal_of(self.sides, kept)
 
-    def _factors(self, kept: Kept, skipped: Iterable[str]) -> dict[str, float]:
-        """By what queries are multiplied, so that their products with keys keep the scale that they had."""
-        return {
-            tensor: math.sqrt(len(kept[unit]) / self.anatomy.unit(unit).size)
-            for unit, tensors in self.sides.factors.items()
-            if unit in kept
-            for tensor in tensors
-            if not inside(tensor, skipped)
-        }
+
+def removal_of(sides: Sides, kept: Kept) -> Removal:
+    """What is taken out of a network where only `kept` stays of the units that the sides are of."""
+    skipped = tuple(block for block in sides.blocks if kept.get(block) == ())
+    cut = Cut()
+    for name, dimensions in sides.tensors.items():
+        dims = {dim: side.kept(kept) for dim, side in enumerate(dimensions) if side.owned_by(kept)}
+        dims = {dim: left for dim, left in dims.items() if len(left) < dimensions[dim].size}
+        if dims and not inside(name, skipped):
+            cut.tensors[name] = dims
+    for (name, attribute), side in sides.sizes.items():
+        if side.owned_by(kept) and not inside(name, skipped):
+            left = len(side.kept(kept))
+            values = cut.attributes.setdefault(name, {})
+            values[attribute] = [left] if attribute == "normalized_shape" else left
+    return Removal(cut, skipped, _factors(sides, kept, skipped))
+
+
+def _factors(sides: Sides, kept: Kept, skipped: Iterable[str]) -> dict[str, float | list[float]]:
+    """By what queries are multiplied, so that their products with keys keep the scale that they had."""
+    found: dict[str, float | list[float]] = {}
+    for unit, tensors in sides.factors.items():
+        for tensor, rows in tensors.items():
+            if unit in kept and not inside(tensor, skipped):
+                rows = rows[sides.tensors[tensor][0].kept(kept)]
+                size = int(sides.products[unit][0].owners[unit].max()) + 1
+                factor = math.sqrt(len(kept[unit]) / size)
+                found[tensor] = (
+                    factor if bool(rows.all()) else [factor if row else 1.0 for row in rows.tolist()]
+                )
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .surgery import Cut, keep_blocks, keep_channels, plain_parameters
+from .surgery import Cut, copied, keep_blocks, keep_channels, plain_parameters
 
 
 class Skipped(nn.Module):
@@ -25,14 +24,15 @@ class Skipped(nn.Module):
 class Removal:
     """What is taken out of a network. cut: the channels that stay; skipped: blocks that are passed over.
 
-    factors: by which tensors are multiplied, by name, so that what is left computes what it did.
+    factors: by which tensors are multiplied, by name, so that what is left computes what it did; a list has one for
+    each row (dimension 0) that is left.
     children: of a container those that stay, numbered anew where they are numbered; all other names here are those that
     parts have then.
     """
 
     cut: Cut = field(default_factory=Cut)
     skipped: tuple[str, ...] = ()
-    factors: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     children: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,12 +56,14 @@ def removed(module: nn.Module, removal: Removal) -> nn.Module:
 
     AttributeError, IndexError or KeyError when the removal is of another network.
     """
-    smaller = copy.deepcopy(module).eval()
+    smaller = copied(module).eval()
     keep_blocks(smaller, removal.children)
     keep_channels(smaller, removal.cut)
     with torch.no_grad():
         for name, factor in removal.factors.items():
-            smaller.get_parameter(name).mul_(factor)
+            parameter = smaller.get_parameter(name)
+            rows = torch.tensor(factor, dtype=torch.float64).reshape(-1, *[1] * (parameter.dim() - 1))
+            parameter.mul_(rows.to(parameter))
     for name in removal.skipped:
         parent, _, key = name.rpartition(".")
         container = smaller.get_submodule(parent)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,21 @@ def keep_blocks(module: nn.Module, kept: Mapping[str, Sequence[str]]) -> None:
             children = [(str(index), child) for index, (_, child) in enumerate(children)]
         container._modules.clear()
         container._modules.update(children)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a network, with empty caches: what stands there is of tensors that are to change.
+
+    It may also have been made with gradients, and that cannot be copied.
+    """
+    caches: dict[int, Any] = {id(cache): {} for cache in caches_of(module)}
+    return copy.deepcopy(module, caches)
+
+
+def caches_of(module: nn.Module) -> Iterator[dict[Any, Any]]:
+    """What modules keep of what they computed from their tensors, as LeViT does of its tables of positions."""
+    for part in module.modules():
+        yield from (value for key, value in vars(part).items() if type(value) is dict and "cache" in key)
 
 
 def keep_channels(module: nn.Module, cut: Cut) -> None:

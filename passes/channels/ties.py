@@ -22,7 +22,8 @@ class Ties:
 
     tensors: by parameter or buffer and dimension. sizes: by module name and attribute, where the attribute says how
     many there are. reads, makes: by layer, of the input and output channels that gates stand at. norms: by norm, of
-    the channels that it mixes. factors: tensors that are multiplied by the root of what stays of the unit.
+    the channels that it mixes. factors: by tensor, the rows that are multiplied by the root of what stays of the unit,
+    bool. products: of an attention the channels that its two products go over: of queries with keys, and of values.
     """
 
     unit: Unit
@@ -31,7 +32,8 @@ class Ties:
     reads: dict[str, Tensor] = field(default_factory=dict)
     makes: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
-    factors: tuple[str, ...] = ()
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    products: tuple[Tensor, Tensor] | None = None
 
     @property
     def layers(self) -> list[str]:

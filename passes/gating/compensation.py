@@ -50,7 +50,7 @@ def compensate(
     cut: Cut,
     fit: Sequence[Batch],
     held_out: Sequence[Batch],
-    factors: Mapping[str, float] = MappingProxyType({}),
+    factors: Mapping[str, float | Sequence[float]] = MappingProxyType({}),
 ) -> list[Compensated]:
     """Compensate the layers of `smaller` in place, in the order of their calls; a row for each that was to be.
 
@@ -75,7 +75,7 @@ class _Compensation:
         whole: nn.Module,
         smaller: nn.Module,
         cut: Cut,
-        factors: Mapping[str, float],
+        factors: Mapping[str, float | Sequence[float]],
         fit: Sequence[Batch],
         held_out: Sequence[Batch],
     ) -> None:

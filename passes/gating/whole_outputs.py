@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..channels.surgery import Cut
@@ -31,7 +32,7 @@ class WholeOutputs:
         share: float,
         calls: dict[str, Call],
         cut: Cut,
-        factors: Mapping[str, float],
+        factors: Mapping[str, float | Sequence[float]],
     ) -> None:
         """share: of the inputs, that layers are fitted to. calls: of the layers that are asked for, in their order.
 
@@ -75,7 +76,8 @@ class WholeOutputs:
         )
         kept, factor = kept_outputs(self.cut, product.name), self.factors.get(f"{product.name}.weight", 1.0)
         rows = product.made(outputs, sampled)
-        return sampled, factor * (rows if kept is None else rows[..., kept])
+        rows = rows if kept is None else rows[..., kept]
+        return sampled, rows * torch.tensor(factor, dtype=rows.dtype, device=rows.device)
 
     def _sample_axis(self, product: Product) -> int | None:
         """The axis of the inputs that is so many times as long as with one sample, as there are samples."""
