@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ...errors import CompressError
 from ..channels.groups import ChannelGroups, parts_of
-from ..channels.heads import Attention, find_attentions, head_magnitude, keep_heads
 from ..channels.runs import failure
 from ..channels.surgery import Cut, UncuttableError, keep_channels
 from .inherited import inherits_channels
 from .options import NAME_A_FACTORY
+from .student_heads import attentions_of, choose_heads, heads_of, kept_channels, kept_heads, why_whole
 
 if TYPE_CHECKING:
     from ...model import Model
+    from ..channels.attention import Attention
 
 WHAT = "distill.student: width"
 
@@ -33,18 +33,8 @@ def choose_channels(module: nn.Module, model: Model, width: float) -> tuple[Cut,
         raise CompressError(f"{WHAT}: {error}. Leave width out. {NAME_A_FACTORY}") from error
 
 
-def choose_heads(module: nn.Module, attentions: list[Attention], width: float) -> Cut:
-    """The cut to the heads of the largest weights."""
-    cut = Cut()
-    for attention in attentions:
-        if attention.kept(width) < attention.heads:
-            order = torch.argsort(head_magnitude(module, attention), descending=True, stable=True)
-            cut.add(keep_heads(module, attention, sorted(order[: attention.kept(width)].tolist())))
-    return cut
-
-
 def _narrowed(module: nn.Module, model: Model, width: float) -> tuple[Cut, list[str]]:
-    attentions = find_attentions(module, model.example_inputs)
+    attentions = attentions_of(module, model.example_inputs)
     heads = choose_heads(module, attentions, width)
     reason: str | None = None
     # Some attention takes heads x size for its input's width, so that the two must shrink alike. Heads are few, so
@@ -94,16 +84,20 @@ def _followed(
     coupled: the channels that attention reads become as many as its kept heads have.
     """
     probe = copy.deepcopy(module).eval()
-    qkv = [probe.get_submodule(f"{a.name}.qkv" if a.name else "qkv") for a in attentions]
-    heads = {q: a.kept(width) * a.head_dim for q, a in zip(qkv, attentions, strict=True)} if coupled else {}
+    producers = {
+        probe.get_submodule(layer): attention for attention in attentions for layer in attention.producers
+    }
+    heads = (
+        {layer: kept_channels(attention, width) for layer, attention in producers.items()} if coupled else {}
+    )
     sizes: list[tuple[int, int]] = []
     dropped: dict[int, tuple[Any, list[int]]] = {}
-    groups = ChannelGroups(probe, model.example_inputs, qkv, WHAT)
+    groups = ChannelGroups(probe, model.example_inputs, list(producers), WHAT)
     for group in groups.groups:
         channels, parts = groups.channels(group), parts_of(group)
         # Parts of other channels than the group's own (a concatenation) cannot be kept equal.
         kept = keep_of(channels, width, parts) if channels % parts == 0 else channels
-        kept = next((heads[layer] for layer in groups.readers(group) if layer in heads), kept)
+        kept = next((heads[layer] or kept for layer in groups.readers(group) if layer in heads), kept)
         sizes.append((channels, kept))
         if kept < channels:
             dropped[len(sizes) - 1] = group, groups.least(group, kept, groups.magnitude(group))
@@ -125,6 +119,9 @@ def _note(width: float, sizes: list[tuple[int, int]]) -> str:
 def _head_notes(attentions: list[Attention], width: float) -> list[str]:
     counts: dict[str, int] = {}
     for a in attentions:
-        note = f"{a.heads} -> {a.kept(width)} heads" if a.projection else f"{a.heads} heads stay: {a.whole}"
+        heads, reason = heads_of(a), why_whole(a)
+        note = f"{heads} -> {kept_heads(a, width)} heads"
+        if reason:
+            note = f"{heads or 'all'} heads stay: {reason}"
         counts[note] = counts.get(note, 0) + 1
     return [f"width: attention: {note} ({count} layers)" for note, count in counts.items()]

@@ -9,15 +9,17 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from attention_nets import Encoder, GroupedQueryAttention, siblings
 from edgepress.errors import CompressError
 from edgepress.examples.digits import models as digits
 from edgepress.examples.digits.models import ResidualBlock
 from edgepress.form import Form
 from edgepress.model import Model
-from edgepress.passes.channels.heads import find_attentions
+from edgepress.passes.channels.attention import find_attentions
 from edgepress.passes.channels.surgery import keep_channels
 from edgepress.passes.distillation.student import Student, derive, rederive
-from edgepress.passes.distillation.student_width import choose_heads, keep_of
+from edgepress.passes.distillation.student_heads import choose_heads
+from edgepress.passes.distillation.student_width import keep_of
 from edgepress.passes.graph.capture import capture
 from quantization_nets import Net, largest_difference, model_of, settled
 from silent_channels import without_channels
@@ -262,6 +264,16 @@ NARROW = {
         0.5,
         {"blocks.0.attn.qkv": (576, 192), "head": (2, 192)},
     ),
+    "Hugging Face ViT: queries, keys and values apart": (
+        lambda: model_of(nn.Sequential(nn.Linear(12, 24), siblings()), 7, 12),
+        0.5,
+        {"1.layer.0.attention.attention.key": (12, 12), "1.layer.0.attention.output.dense": (12, 12)},
+    ),
+    "Llama: queries share keys": (
+        lambda: model_of(nn.Sequential(nn.Linear(12, 24), Encoder(GroupedQueryAttention())), 7, 12),
+        0.5,
+        {"1.layer.0.attention.q_proj": (16, 12), "1.layer.0.attention.v_proj": (8, 12)},
+    ),
     "EfficientNet-Lite0: subclassed convolutions": (lite0, 0.5, {"_fc": (2, 640), "_conv_stem": (16, 3, 3, 3)}),
     "ResNet-18": (lambda: torchvision_model("resnet18"), 0.5, {"fc": (1000, 256), "layer1.0.conv1": (32, 32, 3, 3)}),
     "RegNet: grouped convolutions": (lambda: timm_model("regnetx_002"), 0.5, {"s1.b1.conv2.conv": (12, 4, 3, 3)}),
@@ -307,7 +319,7 @@ def test_kept_heads_compute_what_the_teachers_do_without_the_others() -> None:
         64, num_heads=4, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm
     ).eval()
     x = torch.randn(2, 5, 64)
-    cut = choose_heads(layer, find_attentions(layer, (x,)), 0.5)
+    cut = choose_heads(layer, find_attentions(layer, (x,))[0], 0.5)
     narrow, without = copy.deepcopy(layer), copy.deepcopy(layer)
 
     keep_channels(narrow, cut)
