@@ -99,6 +99,7 @@ def _channels(model: Model, what: str, kept_whole: Sequence[str]) -> tuple[list[
         groups = ChannelGroups(probe, model.example_inputs, layers, what)
     except UncuttableError as error:
         return [], [Whole("the channels of all layers", str(error))]
+    whole += [Whole(name, reason) for name, reason in groups.unfollowed.items()]
     for group in groups.groups:
         try:
             ties = ties_of(groups, group)

@@ -6,38 +6,13 @@ through the network; what it cuts is read off as kept indices, which can be appl
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...errors import CompressError
-from .runs import first_line
+from .dependency_graph import followed, groups_of, torch_pruning, traced
 from .surgery import Cut, UncuttableError, kept_of
-
-
-def _torch_pruning(what: str) -> Any:
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise CompressError(
-            f"{what} needs torch-pruning, which is not installed: pip install torch-pruning"
-        ) from error
-    return torch_pruning
-
-
-@contextmanager
-def _followed() -> Iterator[None]:
-    """Let torch-pruning work, which raises whatever it stumbles over: UncuttableError instead."""
-    try:
-        yield
-    except Exception as error:
-        raise UncuttableError(f"torch-pruning cannot follow this network: {first_line(error)}") from error
 
 
 class ChannelGroups:
@@ -45,28 +20,26 @@ class ChannelGroups:
 
     probe: a copy of the network for this object alone; `cut` spends it.
     kept_whole: layers whose outputs are left as they are.
-    what: who asks, as messages name it. UncuttableError when the network cannot be followed.
+    what: who asks, as messages name it. UncuttableError when the network cannot be traced.
+    unfollowed: the layers whose channels cannot be followed, by name, with the reasons.
     """
 
     def __init__(
         self, probe: nn.Module, inputs: tuple[Tensor, ...], kept_whole: list[nn.Module], what: str
     ) -> None:
-        self._pruning, self._probe = _torch_pruning(what), probe
+        self._pruning, self._probe = torch_pruning(what), probe
         self.names = {
             **{id(module): name for name, module in probe.named_modules()},
             **{id(parameter): name for name, parameter in probe.named_parameters()},
         }
-        for parameter in probe.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())  # the tracer follows gradients
-        # Fused attention would be one operation that hides what is inside.
-        with _followed(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._graph = self._pruning.DependencyGraph().build_dependency(
-                probe, example_inputs=inputs, verbose=False
-            )
-            _bound(self._graph, probe)
-            found = list(self._graph.get_all_groups(ignored_layers=kept_whole))
-        self.groups: list[Any] = [group for group in found if not self._makes_outputs(group)]
+        self._graph = traced(self._pruning, probe, inputs)
+        self.groups: list[Any] = []
+        self.unfollowed: dict[str, str] = {}
+        for root, group in groups_of(self._graph, kept_whole):
+            if isinstance(group, UncuttableError):
+                self.unfollowed[self.names[id(root)]] = str(group)
+            elif not self._makes_outputs(group):
+                self.groups.append(group)
 
     def _makes_outputs(self, group: Any) -> bool:
         """Whether these channels are the network's outputs: they reach a node that nothing reads."""
@@ -96,7 +69,7 @@ class ChannelGroups:
         """The channels, ascending, that go with the group's first one, itself included."""
         root = group[0].dep.target.module
         pruner = self._graph.get_pruner_of_module(root)
-        with _followed():
+        with followed():
             tied = self._graph.get_pruning_group(root, pruner.prune_out_channels, [0])
         return sorted(
             {
@@ -113,7 +86,7 @@ class ChannelGroups:
 
     def magnitude(self, group: Any) -> Tensor:
         """How large each channel's weights are, (channels,): group L2 magnitude; zeros where no layer has any."""
-        with _followed():
+        with followed():
             importance = self._pruning.importance.GroupMagnitudeImportance(p=2)(group)
         channels = self.channels(group)
         return torch.zeros(channels) if importance is None or len(importance) != channels else importance
@@ -146,7 +119,7 @@ class ChannelGroups:
         whole = []
         for group, channels in dropped:
             root = group[0].dep.target.module
-            with _followed():
+            with followed():
                 smaller = self._graph.get_pruning_group(
                     root, self._graph.get_pruner_of_module(root).prune_out_channels, channels
                 )
@@ -179,35 +152,6 @@ def parts_of(group: Any) -> int:
         elif isinstance(layer, nn.GroupNorm):
             parts = max(parts, layer.num_groups)
     return parts
-
-
-class _BoundedMappings(list[Any]):
-    """A dependency's index mappings, which refuse more indices than `limit`, and larger ones.
-
-    torch-pruning takes a reshape of channels into positions for a repetition of channels; around a loop of these
-    (windows of attention) its index lists grow without end, and take all memory.
-    """
-
-    limit: int
-
-    def __iter__(self) -> Iterator[Any]:
-        for mapping in super().__iter__():
-            yield None if mapping is None else partial(self._checked, mapping)
-
-    def _checked(self, mapping: Any, indices: Any) -> Any:
-        mapped = mapping(indices)
-        if len(mapped) > self.limit or any(index.idx >= self.limit for index in mapped[-1:]):
-            raise OverflowError("a reshape mixes channels with positions")
-        return mapped
-
-
-def _bound(graph: Any, probe: nn.Module) -> None:
-    # Channels are read by some layer in the end, and none has more of them than the longest side of a weight.
-    longest = max((size for tensor in _tensors(probe).values() for size in tensor.shape), default=0)
-    for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            dependency.index_mapping = _BoundedMappings(dependency.index_mapping)
-            dependency.index_mapping.limit = longest
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -93,6 +93,8 @@ def _followed(
     sizes: list[tuple[int, int]] = []
     dropped: dict[int, tuple[Any, list[int]]] = {}
     groups = ChannelGroups(probe, model.example_inputs, list(producers), WHAT)
+    if groups.unfollowed:
+        raise UncuttableError(next(iter(groups.unfollowed.values())))
     for group in groups.groups:
         channels, parts = groups.channels(group), parts_of(group)
         # Parts of other channels than the group's own (a concatenation) cannot be kept equal.
