@@ -24,12 +24,14 @@ _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
 class Sides:
     """What several units own together; fields as in `Ties`, but for sides in place of maps of owners.
 
-    tensors: a side for each dimension. products: of each attention that loses anything. factors: by unit. blocks: the
-    units that are blocks.
+    tensors: a side for each dimension. shapes: the values of those attributes in `sizes` that hold several numbers, of
+    which each that equals the size follows it. products: of each attention that loses anything. factors: by unit.
+    blocks: the units that are blocks.
     """
 
     tensors: Mapping[str, tuple[Side, ...]]
     sizes: Mapping[tuple[str, str], Side]
+    shapes: Mapping[tuple[str, str], tuple[int, ...]]
     reads: Mapping[str, Side]
     makes: Mapping[str, Side]
     norms: Mapping[str, Side]
@@ -46,9 +48,12 @@ def sides_of(module: nn.Module, found: Sequence[Ties]) -> Sides:
         name: tuple(dims.get((name, dim), Side(size)) for dim, size in enumerate(tensor.shape))
         for name, tensor in named
     }
+    sizes = _merged(found, "sizes")
+    values = {(name, key): getattr(module.get_submodule(name), key) for name, key in sizes}
     return Sides(
         tensors=tensors,
-        sizes=_merged(found, "sizes"),
+        sizes=sizes,
+        shapes={key: tuple(value) for key, value in values.items() if isinstance(value, (tuple, list))},
         reads=_merged(found, "reads"),
         makes=_merged(found, "makes"),
         norms=_merged(found, "norms"),

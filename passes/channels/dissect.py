@@ -57,13 +57,10 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
     what: who asks, as messages name it. CompressError where torch-pruning is not installed.
     """
 
-    def assemble(found: Sequence[Ties], whole: Sequence[Whole] = ()) -> Dissected:
-        sides = sides_of(model.module, found)
-        return Dissected(anatomy_of(model, found, sides, whole), sides)
-
     found, whole = _candidates(model, what, rules)
-    found, wrong = sound(model, found, assemble)
-    return assemble(found, [*whole, *wrong])
+    found, wrong = sound(model, found)
+    sides = sides_of(model.module, found)
+    return Dissected(anatomy_of(model, found, sides, [*whole, *wrong]), sides)
 
 
 def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list[Whole]]:

@@ -38,7 +38,8 @@ def removal_of(sides: Sides, kept: Kept) -> Removal:
         if side.owned_by(kept) and not inside(name, skipped):
             left = len(side.kept(kept))
             values = cut.attributes.setdefault(name, {})
-            values[attribute] = [left] if attribute == "normalized_shape" else left
+            shape = sides.shapes.get((name, attribute))
+            values[attribute] = left if shape is None else [left if n == side.size else n for n in shape]
     return Removal(cut, skipped, _factors(sides, kept, skipped))
 
 

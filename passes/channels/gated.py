@@ -49,11 +49,11 @@ class Gated(nn.Module):
         """How open each unit's choices are, by its name."""
         return {name: gate() for name, gate in zip(self.units, self.gates, strict=True)}
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The outputs of the network without what is closed."""
         handles = self._hooked(self.values())
         try:
-            return self.network(*inputs)
+            return self.network(*inputs, **named)
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,37 +1,52 @@
-"""Trying units out: taken out at random, they must leave what the gated network computes."""
+"""Which units can be taken out: tried out at random, all of them together; where that fails, each alone first.
+
+Alone, a unit is tried out in the smallest part of the network that it lies in, which takes a fraction of the time.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .anatomy import Whole
-from .dissected import Dissected
-from .gated import Fixed, Gated
+from .awake import awake
 from .removal import removed
-from .runs import first_line
+from .runs import Call, calls_of
+from .sizes import followed_by_sizes
 from .ties import Ties
-from .units import Kept, Kind, Unit, gates_of
+from .trials import Failure, dissected_as, tried
+from .units import Kind, Unit
 
 if TYPE_CHECKING:
     from ...model import Model
 
-NEAR = 1e-6
-"""Of the largest output, in binary64, where the order of sums is worth 1e-12."""
-MIXED = "something other than a layer or a norm mixes its channels"
-Assemble = Callable[[Sequence[Ties]], Dissected]
+_UNTIED = "what it returns and what it takes are not the same channels, as where it has no residual"
 
 
-def sound(model: Model, found: Sequence[Ties], assemble: Assemble) -> tuple[list[Ties], list[Whole]]:
-    """Those of the units that can be taken out exactly, all at once, and the others with the reasons."""
-    trial = _fit_to_be_tried(model)
-    wrong = _wrong(trial, [], list(found), assemble)
-    return [ties for ties in found if ties.unit.name not in wrong], [Whole(*each) for each in wrong.items()]
+def sound(model: Model, found: Sequence[Ties]) -> tuple[list[Ties], list[Whole]]:
+    """Those of the units that can be taken out exactly, all at once, and the others with the reasons.
+
+    Attributes of the network that must follow a unit's number are found here, and are in the ties that are returned.
+    """
+    trial = awake(model)
+    network = _Network(trial.module, Call(trial.example_inputs, {}, None))
+    blocks = [ties for ties in found if ties.unit.kind is Kind.BLOCK]
+    right = [ties for ties in found if ties.unit.kind is not Kind.BLOCK]
+    wrong: dict[str, str] = {}
+    if network.failure(right) is not None:
+        right, wrong = _alone(network, right)
+        wrong |= (further := _wrong(network, [], right))
+        right = [ties for ties in right if ties.unit.name not in further]
+    wrong |= network.untied(right, blocks)
+    blocks = [ties for ties in blocks if ties.unit.name not in wrong]
+    wrong |= (further := _wrong(network, right, blocks))
+    blocks = [ties for ties in blocks if ties.unit.name not in further]
+    return [*right, *blocks], [Whole(*each) for each in wrong.items()]
 
 
 def random_kept(units: Sequence[Unit], seed: int) -> dict[str, tuple[int, ...]]:
@@ -45,81 +60,83 @@ def random_kept(units: Sequence[Unit], seed: int) -> dict[str, tuple[int, ...]]:
     return kept
 
 
-def _wrong(trial: Model, right: list[Ties], found: list[Ties], assemble: Assemble) -> dict[str, str]:
+class _Network:
+    """The network that units are tried out on, called so."""
+
+    def __init__(self, module: nn.Module, call: Call) -> None:
+        self.module, self._calls = module, {"": call}
+
+    def failure(self, found: Sequence[Ties], scope: str = "") -> Failure | None:
+        """Why units cannot be taken out together of the part that is called `scope`; None when they can."""
+        kept = random_kept([ties.unit for ties in found], seed=0)
+        within = [ties.within(scope) for ties in found]
+        return tried(self.module.get_submodule(scope), scope, self._calls[scope], within, kept)
+
+    def untied(self, right: Sequence[Ties], blocks: Sequence[Ties]) -> dict[str, str]:
+        """The blocks that no longer keep their shape in the network without some choices of the other units."""
+        kept = random_kept([ties.unit for ties in right], seed=0)
+        smaller = removed(self.module, dissected_as(self.module, right).removal(kept))
+        layers = {ties.unit.name: smaller.get_submodule(ties.unit.name) for ties in blocks}
+        calls = calls_of(smaller, self._calls[""].given, layers.values())
+        return {name: _UNTIED for name, layer in layers.items() if not calls[id(layer)][0].keeps_shape}
+
+    def scopes(self, found: Iterable[Ties]) -> dict[str, str]:
+        """The smallest part of the network that each unit lies in, by the unit's name, and that is called once."""
+        smallest = {ties.unit.name: _common(ties.modules) for ties in found}
+        around = {scope for name in smallest.values() for scope in _above(name)} - {""}
+        modules = {scope: self.module.get_submodule(scope) for scope in around}
+        calls = calls_of(self.module, self._calls[""].given, modules.values())
+        self._calls |= {
+            name: calls[id(part)][0] for name, part in modules.items() if len(calls.get(id(part), ())) == 1
+        }
+        return {
+            unit: next(scope for scope in _above(name) if scope in self._calls)
+            for unit, name in smallest.items()
+        }
+
+
+def _alone(network: _Network, found: Sequence[Ties]) -> tuple[list[Ties], dict[str, str]]:
+    """Those of the units that can be taken out alone, with the attributes that follow them; the others, with why."""
+    right: list[Ties] = []
+    wrong: dict[str, str] = {}
+    scopes = network.scopes(found)
+    for ties in found:
+        again = partial(_failure_of_one, network, scopes[ties.unit.name])
+        failure = again(ties)
+        repaired = ties if failure is None else followed_by_sizes(network.module, ties, failure, again)
+        if repaired is not None:
+            right.append(repaired)
+        elif failure is not None:
+            wrong[ties.unit.name] = failure.reason
+    return right, wrong
+
+
+def _failure_of_one(network: _Network, scope: str, ties: Ties) -> Failure | None:
+    return network.failure([ties], scope)
+
+
+def _common(names: Iterable[str]) -> str:
+    """The innermost module around all that are named, itself none of them."""
+    shared = takewhile(
+        lambda level: len(set(level)) == 1, zip(*(name.split(".")[:-1] for name in names), strict=False)
+    )
+    return ".".join(level[0] for level in shared)
+
+
+def _above(name: str) -> list[str]:
+    """A module and all around it, innermost first, the network last."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
+
+
+def _wrong(network: _Network, right: list[Ties], found: list[Ties]) -> dict[str, str]:
     """Which of the units cannot go beside those that are right, halving until each is found, with the reasons."""
-    reason = _difference(trial, [*right, *found], assemble) if found else None
-    if reason is None:
+    failure = network.failure([*right, *found]) if found else None
+    if failure is None:
         return {}
     if len(found) == 1:
-        return {found[0].unit.name: reason}
+        return {found[0].unit.name: failure.reason}
     first, second = found[: len(found) // 2], found[len(found) // 2 :]
-    wrong = _wrong(trial, right, first, assemble)
+    wrong = _wrong(network, right, first)
     good = [ties for ties in first if ties.unit.name not in wrong]
-    return wrong | _wrong(trial, [*right, *good], second, assemble)
-
-
-def _difference(trial: Model, found: Sequence[Ties], assemble: Assemble) -> str | None:
-    """Why units cannot be taken out at random, in words; None when they can: with all blocks there, and without."""
-    dissected = assemble(found)
-    units = dissected.anatomy.units
-    kept = random_kept(units, seed=0)
-    blocks = {unit.name for unit in units if unit.kind is Kind.BLOCK}
-    tries = [{name: left for name, left in kept.items() if name not in blocks}, *([kept] if blocks else [])]
-    return next((why for each in tries if (why := _unlike(trial, dissected, each))), None)
-
-
-def _unlike(trial: Model, dissected: Dissected, kept: Kept) -> str | None:
-    gates = {
-        name: Fixed(gate) for name, gate in gates_of(kept, dissected.anatomy.units).items() if name in kept
-    }
-    try:
-        closed = _outputs(trial, Gated(trial.module, dissected, gates))
-        left = _outputs(trial, removed(trial.module, dissected.removal(kept)))
-    except Exception as error:  # forward() raises whatever its author's code raises
-        return f"without it the network does not run: {first_line(error)}"
-    if [x.shape for x in closed] != [x.shape for x in left]:
-        return "without it the outputs have another shape"
-    near = all(
-        float((a - b).abs().max()) <= NEAR * float(a.abs().max()) for a, b in zip(closed, left, strict=True)
-    )
-    return None if near else MIXED
-
-
-def _outputs(trial: Model, module: nn.Module) -> list[Tensor]:
-    found = replace(trial, module=module).run(*trial.example_inputs)
-    return [x for x in found if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
-
-
-def _fit_to_be_tried(model: Model) -> Model:
-    """The network with weights that hide nothing and, where its forward() can do that, in binary64."""
-    for trial in _variants(model):
-        try:
-            if all(bool(torch.isfinite(x).all()) for x in _outputs(trial, trial.module)):
-                return trial
-        except Exception:  # some forward() makes float32 tensors of its own
-            continue
-    return model
-
-
-def _variants(model: Model) -> Iterator[Model]:
-    wide = tuple(x.double() if x.is_floating_point() else x for x in model.example_inputs)
-    for inputs, dtype in ((wide, torch.float64), (model.example_inputs, None)):
-        module = copy.deepcopy(model.module).eval()
-        yield replace(model, module=_awake(module.to(dtype) if dtype else module), example_inputs=inputs)
-    yield replace(model, module=copy.deepcopy(model.module).double().eval(), example_inputs=wide)
-
-
-@torch.no_grad()
-def _awake(module: nn.Module) -> nn.Module:
-    """Ordinary weights in place of those that a network starts from: a layer scale of 1e-6 hides its whole block."""
-    drawn = torch.Generator().manual_seed(0)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not tensor.is_floating_point() or not tensor.dim():
-            continue
-        uniform = torch.rand(tensor.shape, generator=drawn, dtype=torch.float64).to(tensor)
-        if tensor.dim() > 1 and isinstance(tensor, nn.Parameter):
-            tensor.copy_((uniform - 0.5) * (12 / tensor[0].numel()) ** 0.5)  # variance 1 / fan-in
-        elif isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var")):
-            shift = 0.5 if not name.endswith(("bias", "running_mean")) else -0.5
-            tensor.copy_(uniform + shift)
-    return module
+    return wrong | _wrong(network, [*right, *good], second)

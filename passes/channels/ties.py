@@ -42,6 +42,26 @@ class Ties:
         made = [tensor.rpartition(".")[0] for tensor, _ in self.tensors]
         return [self.unit.name, *dict.fromkeys(name for name in made if name not in reads)]
 
+    @property
+    def modules(self) -> set[str]:
+        """All modules of which it owns something, by name."""
+        tensors = {tensor.rpartition(".")[0] for tensor, _ in self.tensors}
+        return {*tensors, *(name for name, _ in self.sizes), *self.reads, *self.makes, *self.norms}
+
+    def within(self, scope: str) -> Ties:
+        """The same of a module that all of these lie in, by the names that they have there."""
+        start = len(scope) + 1 if scope else 0
+        return Ties(
+            self.unit,
+            {(name[start:], dim): owner for (name, dim), owner in self.tensors.items()},
+            {(name[start:], attribute): owner for (name, attribute), owner in self.sizes.items()},
+            {name[start:]: owner for name, owner in self.reads.items()},
+            {name[start:]: owner for name, owner in self.makes.items()},
+            {name[start:]: owner for name, owner in self.norms.items()},
+            {name[start:]: rows for name, rows in self.factors.items()},
+            self.products,
+        )
+
 
 def own(owners: dict[Any, Tensor], key: Any, length: int, index: Tensor, choice: Tensor) -> None:
     """Note in a map of Ties whose the given indices are; UncuttableError for indices that are not there."""

@@ -176,11 +176,11 @@ def test_what_cannot_go_is_left_whole_and_told_with_its_reason() -> None:
     found = dissect(Model(Shuffled().eval(), (torch.randn(2, 3, 4, 4),)), "gates").anatomy
     assert [unit.name for unit in found.units] == ["second"]
     assert [(w.name, w.reason) for w in found.whole] == [
-        ("first", "something other than a layer or a norm mixes its channels")
+        ("first", "something other than a layer or a norm mixes its channels, before second")
     ]
     found = dissect(Model(Chained().eval(), (torch.randn(2, 4),)), "gates").anatomy
     assert {unit.kind for unit in found.units} == {Kind.CHANNELS}
-    assert [w.name for w in found.whole] == ["blocks.0", "blocks.1"]
+    assert [(w.name, "no residual" in w.reason) for w in found.whole] == [("blocks.0", True), ("blocks.1", True)]
 
 
 def test_rules_choose_by_kind_and_by_the_names_of_the_layers_that_are_tied() -> None:

@@ -1,0 +1,145 @@
+"""Trying units out on a network or a part of it: without them it computes what it does with their gates closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .anatomy import Anatomy
+from .assembly import sides_of
+from .dissected import Dissected
+from .gated import Fixed, Gated, channel_dim
+from .removal import removed
+from .runs import Call, first_line
+from .ties import Ties
+from .units import Kept, gates_of
+
+NEAR = 1e-6
+"""Of the largest output, in binary64, where the order of sums is worth 1e-12."""
+
+
+MIXED = "something other than a layer or a norm mixes its channels"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why units cannot be taken out, in words. running: the modules that then do not run, if so, outermost first."""
+
+    reason: str
+    running: tuple[str, ...] = ()
+
+
+@dataclass
+class _Watched:
+    """running: the modules that are running, outermost first. read: what some layers are first given, by their name."""
+
+    running: list[str] = field(default_factory=list)
+    read: dict[str, Tensor] = field(default_factory=dict)
+
+
+def dissected_as(module: nn.Module, found: Sequence[Ties]) -> Dissected:
+    """A network or part taken for one of these units, enough to gate and to cut it; nothing of it is counted."""
+    return Dissected(Anatomy(tuple(ties.unit for ties in found), {}, ()), sides_of(module, found))
+
+
+def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: Kept) -> Failure | None:
+    """Why a part of a network does not do without what is not kept as with closed gates; None when it does.
+
+    name: of the part in the network, "" for all of it. call: how it is run. found: the units, named as in the part.
+    """
+    dissected = dissected_as(part, found)
+    gates = {
+        unit: Fixed(gate) for unit, gate in gates_of(kept, dissected.anatomy.units).items() if unit in kept
+    }
+    smaller = removed(part, dissected.removal(kept))
+    readers = {layer: side.kept(kept) for layer, side in dissected.sides.reads.items() if side.owned_by(kept)}
+    with _watched(part, readers) as whole, _watched(smaller, readers) as less:
+        closed = _outputs(Gated(part, dissected, gates), call)
+        try:
+            left = _outputs(smaller, call)
+        except Exception as error:  # forward() raises whatever its author's code raises
+            running = tuple(f"{name}.{place}".strip(".") for place in less.running)
+            return Failure(
+                f"without it {running[-1] or 'the network'} does not run: {first_line(error)}", running
+            )
+    if [x.shape for x in closed] != [x.shape for x in left]:
+        return Failure("without it the outputs have another shape")
+    if all(near(a, b) for a, b in zip(closed, left, strict=True)):
+        return None
+    mixed = _mixed(part, whole.read, less.read, readers)
+    return Failure(f"{MIXED}, before {f'{name}.{mixed}'.strip('.')}" if mixed else MIXED)
+
+
+def near(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape are the same but for the order of sums."""
+    return not a.numel() or float((a - b).abs().max()) <= NEAR * float(a.abs().max())
+
+
+@contextmanager
+def _watched(module: nn.Module, readers: Mapping[str, object]) -> Iterator[_Watched]:
+    watched = _Watched()
+    handles = []
+    for name, part in module.named_modules():
+        handles.append(part.register_forward_pre_hook(partial(_enter, watched, name, name in readers)))
+        handles.append(part.register_forward_hook(partial(_leave, watched)))
+    try:
+        yield watched
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _enter(watched: _Watched, name: str, reads: bool, module: nn.Module, given: tuple[Any, ...]) -> None:
+    watched.running.append(name)
+    if reads:
+        watched.read.setdefault(name, given[0])
+
+
+def _leave(watched: _Watched, module: nn.Module, given: object, returned: object) -> None:
+    watched.running.pop()
+
+
+def _outputs(module: nn.Module, call: Call) -> list[Tensor]:
+    """What comes out of a module, every tensor of floating point; its inputs are copied, as it may change them."""
+    with torch.no_grad():
+        returned = module(*_copied(call.given), **_copied(call.named))
+    return [x for x in _tensors(returned) if x.is_floating_point() and x.numel()]
+
+
+def _copied(given: Any) -> Any:
+    if isinstance(given, Tensor):
+        return given.clone()
+    if isinstance(given, dict):
+        return {key: _copied(value) for key, value in given.items()}
+    return type(given)(map(_copied, given)) if type(given) in (tuple, list) else given
+
+
+def _tensors(returned: Any) -> Iterator[Tensor]:
+    if isinstance(returned, Tensor):
+        yield returned
+    elif isinstance(returned, (tuple, list)):
+        for each in returned:
+            yield from _tensors(each)
+    elif isinstance(returned, Mapping):
+        yield from _tensors(list(returned.values()))
+
+
+def _mixed(
+    part: nn.Module,
+    whole: Mapping[str, Tensor],
+    less: Mapping[str, Tensor],
+    readers: Mapping[str, Sequence[int]],
+) -> str | None:
+    """The first layer that is given something else where channels are gone than where they are closed."""
+    for name, read in whole.items():  # in the order in which they run
+        dim = channel_dim(part.get_submodule(name), read)
+        stays = read.index_select(dim, torch.tensor(readers[name], device=read.device))
+        if name in less and (stays.shape != less[name].shape or not near(stays, less[name])):
+            return name
+    return None
