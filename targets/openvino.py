@@ -328,12 +328,16 @@ def _mean_us(compiled: Any) -> dict[str, float]:
 
 
 def _executed(compiled: Any, ms: dict[str, float] | None = None) -> list[Executed]:
-    """The layers of the runtime graph that run at inference; constants and folded layers are left out."""
-    executed = []
+    """The layers of the runtime graph that run at inference; constants, and what is made of them once, are left out."""
+    executed, once = [], set[str]()
     for operation in compiled.get_runtime_model().get_ordered_ops():
         facts = _facts(operation)
         layer, kind = operation.get_friendly_name(), facts.get("layerType", "unknown")
         lowered = kind.lower()
+        reads = {value.get_node().get_friendly_name() for value in operation.input_values()}
+        if lowered == "const" or (reads and reads <= once):
+            once.add(layer)
+            continue
         computes = "one" if lowered in _MULTIPLY else "many" if lowered in _REGIONS else "none"
         if computes == "none" and (ms is None or layer not in ms):
             continue

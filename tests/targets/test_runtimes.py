@@ -481,6 +481,27 @@ def test_an_inference_without_copies_is_the_same_inference(name, save, feeds, tm
     prepared()
 
 
+def test_what_openvino_makes_of_weights_once_is_no_layer(save, tmp_path):
+    """As a bias brought to BF16, on CPUs that compute in it: the one time was told as if it were of each inference."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((32, 8, 3, 3)),
+        "v": rng.standard_normal((16, 32, 1, 1)),
+        "b": np.ones(32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second"),
+    ]
+    floats = {name: values.astype(np.float32) for name, values in arrays.items()}
+    path = save(model_of(nodes, floats, shape=("N", 8, 32, 32)))
+    engine = TARGETS["openvino"].build(path, TargetOptions(batch=1), tmp_path / "out")
+    layers = engine.layers({"x": np.ones((1, 8, 32, 32), np.float32)}, 3)
+    assert {"first", "relu", "second"} <= {node for layer in layers for node in layer.onnx_nodes}
+    assert not [layer.name for layer in layers if "reshape" in layer.name.lower()]
+
+
 def test_openvino_reads_inputs_where_they_are(save, feeds, tmp_path):
     engine = TARGETS["openvino"].build(save(conv_float()), TargetOptions(float_precision="f32"), tmp_path)
     mine = {"x": feeds["x"].copy()}
