@@ -24,6 +24,9 @@ STEPS: tuple[Steps, ...] = ((1, 1), (8, 8), (16, 16), (32, 16), (64, 16), (32, 3
 """Blocks of channels read and made: oneDNN's are of 16 and, of INT8 that is read, of 4, 32 or 64."""
 LEAST_TO_CHOOSE = 8
 """Probes from which on blocks are chosen: what fits few of them best does so by chance."""
+TRUST = 0.3
+"""In the layers' sums as they are: weighs as a probe of which a tenth too much is an error of 3 %, against the rest
+being all that few probes have in common."""
 FLOOR = 0.5
 """Of a layer's mean time: below it a runtime's clock tells too little for the error to count in full."""
 
@@ -147,7 +150,11 @@ def _fit(samples: _Samples) -> Fitted:
     timed = samples.timed * (ms / samples.timed.sum(axis=1))[:, None]
     parts = np.stack([_one_layer(features[:, index], timed[:, index]) for index in range(timed.shape[1])])
     sums = (features * parts).sum(axis=(1, 2))
-    scale, rest = _least_squares(np.stack([sums, np.ones_like(sums)], axis=1), ms, ms)
+    scale, rest = _least_squares(
+        np.append(np.stack([sums, np.ones_like(sums)], axis=1), [[TRUST, 0.0]], axis=0),
+        np.append(ms, TRUST),
+        np.append(ms, 1.0),
+    )
     return Fitted(scale * parts, float(rest))
 
 
