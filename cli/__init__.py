@@ -24,6 +24,7 @@ from .pack import pack, unpack
 from .profile import profile
 from .report import report
 from .run import demo, init, run
+from .tabulate import tabulate
 
 _USERS_OWN = frozenset(
     {
@@ -118,7 +119,8 @@ def cli() -> None:
 
 
 for _command in (
-    init, run, demo, inspect, profile, gate, devices, history, report, lint, pack, unpack, doctor, passes, targets,
+    init, run, demo, inspect, profile, tabulate, gate, devices, history, report, lint, pack, unpack, doctor, passes,
+    targets,
 ):  # fmt: skip
     cli.add_command(_command)
 

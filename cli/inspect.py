@@ -108,16 +108,8 @@ def _from_data(model: str) -> tuple[Tensor, ...] | None:
     """The first sample of a recipe's data, where its network does not say what it takes."""
     if not model.lower().endswith((".yaml", ".yml")):
         return None
-    from ..calibration.named import is_callable_name
+    from ..pipeline.prepare import Prepared
     from ..pipeline.recipe.file import read_recipe
     from ..progress import for_stream
 
-    recipe = read_recipe(Path(model))
-    source = recipe.model.source
-    knows_itself = not is_callable_name(source) or source.startswith(("timm:", "torchvision:"))
-    if recipe.model.input_shape is not None or knows_itself:
-        return None
-    from ..pipeline.prepare import Prepared
-
-    prepared = Prepared(recipe, Path(model).resolve().parent, progress=for_stream())
-    return prepared.data().calibration.example()
+    return Prepared(read_recipe(Path(model)), Path(model).resolve().parent, progress=for_stream()).example()

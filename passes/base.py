@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..calibration.data import DataParts
+    from ..calibration.latency_table import LatencyTable
     from ..calibration.metric import Metric
     from ..model import Model
 
@@ -43,9 +44,10 @@ class NetworkSource(BaseModel):
 class PassContext:
     """What a pass may look at beside its model.
 
-    layer_ms: times a model's layers on the recipe's first device. load_network: reads a further network, whose
-    inputs are the data's. scratch: where a pass may keep unfinished work, to resume from when it is killed.
-    folder: the recipe's, where functions of the user lie. packed_bytes: what a model takes as a packed file.
+    layer_ms: times a model's layers on the recipe's first device; latency_table: what its layers take there at any
+    widths, in the precision that the recipe ends in. load_network: reads a further network, whose inputs are the
+    data's. scratch: where a pass may keep unfinished work, to resume from when it is killed. folder: the recipe's,
+    where functions of the user lie. packed_bytes: what a model takes as a packed file.
     """
 
     data: DataParts
@@ -55,6 +57,7 @@ class PassContext:
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
     layer_ms: Callable[[Model], Mapping[str, float]] | None = None
+    latency_table: Callable[[Model], LatencyTable] | None = None
     load_network: Callable[[NetworkSource], Model] | None = None
     scratch: Path | None = None
     folder: Path | None = None

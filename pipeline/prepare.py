@@ -9,16 +9,23 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..calibration.data import DataParts
+from ..calibration.latency_table import LatencyTable
 from ..calibration.metric import metric_named
+from ..calibration.named import is_callable_name
 from ..calibration.scheme import QuantScheme, intersect
 from ..calibration.sources import load_data
 from ..calibration.typed import data_in_types
 from ..errors import CompressError, DeviceUnavailableError
+from ..form import Form
+from ..isolated import Limits
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
+from ..passes.distill import Distill
 from ..passes.order import order_problem
+from ..passes.quantize import Quantize
 from ..progress import Progress, Silent
 from ..targets import TARGETS
 from .devices.opened import require_reached
@@ -27,9 +34,14 @@ from .export import export
 from .ingest.model import ingest
 from .launch_inputs import require_samples
 from .measure import layer_times, limits_of, require_batch
+from .onnx_files.inputs import NOTHING, GivenShapes
 from .onnx_files.network import why_no_pass
 from .packing.weighing import Weighing
 from .recipe.sections import ModelSection, Recipe, TargetSection
+from .store import Store
+from .tabulate.bench import TabulatePlan
+from .tabulate.kept import TABLE, kept_table
+from .tabulate.run import tabulate
 
 
 @dataclass(frozen=True)
@@ -82,8 +94,58 @@ class Prepared:
         types = [x.dtype for x in model.example_inputs]
         return data_in_types(data, types, model.input_names), model
 
-    def context(self, data: DataParts) -> PassContext:
-        """What passes are told, beside the model: data, which another process takes as well."""
+    def network(self, given: GivenShapes = NOTHING) -> Model:
+        """The float model alone; the data are read only where nothing else says what it takes.
+
+        given: shapes that a user states.
+        """
+        example = None if given else self.example()
+        self.progress.say("reading the model")
+        model = ingest(
+            self.recipe.model,
+            example,
+            self.trust_pickle,
+            folder=self.base,
+            progress=self.progress,
+            given=given,
+        )
+        return model if self.recipe.export.dynamic_batch else model.with_static_batch()
+
+    def example(self) -> tuple[Tensor, ...] | None:
+        """The first sample of the data, where the network does not say what it takes."""
+        section = self.recipe.model
+        knows_itself = not is_callable_name(section.source) or section.source.startswith(
+            ("timm:", "torchvision:")
+        )
+        if section.input_shape is not None or knows_itself:
+            return None
+        return self.data().calibration.example()
+
+    @property
+    def limits(self) -> Limits:
+        """What an engine's process may take."""
+        return limits_of(self.recipe.measure)
+
+    @cached_property
+    def tabulate_plan(self) -> TabulatePlan:
+        """How a table of latencies is measured: of networks as this recipe's passes leave them."""
+        form, kept = Form.MODULES, tuple[str, ...]()
+        for chosen in self.recipe.passes:
+            form = chosen.leaves(form) if form in chosen.takes else form
+            kept += chosen.keep_float if isinstance(chosen, (Quantize, Distill)) else ()
+        return TabulatePlan(
+            precision="int8" if form is Form.INT8 else "float",
+            scheme=self.scheme,
+            keep_float=kept,
+            batch=self.recipe.measure.batch,
+            export_options=self.export_options,
+        )
+
+    def context(self, data: DataParts, store: Store | None = None) -> PassContext:
+        """What passes are told, beside the model: data, which another process takes as well.
+
+        store: keeps what is measured for them.
+        """
         return PassContext(
             data=data,
             metric=metric_named(self.recipe.metric, self.base),
@@ -92,6 +154,7 @@ class Prepared:
             progress=self.progress,
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
+            latency_table=partial(self._latency_table, store),
             load_network=partial(self._load_network, data),
             packed_bytes=Weighing(**self.export_options),
             folder=self.base,
@@ -115,10 +178,24 @@ class Prepared:
         with tempfile.TemporaryDirectory() as folder:
             path = export(model, Path(folder) / "model.onnx", **self.export_options)
             try:
-                return layer_times(path, section, model, Path(folder), limits_of(self.recipe.measure))
+                return layer_times(path, section, model, Path(folder), self.limits)
             except CompressError as error:  # a report without these times is no reason to lose a pass
                 self.progress.say(f"{section.label}: layers were not timed: {error}")
                 return {}
+
+    def _latency_table(self, store: Store | None, model: Model) -> LatencyTable:
+        """What the layers of a network take on the first device of the recipe that can be measured on."""
+        section = next((s for s in self.recipe.targets if not s.here or unavailable(s) is None), None)
+        if section is None:
+            raise DeviceUnavailableError(
+                "targets: none of them can be measured on, which latencies of layers take; `compress doctor` lists what"
+                " is here"
+            )
+        plan, devices = self.tabulate_plan, {section.label: section}
+        if store is not None:
+            return kept_table(store, model, devices, plan, self.progress, self.limits)
+        with tempfile.TemporaryDirectory() as folder:
+            return tabulate(model, devices, Path(folder) / TABLE, plan, self.progress, self.limits)
 
     def refuse_impossible(self, model: Model) -> None:
         """Say before any work which pass cannot work on what it will be given, and a metric that is not there."""

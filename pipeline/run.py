@@ -124,7 +124,7 @@ class _Run:
             (self.folder / outdated).unlink(missing_ok=True)
         data, model = self.prepared.read()
         self.prepared.refuse_impossible(model)
-        context = self.prepared.context(data)
+        context = self.prepared.context(data, self.store)
         float_onnx = export(model, self.folder / "float.onnx", **self.prepared.export_options)
         shared = self._shared(data, context.metric)
         steps = self._steps(
