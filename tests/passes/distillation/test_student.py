@@ -136,7 +136,6 @@ REFUSED = {
     "only an output layer": (lambda: model_of(nn.Linear(8, 3), 8), {"width": 0.5}, ["no layer can be narrowed to 0.5"]),
     "sizes written in forward": (fixed_sizes, {"width": 0.5}, ["narrowed to 0.5, the network does not run"]),
     "nn.MultiheadAttention": (torch_attention, {"width": 0.5}, ["heads of 0.self_attn (MultiheadAttention)", "qkv"]),
-    "windows of attention": (shifted_windows, {"width": 0.5}, ["cannot follow this network", "mixes channels"]),
 }  # fmt: skip
 
 
@@ -264,6 +263,7 @@ NARROW = {
         0.5,
         {"blocks.0.attn.qkv": (576, 192), "head": (2, 192)},
     ),
+    "Swin: windows of attention": (shifted_windows, 0.5, {}),
     "Hugging Face ViT: queries, keys and values apart": (
         lambda: model_of(nn.Sequential(nn.Linear(12, 24), siblings()), 7, 12),
         0.5,
