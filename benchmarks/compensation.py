@@ -85,7 +85,7 @@ class Bench:
         return Lessons(Gates(), self.model, replace(self.context, seed=seed), macs)
 
     def removed(self, share: float, lessons: Any) -> tuple[Any, Any]:
-        """The network with this share of its parameters, and the cut."""
+        """The network with this share of its parameters, and the removal."""
         from edgepress.passes.channels.removal import removed
         from edgepress.passes.gating.cost import ParamsCost
         from edgepress.passes.gating.importance import taylor
@@ -95,14 +95,14 @@ class Bench:
         importance = taylor(lessons.importance_losses(self.dissected), anatomy.units)
         kept = project(importance, ParamsCost(anatomy), share, anatomy.units)
         removal = self.dissected.removal(kept)
-        return removed(self.model.module, removal), removal.cut
+        return removed(self.model.module, removal), removal
 
-    def compensated(self, smaller: Any, cut: Any, lessons: Any) -> tuple[Any, float, list[str]]:
+    def compensated(self, smaller: Any, removal: Any, lessons: Any) -> tuple[Any, float, list[str]]:
         """A refitted copy, the seconds that it took, and notes."""
         from edgepress.passes.gating.repair import repaired
 
         network, started = copy.deepcopy(smaller), time.perf_counter()
-        notes = repaired(self.model, network, cut, lessons)
+        notes = repaired(self.model, network, removal, lessons)
         return network, time.perf_counter() - started, notes
 
     def left(self, network: Any) -> float:
@@ -151,8 +151,8 @@ def rows_of(
     paths = {variant: folder / f"{variant.replace(', ', '-')}-{seed}.json" for variant in VARIANTS}
     if not all(path.is_file() for path in paths.values()):
         lessons = bench.lessons(seed)
-        smaller, cut = bench.removed(share, lessons)
-        starts = {False: (smaller, 0.0, []), True: bench.compensated(smaller, cut, lessons)}
+        smaller, removal = bench.removed(share, lessons)
+        starts = {False: (smaller, 0.0, []), True: bench.compensated(smaller, removal, lessons)}
     for variant, path in paths.items():
         if path.is_file():
             continue

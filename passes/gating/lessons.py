@@ -25,12 +25,16 @@ WORK = 2e11
 """Multiply-accumulates that one look at samples may take: about a second on two cores."""
 FEWEST, MOST = 32, 256
 """Samples that are looked at, whatever they take."""
+FIT_LEAST = 128
+"""Samples that a regression has at least, where calibration has so many."""
+FITTED = 0.75
+"""Share of these that it is fitted to; the others choose its strength."""
 BATCH = 32
 Batch = tuple[Tensor, ...]
 
 
 class Lessons:
-    """The task of the whole network, samples to fit to (calibration), and others to judge by (validation)."""
+    """The task of the whole network; samples to fit to, to choose by (calibration), and to judge by (validation)."""
 
     def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
         """macs: of one sample."""
@@ -39,9 +43,12 @@ class Lessons:
         inputs, labels = first_batch(context.data.calibration, TASK_SAMPLES, model.static_batch)
         used_by = options.name if options.teacher_weight < 1 else None
         self.task = read_task(model.run(*inputs), labels, used_by)
-        self.fit = list(self._batches(context.data.calibration, BATCH))
-        self.held_out = list(self._batches(context.data.validation, BATCH))
-        self._each = list(self._batches(context.data.calibration, 1))
+        calibration = context.data.calibration
+        part = int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST)))
+        self.fit = list(self._batches(calibration.head(part), BATCH))
+        self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
+        self.held_out = list(self._batches(context.data.validation.head(self.samples), BATCH))
+        self._each = list(self._batches(calibration.head(self.samples), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
 
     def likeness(self) -> Likeness:
@@ -109,7 +116,7 @@ class Lessons:
         return (padded(forward, exact) if exact else forward)(*batch)
 
     def _batches(self, part: Part, size: int) -> Iterator[Batch]:
-        for inputs, _ in part.head(self.samples).batches(self.model.static_batch or size):
+        for inputs, _ in part.batches(self.model.static_batch or size):
             yield inputs
 
     @staticmethod

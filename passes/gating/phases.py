@@ -126,7 +126,7 @@ class Phases:
         found = []
         for which, whole in self._cut_from.items():
             network = removed(whole, removal)
-            notes = repaired(self.model, network, removal.cut, self.lessons, self.options.compensation)
+            notes = repaired(self.model, network, removal, self.lessons, self.options.compensation)
             found.append((self.lessons.unlike(network), which, network, notes))
         _, which, network, notes = min(found, key=lambda each: each[0])
         self.notes += notes

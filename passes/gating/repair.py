@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...model import Model
-from ..channels.surgery import Cut
+from ..channels.removal import Removal
 from .batch_norm import norms_of, reestimate
 from .compensation import Compensated, compensate
 from .held_out import keep_where_no_worse
@@ -13,7 +13,7 @@ from .lessons import Lessons
 
 
 def repaired(
-    model: Model, network: nn.Module, cut: Cut, lessons: Lessons, compensation: bool = True
+    model: Model, network: nn.Module, removal: Removal, lessons: Lessons, compensation: bool = True
 ) -> list[str]:
     """Refit `network`, cut out of that of `model`, in place; notes on what it was worth on held-out samples.
 
@@ -27,15 +27,17 @@ def repaired(
         told = f"{trial.before:.4g} -> {trial.after:.4g}"
         notes.append(f"BatchNorm measured anew: unlikeness on held-out samples {told}" + _unless(trial.kept))
     if compensation:
-        notes.append(_refitted(model, network, cut, lessons))
+        notes.append(_refitted(model, network, removal, lessons))
     return notes
 
 
-def _refitted(model: Model, network: nn.Module, cut: Cut, lessons: Lessons) -> str:
+def _refitted(model: Model, network: nn.Module, removal: Removal, lessons: Lessons) -> str:
     rows: list[Compensated] = []
     trial = keep_where_no_worse(
         network,
-        lambda: rows.extend(compensate(model.module, network, cut, lessons.fit, lessons.held_out)),
+        lambda: rows.extend(
+            compensate(model.module, network, removal.cut, lessons.fit, lessons.choose, removal.factors)
+        ),
         lessons.unlike,
     )
     changed = sum(row.ridge is not None for row in rows)

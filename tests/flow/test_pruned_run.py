@@ -58,7 +58,9 @@ def test_a_run_that_is_resumed_writes_the_same_files(pruned: tuple[Path, RunReco
 
 LATER: dict[str, list[Any]] = {
     "quantize": [{"quantize": {"ranges": "minmax"}}],
-    "l2": [{"l2": {"ratio": 1.2, "importance_samples": 16, "transform_epochs": 0, "training": {"epochs": 0}}}],
+    "l2": [
+        {"l2": {"ratio": 1.2, "importance_samples": 16, "transform_epochs": 0, "training": {"epochs": 0}}}
+    ],
     "distill to 4 bits": [{"distill": {"weight_bits": 4, **QUICK}}],
     "a smaller student yet": [{"distill": {**HALF, "student": {"width": 0.5}}}, "quantize"],
 }

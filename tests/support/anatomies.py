@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from edgepress.passes.channels.anatomy import Anatomy, LayerUse, Side, Term
 from edgepress.passes.channels.units import Gates, Kind, Unit
@@ -87,3 +89,9 @@ def random_gates(anatomy: Anatomy, seed: int, soft: bool = False) -> Gates:
     draws = torch.Generator().manual_seed(seed)
     values = {unit.name: torch.rand(unit.size, generator=draws) for unit in anatomy.units}
     return values if soft else {name: (value > 0.5).float() for name, value in values.items()}
+
+
+def milliseconds(widths: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Something that no sum of terms is: a fixed cost for each layer, and roots."""
+    read, made, present = (torch.stack(column) for column in zip(*widths.values(), strict=True))
+    return (present * (1 + (read * made).sqrt())).sum().float()

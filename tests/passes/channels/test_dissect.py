@@ -180,7 +180,10 @@ def test_what_cannot_go_is_left_whole_and_told_with_its_reason() -> None:
     ]
     found = dissect(Model(Chained().eval(), (torch.randn(2, 4),)), "gates").anatomy
     assert {unit.kind for unit in found.units} == {Kind.CHANNELS}
-    assert [(w.name, "no residual" in w.reason) for w in found.whole] == [("blocks.0", True), ("blocks.1", True)]
+    assert [(w.name, "no residual" in w.reason) for w in found.whole] == [
+        ("blocks.0", True),
+        ("blocks.1", True),
+    ]
 
 
 def test_rules_choose_by_kind_and_by_the_names_of_the_layers_that_are_tied() -> None:

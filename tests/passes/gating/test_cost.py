@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
-from anatomies import chain, random_gates, tied
+from anatomies import chain, milliseconds, random_gates, tied
 from edgepress.passes.channels.anatomy import Anatomy, Term, presence
 from edgepress.passes.channels.units import Gates
 from edgepress.passes.gating.cost import Cost, LatencyCost, MacsCost, ParamsCost
@@ -61,12 +59,6 @@ def test_parameters_counted_by_hand() -> None:
     assert float(ParamsCost(tied()).of(gates)) == counted
     gates["block"][:] = 1
     assert float(ParamsCost(tied()).of(gates)) == counted + 2 * (2 * 4) * 32
-
-
-def milliseconds(widths: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Something that no sum of terms is: a fixed cost for each layer, and roots."""
-    read, made, present = (torch.stack(column) for column in zip(*widths.values(), strict=True))
-    return (present * (1 + (read * made).sqrt())).sum().float()
 
 
 @pytest.mark.parametrize("anatomy", ANATOMIES.values(), ids=ANATOMIES)
