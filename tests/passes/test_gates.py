@@ -50,7 +50,9 @@ def test_the_target_is_met_and_the_plan_alone_gives_the_network_again(tmp_path: 
     chosen, context = Gates.model_validate(FAST | {"cost": cost, "round_to": 2}), context_in(tmp_path)
     result = chosen.apply(original, context)
     whole, left = (getattr(each.facts(), cost) for each in (original, result.model))
-    assert 0.49 <= left / whole <= 0.5
+    # Within 1 %, or where whole steps of such a small network come no nearer, with a word on it.
+    assert left / whole <= 0.5
+    assert left / whole >= 0.495 or [note for note in result.notes if note.startswith("target: ")]
     assert all(torch.equal(before[name], tensor) for name, tensor in original.module.state_dict().items())
     stored = replace(result.plan, structure=json.loads(json.dumps(result.plan.structure)))
     again = chosen.rebuild(model(), stored, context)
