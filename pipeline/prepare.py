@@ -129,14 +129,16 @@ class Prepared:
     @cached_property
     def tabulate_plan(self) -> TabulatePlan:
         """How a table of latencies is measured: of networks as this recipe's passes leave them."""
-        form, kept = Form.MODULES, tuple[str, ...]()
+        form, kept, softmax = Form.MODULES, tuple[str, ...](), Quantize().softmax_sqnr_db
         for chosen in self.recipe.passes:
             form = chosen.leaves(form) if form in chosen.takes else form
             kept += chosen.keep_float if isinstance(chosen, (Quantize, Distill)) else ()
+            softmax = chosen.softmax_sqnr_db if isinstance(chosen, Quantize) else softmax
         return TabulatePlan(
             precision="int8" if form is Form.INT8 else "float",
             scheme=self.scheme,
             keep_float=kept,
+            softmax_sqnr_db=softmax,
             batch=self.recipe.measure.batch,
             export_options=self.export_options,
         )

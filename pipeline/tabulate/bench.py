@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import exp
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ...calibration.latency_table import Precision, Probe
 from ...calibration.scheme import QuantScheme
 from ...passes.channels.removal import removed
-from ...passes.quantization.quick import quickly_quantized
+from ...passes.quantization.quick import fine_products, quickly_quantized
 from ...targets.graphs.onnx_graph import OnnxGraph, load_onnx
 from ...targets.measuring.feeds import repeated
 from ...targets.measuring.latency import of
@@ -37,14 +37,16 @@ WHOLE, SMALLER = "whole", "smaller"
 class TabulatePlan:
     """What is measured, and how.
 
-    scheme: the grids of INT8; keep_float: names and patterns of layers that stay in float. probes: smaller networks,
-    beside the whole one; round_to: what their widths are multiples of. rounds: of launches in turns with the whole
-    network, of so many iterations after at most `warmup_s` each. export_options: as `export` takes them.
+    scheme: the grids of INT8; keep_float: names and patterns of layers that stay in float; softmax_sqnr_db: below which
+    products of attention do, as for `quantize`. probes: smaller networks, beside the whole one; round_to: what their
+    widths are multiples of. rounds: of launches in turns with the whole network, of so many iterations after at most
+    `warmup_s` each. export_options: as `export` takes them.
     """
 
     precision: Precision = "int8"
     scheme: QuantScheme = field(default_factory=QuantScheme)
     keep_float: tuple[str, ...] = ()
+    softmax_sqnr_db: float = 30.0
     probes: int = 24
     round_to: int = 8
     batch: int = 1
@@ -53,6 +55,13 @@ class TabulatePlan:
     warmup_s: float = 0.5
     seed: int = 0
     export_options: Mapping[str, int] = field(default_factory=dict)
+
+    def settled(self, model: Model) -> TabulatePlan:
+        """The plan that names every layer which stays in float, in smaller versions of the network as in the whole."""
+        if self.precision == "float" or not self.softmax_sqnr_db:
+            return self
+        fine = fine_products(model, self.scheme, self.softmax_sqnr_db)
+        return replace(self, keep_float=(*self.keep_float, *fine), softmax_sqnr_db=0.0)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def kept_table(
 
     Arguments and errors as of `tabulate`.
     """
+    plan = plan.settled(model)
     with opened(devices, plan.batch, limits) as here:
         (device,) = here.values()
         key = key_of({"table": facts_of(model, device, plan)["key"], "plan": asdict(plan)})

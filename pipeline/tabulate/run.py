@@ -52,7 +52,7 @@ def tabulate(
     devices: the one by its name; limits: of every process of an engine. CompressError when nothing of the network can
     be made smaller; DeviceUnavailableError when nothing runs on the device.
     """
-    dissected = dissected_for_time(model)
+    dissected, plan = dissected_for_time(model), plan.settled(model)
     (section,) = devices.values()
     batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
     with opened(devices, batch, limits) as here, tempfile.TemporaryDirectory() as folder:
