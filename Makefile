@@ -30,6 +30,7 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	{ $(PIP) --no-deps nncodec && $(BIN)/python benchmarks/size_peers.py; } || status=1; \
 	$(BIN)/python benchmarks/l2z_scale.py || status=1; \
 	$(BIN)/python benchmarks/gate_simulation.py || status=1; \
+	$(BIN)/python benchmarks/latency_prediction.py || status=1; \
 	$(BIN)/python benchmarks/shared_store.py || status=1; \
 	{ $(BIN)/compress demo -o runs/demo && $(BIN)/python benchmarks/run_and_gate.py runs/demo; } || status=1; \
 	$(BIN)/python benchmarks/step_ablation.py || status=1; \

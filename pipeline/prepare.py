@@ -95,10 +95,7 @@ class Prepared:
         return data_in_types(data, types, model.input_names), model
 
     def network(self, given: GivenShapes = NOTHING) -> Model:
-        """The float model alone; the data are read only where nothing else says what it takes.
-
-        given: shapes that a user states.
-        """
+        """The float model alone, without the data. given: shapes that a user states; without them `example` tells."""
         example = None if given else self.example()
         self.progress.say("reading the model")
         model = ingest(
@@ -112,14 +109,18 @@ class Prepared:
         return model if self.recipe.export.dynamic_batch else model.with_static_batch()
 
     def example(self) -> tuple[Tensor, ...] | None:
-        """The first sample of the data, where the network does not say what it takes."""
+        """The first sample of the data, where nothing else says what the network takes."""
         section = self.recipe.model
         knows_itself = not is_callable_name(section.source) or section.source.startswith(
             ("timm:", "torchvision:")
         )
         if section.input_shape is not None or knows_itself:
             return None
-        return self.data().calibration.example()
+        try:
+            return self.data().calibration.example()
+        except CompressError as error:
+            hint = "or state by model.input_shape, or --input-shape, what the network takes"
+            raise CompressError(f"{error}; {hint}") from error
 
     @property
     def limits(self) -> Limits:

@@ -115,7 +115,7 @@ def test_every_option_says_what_it_does() -> None:
 def test_the_commands() -> None:
     assert sorted(cli.commands) == [
         "demo", "devices", "doctor", "gate", "history", "init", "inspect", "lint", "pack", "passes", "profile",
-        "report", "run", "targets", "unpack",
+        "report", "run", "tabulate", "targets", "unpack",
     ]  # fmt: skip
 
 

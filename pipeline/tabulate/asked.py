@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import CompressError
 from ...isolated import Limits
 from ...progress import Progress, Silent
 from ..devices.scheme import scheme_of
@@ -51,11 +50,7 @@ def asked(
         return Asked(_file_name(named), model, TabulatePlan(scheme=scheme_of(label, section)))
     path = Path(named)
     prepared = Prepared(read_recipe(path), path.resolve().parent, trust_pickle, progress)
-    try:
-        model = prepared.network(given)
-    except CompressError as error:
-        raise CompressError(f"{error}; or state the shape of an input by --input-shape") from error
-    return Asked(prepared.recipe.name, model, prepared.tabulate_plan, prepared.limits)
+    return Asked(prepared.recipe.name, prepared.network(given), prepared.tabulate_plan, prepared.limits)
 
 
 def _file_name(source: str) -> str:
