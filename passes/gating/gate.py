@@ -49,17 +49,19 @@ def threshold(u: Tensor, gradient: Gradient = "constant") -> Tensor:
 class Gate(nn.Module):
     """The gates of one unit, one for each choice; forward() gives their values, (size,).
 
-    power: the squared norm of the gradient that comes from the network, over the latest steps. A buffer, as a resumed
-    training needs it.
+    power: the squared norm of the gradient that comes from the network, over the latest steps. factor: what that
+    gradient is multiplied by, as `even_out` sets it. Both are buffers, as a resumed training needs them.
     """
 
     power: Tensor
+    factor: Tensor
 
     def __init__(self, size: int, gradient: Gradient = "constant") -> None:
         super().__init__()
         self.gradient: Gradient = gradient
         self.u = nn.Parameter(torch.full((size,), REACH))
         self.register_buffer("power", torch.zeros(()))
+        self.register_buffer("factor", torch.ones(()))
 
     def start(self, standing: Tensor) -> None:
         """Open all gates; those of the least `standing`, (size,) in (0, 1], are the first to close."""
@@ -84,7 +86,7 @@ class Gate(nn.Module):
 
 
 class _Noted(torch.autograd.Function):
-    """The gates' values as they are; notes the power of their gradient."""
+    """The gates' values as they are; notes the power of their gradient, and multiplies that by the gate's factor."""
 
     @staticmethod
     def forward(ctx: Any, opened: Tensor, gate: Gate) -> Tensor:
@@ -98,9 +100,23 @@ class _Noted(torch.autograd.Function):
         # In half precision a gradient may overflow, and the step is then not taken.
         now = torch.where(torch.isfinite(now), now, power)
         power.copy_(torch.where(power > 0, MEMORY * power + (1 - MEMORY) * now, now))
-        return grad, None
+        return grad * ctx.gate.factor, None
+
+
+def even_out(gates: Sequence[Gate]) -> None:
+    """Give the gradients that the network gives the gates of each unit the same mean square, and all together the norm
+    that they had.
+
+    A gate's gradient is a sum over samples and positions: left alone, units of large maps hold on to their choices.
+    """
+    known = [gate for gate in gates if bool(gate.power > 0)]
+    if not known:
+        return
+    mean = torch.stack([gate.power for gate in known]).sum() / sum(gate.u.numel() for gate in known)
+    for gate in known:
+        gate.factor.copy_((mean * gate.u.numel() / gate.power).sqrt())
 
 
 def task_power(gates: Sequence[Gate]) -> Tensor:
-    """The squared norm of the gradient that the network gives all gates, over the latest steps; a scalar."""
-    return torch.stack([gate.power for gate in gates]).sum()
+    """The squared norm of the gradient that all gates get from the network, over the latest steps; a scalar."""
+    return torch.stack([gate.power * gate.factor.square() for gate in gates]).sum()

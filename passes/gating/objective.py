@@ -16,10 +16,11 @@ from torch import Tensor
 from ..channels.gated import Gated
 from ..channels.units import Gates
 from ..teaching.taught import Taught
-from ..training.job import Group
+from ..training.draws import Draws
+from ..training.job import Forward, Group
 from ..training.schedule import Moment
 from .cost import Cost
-from .gate import Gate, task_power
+from .gate import Gate, even_out, task_power
 
 SHARE = 0.5
 """The share of the gates' gradient that the cost term has where the cost is BAND over its target."""
@@ -63,12 +64,13 @@ class Gating(Taught):
 
     network: taps a `Gated` with a `Gate` for each unit. It trains as it is, BatchNorm by its batches: statistics must
     follow what closes. Keep the last epoch: the best one by a metric is the one with all gates open. gate_lr: factor on
-    the learning rate of the weights.
+    the learning rate of the weights. evened: whether units get gradients of one size (`even_out`).
     """
 
     cost: Cost
     ramp: Ramp
     gate_lr: float
+    evened: bool = True
     target: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
@@ -142,6 +144,14 @@ class Gating(Taught):
         sizes = [len(gate.u) for gate in self.gates.values()]
         opened = torch.split((u > 0).double(), sizes)
         return float(self.left(dict(zip(self.gates, opened, strict=True))))
+
+    def loss(
+        self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws
+    ) -> dict[str, Tensor]:
+        """labels, teacher and features without what is closed now, and the cost."""
+        if self.evened:
+            even_out(list(self.gates.values()))
+        return super().loss(forward, inputs, labels, draws)
 
     def terms(self) -> dict[str, Tensor]:
         """The cost, weighted; none where it is not above its target."""

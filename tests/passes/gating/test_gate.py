@@ -1,4 +1,4 @@
-"""Gate numerics against the paper's formula, where gates start, and what is noted of their gradients."""
+"""Gate numerics against the paper's formula, where gates start, and how their gradients are evened out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from edgepress.passes.gating.gate import Gate, Gradient, derivative, task_power, threshold
+from edgepress.passes.gating.gate import Gate, Gradient, derivative, even_out, task_power, threshold
 from torch import Tensor, nn
 
 GRADIENTS: list[Gradient] = ["constant", "sigmoid"]
@@ -81,6 +81,25 @@ def test_the_power_of_gradients_is_that_of_the_latest_steps() -> None:
     assert float(task_power(gates)) / 400 == pytest.approx(1 + first_half, rel=0.15)
 
 
+@pytest.mark.parametrize("scale", [1.0, 65536.0], ids=["", "scaled as half precision needs it"])
+def test_units_are_given_gradients_of_one_size_and_all_together_as_much_as_they_had(scale: float) -> None:
+    """Of three units whose maps differ, one of them a block."""
+    gates, sizes, draws = [Gate(400), Gate(300), Gate(1)], [0.01, 10.0, 1.0], torch.Generator().manual_seed(0)
+    squares = torch.zeros(3)
+    for step in range(60):
+        even_out(gates)
+        for place, (gate, size) in enumerate(zip(gates, sizes, strict=True)):
+            gate.zero_grad()
+            (scale * gate() * size * torch.randn(len(gate.u), generator=draws)).sum().backward()
+            assert gate.u.grad is not None
+            squares[place] += (step >= 20) * gate.u.grad.square().mean() / 40
+    # Hundreds of normal numbers have a spread that is known to 5 %; of the block there are 40.
+    assert float(squares[0]) == pytest.approx(float(squares[1]), rel=0.2)
+    assert float(squares[2]) == pytest.approx(float(squares[1]), rel=0.9)
+    whole = scale**2 * sum(len(gate.u) * size**2 for gate, size in zip(gates, sizes, strict=True))
+    assert float(task_power(gates)) == pytest.approx(whole, rel=0.2)
+
+
 def test_a_step_that_overflows_leaves_no_trace() -> None:
     gate = Gate(3)
     gate().sum().backward()
@@ -108,4 +127,4 @@ def test_a_gate_travels_between_processes_with_its_state() -> None:
     copied = pickle.loads(pickle.dumps(gates))
     for name, tensor in gates.state_dict().items():
         assert copied.state_dict()[name].equal(tensor)
-    assert {name.rpartition(".")[2] for name in gates.state_dict()} == {"u", "power"}
+    assert {name.rpartition(".")[2] for name in gates.state_dict()} == {"u", "power", "factor"}
