@@ -12,17 +12,14 @@ What fails is listed with its reason. Exit code 1 when an architecture fails at 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from coverage_table import line, markdown, show
+from own_process import Stages, in_own_process
 from reporting import environment, write
 from structures import ARCHITECTURES, ARGUMENTS, images, wake
 
@@ -45,7 +42,7 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
     told = environment(PACKAGES)
     rows: list[dict[str, Any]] = []
     for name in only or ARCHITECTURES:
-        rows.append(_in_own_process(name, timeout))
+        rows.append(in_own_process(__file__, name, timeout) | {"source": ARCHITECTURES[name]})
         print(line(rows[-1]), flush=True)
         record = {
             "environment": told,
@@ -57,46 +54,11 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
     sys.exit(any(row["failures"] for row in rows))
 
 
-def _in_own_process(name: str, timeout: int) -> dict[str, Any]:
-    """One architecture's row; a crash or a timeout is its failure and does not end the run."""
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--only", name, "--worker", str(result)]
-        failure = ""
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-            if done.returncode:
-                tail = " ".join(done.stderr.strip().splitlines()[-3:])
-                failure = f"process: ended with code {done.returncode}: {tail[-600:]}"
-        except subprocess.TimeoutExpired:
-            failure = f"process: not done after {timeout} s"
-        row: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {"failures": []}
-    row |= {"name": name, "source": ARCHITECTURES[name], "seconds": round(time.monotonic() - started, 1)}
-    row["failures"] += [failure] if failure else []
-    return row
-
-
-class _Stages:
-    """Runs stages that may fail: a failure is recorded, and what needs the stage is left out."""
-
-    def __init__(self) -> None:
-        self.failures: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Record what goes wrong inside, by the stage's name."""
-        try:
-            yield
-        except Exception as error:  # whatever it is, it is the result for this architecture
-            self.failures.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:800]}")
-
-
 def cover(name: str) -> dict[str, Any]:
     """Everything about one architecture, as JSON values."""
     from edgepress.calibration.scheme import QuantScheme
 
-    stages = _Stages()
+    stages = Stages()
     row: dict[str, Any] = {"failures": stages.failures}
     model = quantized = path = None
     with stages.stage("make"):
@@ -156,7 +118,7 @@ def _quantize(model: Any, part: Any, scheme: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: tuple[Any, Any]) -> dict[str, Any]:
+def _on_runtimes(stages: Stages, path: Path, inputs: Any, expected: tuple[Any, Any]) -> dict[str, Any]:
     """Parity with torch (float layers in f32) and executed precision (the runtime's default).
 
     expected: outputs of the float and of the quantized torch model. A value next to a rounding boundary falls
@@ -198,7 +160,7 @@ def _on_runtimes(stages: _Stages, path: Path, inputs: Any, expected: tuple[Any, 
     return found
 
 
-def _on_tensorrt(stages: _Stages, path: Path) -> dict[str, Any]:
+def _on_tensorrt(stages: Stages, path: Path) -> dict[str, Any]:
     """Whether an engine is built ahead of time."""
     from edgepress.targets import TARGETS
     from edgepress.targets.base import TargetOptions

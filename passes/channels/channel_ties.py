@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .groups import ChannelGroups, parts_of
 from .surgery import UncuttableError
-from .ties import Ties, own
+from .ties import NONE, Ties, own
 from .units import Kind, Unit
 
 _NORM_BY_CHANNEL = nn.modules.batchnorm._NormBase  # BatchNorm and InstanceNorm
@@ -40,33 +40,45 @@ def ties_of(groups: ChannelGroups, group: Any) -> Ties:
         if None in item.root_idxs:
             raise UncuttableError(f"{name} repeats its channels")
         index, choice = torch.tensor(item.idxs), torch.tensor(item.root_idxs) % size
-        if isinstance(layer, nn.Parameter):
-            _tie_parameter(ties, groups, name, layer, (index, choice))
+        reads = groups.reads(item.dep)
+        role = _role(groups, name, layer, reads)
+        if int(index.max()) >= role.width:  # another dimension of what goes through is its channels
+            ties.doubt = f"a reshape mixes its channels with positions, before {name}"
+        elif isinstance(layer, nn.Parameter):
+            _tie_parameter(ties, groups, name, role, index, choice)
         else:
-            _tie(ties, name, layer, groups.reads(item.dep), index, choice)
+            if reads:
+                own(ties.reads, name, role.width, index, choice)
+            elif isinstance(layer, NORMS):
+                own(ties.norms, name, role.width, index, choice)
+            _tie(ties, name, layer, role, index, choice)
+    for name, owner in ties.reads.items():
+        if bool((owner != NONE).all()) and len(set(owner.tolist())) < size:
+            raise UncuttableError(f"they are split, and {name} could lose all that it reads")
     return ties
 
 
+def _role(groups: ChannelGroups, name: str, layer: nn.Module | nn.Parameter, reads: bool) -> _Role:
+    if isinstance(layer, nn.Parameter):
+        dim = groups.dimension(layer)
+        return _Role(layer.shape[dim], {name: dim})
+    return _reader(layer) if reads else _maker(name, layer)
+
+
 def _tie_parameter(
-    ties: Ties, groups: ChannelGroups, name: str, parameter: nn.Parameter, owned: tuple[Tensor, Tensor]
+    ties: Ties, groups: ChannelGroups, name: str, role: _Role, index: Tensor, choice: Tensor
 ) -> None:
     """A parameter of no layer that torch-pruning knows: a layer scale, a class token, a norm of somebody's own."""
-    dim = groups.dimension(parameter)
-    own(ties.tensors, (name, dim), parameter.shape[dim], *owned)
+    own(ties.tensors, (name, role.tensors[name]), role.width, index, choice)
     module = name.rpartition(".")[0]
     layer = groups.module(module)
     if "rmsnorm" in type(layer).__name__.lower():
-        own(ties.norms, module, parameter.shape[dim], *owned)
+        own(ties.norms, module, role.width, index, choice)
         if isinstance(getattr(layer, "normalized_shape", None), tuple):
-            own(ties.sizes, (module, "normalized_shape"), parameter.shape[dim], *owned)
+            own(ties.sizes, (module, "normalized_shape"), role.width, index, choice)
 
 
-def _tie(ties: Ties, name: str, layer: nn.Module, reads: bool, index: Tensor, choice: Tensor) -> None:
-    role = _reader(layer) if reads else _maker(name, layer)
-    if reads:
-        own(ties.reads, name, role.width, index, choice)
-    elif isinstance(layer, NORMS):
-        own(ties.norms, name, role.width, index, choice)
+def _tie(ties: Ties, name: str, layer: nn.Module, role: _Role, index: Tensor, choice: Tensor) -> None:
     for leaf, dim in role.tensors.items():
         length = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])[
             leaf

@@ -50,11 +50,13 @@ def traced(library: Any, probe: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     return graph
 
 
-def groups_of(graph: Any, kept_whole: list[nn.Module]) -> Iterator[tuple[nn.Module, Any | UncuttableError]]:
+def groups_of(
+    graph: Any, kept_whole: list[nn.Module]
+) -> Iterator[tuple[nn.Module, Any | UncuttableError | None]]:
     """All groups, each by the layer that it was followed from; the error for one that cannot be followed.
 
     As `get_all_groups` of torch-pruning, which one such layer would end. kept_whole: layers whose outputs stay as they
-    are, and with them their groups.
+    are, and with them their groups, None here.
     """
     seen: set[int] = set()
     for root in list(graph.module2node):
@@ -74,24 +76,66 @@ def groups_of(graph: Any, kept_whole: list[nn.Module]) -> Iterator[tuple[nn.Modu
             continue
         makers = {id(dep.target.module) for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
         seen |= makers
-        if makers.isdisjoint(map(id, kept_whole)):
-            yield root, group
+        yield root, group if makers.isdisjoint(map(id, kept_whole)) else None
 
 
 def _graph_class(library: Any) -> Any:
+    kinds, infer = library.ops.OPTYPE, library.dependency.shape_infer
+    told = {kinds.RESHAPE: _reshape, kinds.SPLIT: _split}
+
     class Graph(library.DependencyGraph):  # type: ignore[misc]
-        """Knows what size a tensor had before a reshape, which torch-pruning looks for by a name of old PyTorch."""
+        """Knows how large tensors are and along what they are split, which torch-pruning guesses on today's PyTorch."""
 
         def _trace(self, *given: Any, **named: Any) -> dict[Any, Any]:
             nodes: dict[Any, Any] = super()._trace(*given, **named)
             for node in nodes.values():
-                if node.type == library.ops.OPTYPE.RESHAPE and hasattr(node.grad_fn, "_saved_self_sym_sizes"):
-                    node.grad_fn = SimpleNamespace(
-                        _saved_self_sizes=tuple(node.grad_fn._saved_self_sym_sizes)
-                    )
+                sizes = tuple(getattr(node.grad_fn, "_saved_self_sym_sizes", ()))
+                if sizes and node.type in told:
+                    told[node.type](node, sizes)
+                elif sizes and node.type == kinds.SLICE:
+                    channels = [infer.infer_out_channels_recursively(self, each, [0]) for each in node.inputs]
+                    _slice(node, sizes, channels)
             return nodes
 
     return Graph
+
+
+def _reshape(node: Any, sizes: tuple[int, ...]) -> None:
+    """Say the sizes by the name of old PyTorch, by which they are looked for."""
+    node.grad_fn = SimpleNamespace(_saved_self_sizes=sizes)
+
+
+def _split(node: Any, sizes: tuple[int, ...]) -> None:
+    """Say that a split along the last dimension is one of channels too, and the sizes of its parts.
+
+    torch-pruning takes it for one of tokens where a class token or position embedding comes before it.
+    """
+    saved, dim = node.grad_fn, _dimension(node, sizes)
+    whole, part = sizes[dim], getattr(saved, "_saved_split_size", None)
+    parts = (
+        [min(part, whole - start) for start in range(0, whole, part)]
+        if part
+        else list(saved._saved_split_sizes)
+    )
+    of_channels = dim in (1, len(sizes) - 1)
+    node.enable_index_mapping = of_channels
+    node.grad_fn = SimpleNamespace(
+        _saved_self_sizes=sizes, _saved_split_sizes=parts, _saved_dim=1 if of_channels else dim
+    )
+
+
+def _slice(node: Any, sizes: tuple[int, ...], channels: list[int | None]) -> None:
+    """Say that a slice which takes all is none, nor is one along what is not as large as there are channels."""
+    saved, dim = node.grad_fn, _dimension(node, sizes)
+    takes_all = saved._saved_start == 0 and saved._saved_end >= sizes[dim] and saved._saved_step == 1
+    if takes_all or (channels[:1] not in ([], [None]) and channels[0] != sizes[dim]):
+        node.grad_fn = SimpleNamespace(_saved_self_sym_sizes=(0, 0, 0, 0), _saved_dim=0)
+
+
+def _dimension(node: Any, sizes: tuple[int, ...]) -> int:
+    """Along which dimension an operation is; autograd keeps negative ones as unsigned numbers."""
+    dim = int(node.grad_fn._saved_dim)
+    return dim if dim < len(sizes) else dim - 2**64 + len(sizes)
 
 
 class _BoundedMappings(list[Any]):

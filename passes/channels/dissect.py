@@ -97,6 +97,7 @@ def _channels(model: Model, what: str, kept_whole: Sequence[str]) -> tuple[list[
     except UncuttableError as error:
         return [], [Whole("the channels of all layers", str(error))]
     whole += [Whole(name, reason) for name, reason in groups.unfollowed.items()]
+    whole += [Whole(name, "its channels are tied to those inside an attention") for name in groups.tied]
     for group in groups.groups:
         try:
             ties = ties_of(groups, group)

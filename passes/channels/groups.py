@@ -21,7 +21,8 @@ class ChannelGroups:
     probe: a copy of the network for this object alone; `cut` spends it.
     kept_whole: layers whose outputs are left as they are.
     what: who asks, as messages name it. UncuttableError when the network cannot be traced.
-    unfollowed: the layers whose channels cannot be followed, by name, with the reasons.
+    unfollowed: the layers whose channels cannot be followed, by name, with the reasons. tied: one layer of each group
+    that is left as it is since a layer of `kept_whole` is among its makers.
     """
 
     def __init__(
@@ -35,9 +36,12 @@ class ChannelGroups:
         self._graph = traced(self._pruning, probe, inputs)
         self.groups: list[Any] = []
         self.unfollowed: dict[str, str] = {}
+        self.tied: list[str] = []
         for root, group in groups_of(self._graph, kept_whole):
             if isinstance(group, UncuttableError):
                 self.unfollowed[self.names[id(root)]] = str(group)
+            elif group is None:
+                self.tied.append(self.names[id(root)])
             elif not self._makes_outputs(group):
                 self.groups.append(group)
 

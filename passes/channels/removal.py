@@ -56,7 +56,8 @@ def removed(module: nn.Module, removal: Removal) -> nn.Module:
 
     AttributeError, IndexError or KeyError when the removal is of another network.
     """
-    smaller = copied(module).eval()
+    smaller = copied(module)
+    smaller.eval()  # some return nothing
     keep_blocks(smaller, removal.children)
     keep_channels(smaller, removal.cut)
     with torch.no_grad():

@@ -26,7 +26,7 @@ class Call:
         """The one tensor among the arguments; None when there are more, or a list that may hold more."""
         arguments = (*self.given, *self.named.values())
         tensors = [x for x in arguments if isinstance(x, Tensor)]
-        nested = any(isinstance(x, (list, tuple, dict)) for x in arguments)
+        nested = any(_may_hold_tensors(x) for x in arguments)
         return tensors[0] if len(tensors) == 1 and not nested else None
 
     @property
@@ -36,6 +36,12 @@ class Call:
         if taken is None or not isinstance(returned, Tensor):
             return False
         return taken.shape == returned.shape and taken.dtype == returned.dtype
+
+
+def _may_hold_tensors(x: object) -> bool:
+    if isinstance(x, (list, tuple)):
+        return not all(isinstance(each, (int, float)) for each in x)
+    return isinstance(x, dict)
 
 
 def calls_of(

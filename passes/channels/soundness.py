@@ -16,8 +16,8 @@ from torch import nn
 from .anatomy import Whole
 from .awake import awake
 from .removal import removed
+from .repair import repaired
 from .runs import Call, calls_of
-from .sizes import followed_by_sizes
 from .ties import Ties
 from .trials import Failure, dissected_as, tried
 from .units import Kind, Unit
@@ -31,7 +31,7 @@ _UNTIED = "what it returns and what it takes are not the same channels, as where
 def sound(model: Model, found: Sequence[Ties]) -> tuple[list[Ties], list[Whole]]:
     """Those of the units that can be taken out exactly, all at once, and the others with the reasons.
 
-    Attributes of the network that must follow a unit's number are found here, and are in the ties that are returned.
+    What else a unit owns may be found here; it is in the ties that are returned.
     """
     trial = awake(model)
     network = _Network(trial.module, Call(trial.example_inputs, {}, None))
@@ -103,12 +103,17 @@ def _alone(network: _Network, found: Sequence[Ties]) -> tuple[list[Ties], dict[s
     for ties in found:
         again = partial(_failure_of_one, network, scopes[ties.unit.name])
         failure = again(ties)
-        repaired = ties if failure is None else followed_by_sizes(network.module, ties, failure, again)
-        if repaired is not None:
-            right.append(repaired)
+        fit = ties if failure is None else repaired(network.module, ties, failure, again)
+        if fit is not None:
+            right.append(fit)
         elif failure is not None:
-            wrong[ties.unit.name] = failure.reason
+            wrong[ties.unit.name] = _reason(ties, failure)
     return right, wrong
+
+
+def _reason(ties: Ties, failure: Failure) -> str:
+    """Why a unit is none: what does not run, or else what was taken for something else than it seemed."""
+    return failure.reason if failure.running else ties.doubt or failure.reason
 
 
 def _failure_of_one(network: _Network, scope: str, ties: Ties) -> Failure | None:
@@ -135,7 +140,7 @@ def _wrong(network: _Network, right: list[Ties], found: list[Ties]) -> dict[str,
     if failure is None:
         return {}
     if len(found) == 1:
-        return {found[0].unit.name: failure.reason}
+        return {found[0].unit.name: _reason(found[0], failure)}
     first, second = found[: len(found) // 2], found[len(found) // 2 :]
     wrong = _wrong(network, right, first)
     good = [ties for ties in first if ties.unit.name not in wrong]

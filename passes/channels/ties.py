@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .surgery import UncuttableError
 from .units import Unit
 
 NONE = -1
@@ -24,6 +23,7 @@ class Ties:
     many there are. reads, makes: by layer, of the input and output channels that gates stand at. norms: by norm, of
     the channels that it mixes. factors: by tensor, the rows that are multiplied by the root of what stays of the unit,
     bool. products: of an attention the channels that its two products go over: of queries with keys, and of values.
+    doubt: what was taken for something else than it seemed, which is why, should the unit turn out to be no unit.
     """
 
     unit: Unit
@@ -34,6 +34,7 @@ class Ties:
     norms: dict[str, Tensor] = field(default_factory=dict)
     factors: dict[str, Tensor] = field(default_factory=dict)
     products: tuple[Tensor, Tensor] | None = None
+    doubt: str = ""
 
     @property
     def layers(self) -> list[str]:
@@ -60,13 +61,12 @@ class Ties:
             {name[start:]: owner for name, owner in self.norms.items()},
             {name[start:]: rows for name, rows in self.factors.items()},
             self.products,
+            self.doubt,
         )
 
 
 def own(owners: dict[Any, Tensor], key: Any, length: int, index: Tensor, choice: Tensor) -> None:
-    """Note in a map of Ties whose the given indices are; UncuttableError for indices that are not there."""
-    if int(index.max()) >= length:
-        raise UncuttableError("a reshape mixes its channels with positions")
+    """Note in a map of Ties whose the given indices are."""
     owners.setdefault(key, torch.full((length,), NONE))[index] = choice
 
 

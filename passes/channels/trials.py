@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,8 +21,6 @@ from .units import Kept, gates_of
 
 NEAR = 1e-6
 """Of the largest output, in binary64, where the order of sums is worth 1e-12."""
-
-
 MIXED = "something other than a layer or a norm mixes its channels"
 
 
@@ -36,11 +33,16 @@ class Failure:
 
 
 @dataclass
-class _Watched:
-    """running: the modules that are running, outermost first. read: what some layers are first given, by their name."""
+class _Run:
+    """outputs: every tensor of floating point. read: what some layers are first given, by name, in their order.
 
-    running: list[str] = field(default_factory=list)
+    running: the modules that are running, outermost first. error: why it did not come to its end; empty when it did.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list)
     read: dict[str, Tensor] = field(default_factory=dict)
+    running: list[str] = field(default_factory=list)
+    error: str = ""
 
 
 def dissected_as(module: nn.Module, found: Sequence[Ties]) -> Dissected:
@@ -54,25 +56,26 @@ def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: K
     name: of the part in the network, "" for all of it. call: how it is run. found: the units, named as in the part.
     """
     dissected = dissected_as(part, found)
-    gates = {
-        unit: Fixed(gate) for unit, gate in gates_of(kept, dissected.anatomy.units).items() if unit in kept
-    }
-    smaller = removed(part, dissected.removal(kept))
-    readers = {layer: side.kept(kept) for layer, side in dissected.sides.reads.items() if side.owned_by(kept)}
-    with _watched(part, readers) as whole, _watched(smaller, readers) as less:
-        closed = _outputs(Gated(part, dissected, gates), call)
-        try:
-            left = _outputs(smaller, call)
-        except Exception as error:  # forward() raises whatever its author's code raises
-            running = tuple(f"{name}.{place}".strip(".") for place in less.running)
-            return Failure(
-                f"without it {running[-1] or 'the network'} does not run: {first_line(error)}", running
-            )
-    if [x.shape for x in closed] != [x.shape for x in left]:
+    sides = dissected.sides
+    gates = gates_of(kept, dissected.anatomy.units)
+    readers = {layer: side.kept(kept) for layer, side in sides.reads.items() if side.owned_by(kept)}
+    gated = Gated(part, dissected, {unit: Fixed(gates[unit]) for unit in kept})
+    closed = _run(part, gated, call, readers)
+    try:
+        smaller = removed(part, dissected.removal(kept))
+    except Exception as error:  # indices that a tensor does not have
+        return Failure(f"it cannot be taken out: {first_line(error)}")
+    left = _run(smaller, smaller, call, readers)
+    for run in (closed, left):
+        if run.error:
+            running = tuple(f"{name}.{place}".strip(".") for place in run.running)
+            place = next(reversed(running), "") or "the network"
+            return Failure(f"without it {place} does not run: {run.error}", running)
+    if [x.shape for x in closed.outputs] != [x.shape for x in left.outputs]:
         return Failure("without it the outputs have another shape")
-    if all(near(a, b) for a, b in zip(closed, left, strict=True)):
+    if all(near(a, b) for a, b in zip(closed.outputs, left.outputs, strict=True)):
         return None
-    mixed = _mixed(part, whole.read, less.read, readers)
+    mixed = _mixed(part, closed.read, left.read, readers)
     return Failure(f"{MIXED}, before {f'{name}.{mixed}'.strip('.')}" if mixed else MIXED)
 
 
@@ -81,35 +84,33 @@ def near(a: Tensor, b: Tensor) -> bool:
     return not a.numel() or float((a - b).abs().max()) <= NEAR * float(a.abs().max())
 
 
-@contextmanager
-def _watched(module: nn.Module, readers: Mapping[str, object]) -> Iterator[_Watched]:
-    watched = _Watched()
+def _run(watched: nn.Module, module: nn.Module, call: Call, readers: Mapping[str, object]) -> _Run:
+    """What happens in a network when a module, it or one around it, is called; its inputs are copied first."""
+    run = _Run()
     handles = []
-    for name, part in module.named_modules():
-        handles.append(part.register_forward_pre_hook(partial(_enter, watched, name, name in readers)))
-        handles.append(part.register_forward_hook(partial(_leave, watched)))
+    for name, part in watched.named_modules():
+        handles.append(part.register_forward_pre_hook(partial(_enter, run, name, name in readers)))
+        handles.append(part.register_forward_hook(partial(_leave, run)))
     try:
-        yield watched
+        with torch.no_grad():
+            returned = module(*_copied(call.given), **_copied(call.named))
+        run.outputs = [x for x in _tensors(returned) if x.is_floating_point() and x.numel()]
+    except Exception as error:  # forward() raises whatever its author's code raises
+        run.error = first_line(error)
     finally:
         for handle in handles:
             handle.remove()
+    return run
 
 
-def _enter(watched: _Watched, name: str, reads: bool, module: nn.Module, given: tuple[Any, ...]) -> None:
-    watched.running.append(name)
+def _enter(run: _Run, name: str, reads: bool, module: nn.Module, given: tuple[Any, ...]) -> None:
+    run.running.append(name)
     if reads:
-        watched.read.setdefault(name, given[0])
+        run.read.setdefault(name, given[0])
 
 
-def _leave(watched: _Watched, module: nn.Module, given: object, returned: object) -> None:
-    watched.running.pop()
-
-
-def _outputs(module: nn.Module, call: Call) -> list[Tensor]:
-    """What comes out of a module, every tensor of floating point; its inputs are copied, as it may change them."""
-    with torch.no_grad():
-        returned = module(*_copied(call.given), **_copied(call.named))
-    return [x for x in _tensors(returned) if x.is_floating_point() and x.numel()]
+def _leave(run: _Run, module: nn.Module, given: object, returned: object) -> None:
+    run.running.pop()
 
 
 def _copied(given: Any) -> Any:
@@ -139,7 +140,7 @@ def _mixed(
     """The first layer that is given something else where channels are gone than where they are closed."""
     for name, read in whole.items():  # in the order in which they run
         dim = channel_dim(part.get_submodule(name), read)
-        stays = read.index_select(dim, torch.tensor(readers[name], device=read.device))
+        stays = read.index_select(dim, torch.tensor(readers[name], dtype=torch.long, device=read.device))
         if name in less and (stays.shape != less[name].shape or not near(stays, less[name])):
             return name
     return None

@@ -1,0 +1,70 @@
+"""A second opinion on what goes with a channel: torch-kirigami's closure of a removal, compared with what we remove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Layers = dict[str, dict[tuple[str, int], tuple[int, ...]]]
+"""Of each layer, which indices of which dimension of its parameters go."""
+
+
+def second_opinion(module: Any, inputs: tuple[Any, ...], dissected: Any) -> dict[str, Any]:
+    """How far torch-kirigami removes the same with the first choice of every unit of channels, as JSON values.
+
+    layers, agree: of all units together, the layers that either takes anything from, and those of which both take the
+    same. unfollowed: units that it says nothing final of. absent: why there is no second opinion at all.
+    """
+    try:
+        from torch_kirigami import DependencyGraph
+    except ImportError:
+        return {"absent": "not installed"}
+    try:
+        graph = DependencyGraph.build(module.eval(), args=inputs)
+    except Exception as error:  # it raises many kinds for what it cannot follow
+        return {"absent": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    found: dict[str, Any] = {"layers": 0, "agree": 0, "differ": [], "unfollowed": []}
+    units = [unit.name for unit in dissected.anatomy.units if unit.kind == "channels"]
+    for name in units:
+        ours = _ours(module, dissected, name)
+        theirs = _theirs(graph, name, ours)
+        if isinstance(theirs, str):
+            found["unfollowed"].append({"unit": name, "reason": theirs})
+            continue
+        layers = ours.keys() | theirs.keys()
+        differ = sorted(layer for layer in layers if ours.get(layer) != theirs.get(layer))
+        found["layers"] += len(layers)
+        found["agree"] += len(layers) - len(differ)
+        found["differ"] += [{"unit": name, "layers": differ}] if differ else []
+    return found
+
+
+def _ours(module: Any, dissected: Any, unit: str) -> Layers:
+    layers: Layers = {}
+    for name, _ in module.named_parameters():
+        layer, _, leaf = name.rpartition(".")
+        for dim, side in enumerate(dissected.sides.tensors[name]):
+            owner = side.owners.get(unit)
+            if owner is not None and (gone := (owner == 0).nonzero().flatten().tolist()):
+                layers.setdefault(layer, {})[leaf, dim] = tuple(gone)
+    return layers
+
+
+def _theirs(graph: Any, unit: str, ours: Layers) -> Layers | str:
+    """What it removes with the channels of the unit's own layer; why it does not say, in words."""
+    leaf, dim = next(iter(ours[unit]))
+    seed = graph.parameter(f"{unit}.{leaf}".lstrip(".")).axis(dim).select(ours[unit][leaf, dim])
+    try:
+        impact = graph.propagate(remove=[seed])
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not impact.complete:
+        return "; ".join(dict.fromkeys(each.message for each in impact.diagnostics if not each.complete))[
+            :300
+        ]
+    layers: Layers = {}
+    for selection in impact.parameters:
+        layer, _, name = selection.tensor.paths[0].rpartition(".")
+        for axis in range(len(selection.tensor.shape)):
+            if gone := tuple(selection.fully_selected_indices(axis)):
+                layers.setdefault(layer, {})[name, axis] = gone
+    return layers
