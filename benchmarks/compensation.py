@@ -72,7 +72,7 @@ class Bench:
     def dissected(self) -> Any:
         """What can be removed."""
         from edgepress.passes.channels.dissect import Rules, dissect
-        from edgepress.passes.channels.units import Kind
+        from edgepress.passes.channels.kind import Kind
 
         return dissect(self.model, "benchmark", Rules(frozenset({Kind.CHANNELS, Kind.HEADS})))
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ...macs import OperatorMacs
 from .anatomy import Anatomy, LayerUse, Side, Term, Whole
+from .kind import Kind
 from .names import above
 from .ties import Ties
-from .units import Kind
 
 if TYPE_CHECKING:
     from ...model import Model

@@ -18,10 +18,10 @@ from .attention_layers import Layout, heads_of, holds_heads, layouts_of, produce
 from .attention_probe import NotRunError, Probe, structure_of, within
 from .attention_ties import ties_of_attention
 from .attention_trials import Trial, stands_alone, trial_of
+from .kind import Kind
 from .names import above, joined, lies_in
 from .runs import Call, calls_of
 from .ties import Ties
-from .units import Kind
 
 _MULTIHEAD = (
     "nn.MultiheadAttention takes embed_dim / num_heads for the size of a head, and holds the rows of all heads in one"

@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from .kind import Kind
 from .names import above, joined
-from .units import Kind
 
 HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
 _GROUPS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")

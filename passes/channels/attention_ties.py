@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .attention_layers import QUERIES, Layout
+from .kind import Kind
 from .names import joined, lies_in
 from .ties import NONE, Ties
-from .units import Kind, Unit
+from .units import Unit
 
 _WORDS = ("inner", "attn", "attention", "head", "kv", "key", "val", "qk", "d_k", "d_v")
 """One is part of the name of an attribute that is the size of a head, or the width of all."""

@@ -13,9 +13,10 @@ from .attention_layers import Layout
 from .attention_probe import Chosen, Masks, NotRunError, Probe, tensors_of
 from .attention_ties import Owners, Way, choices_of, doubtful_widths, queries_of, ties_of_attention
 from .dissected import removal_of
+from .kind import Kind
 from .removal import removed
 from .ties import Ties
-from .units import Kind, gates_of
+from .units import gates_of
 
 
 @dataclass(frozen=True, eq=False)

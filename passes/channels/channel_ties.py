@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .groups import ChannelGroups, parts_of
+from .kind import Kind
 from .surgery import UncuttableError
 from .ties import NONE, Ties, own
-from .units import Kind, Unit
+from .units import Unit
 
 _NORM_BY_CHANNEL = nn.modules.batchnorm._NormBase  # BatchNorm and InstanceNorm
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

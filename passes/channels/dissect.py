@@ -21,10 +21,11 @@ from .blocks import find_blocks
 from .channel_ties import ties_of
 from .dissected import Dissected
 from .groups import ChannelGroups
+from .kind import Kind
 from .soundness import sound
 from .surgery import UncuttableError
 from .ties import Ties, conflict
-from .units import Kind, Unit
+from .units import Unit
 
 if TYPE_CHECKING:
     from ...model import Model

@@ -15,12 +15,13 @@ from torch import nn
 
 from .anatomy import Whole
 from .awake import awake
+from .kind import Kind
 from .removal import removed
 from .repair import repaired
 from .runs import Call, calls_of
 from .ties import Ties
 from .trials import Failure, dissected_as, tried
-from .units import Kind, Unit
+from .units import Unit
 
 if TYPE_CHECKING:
     from ...model import Model

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError
-from ..channels.units import Gates, Kind, Unit
+from ..channels.kind import Kind
+from ..channels.units import Gates, Unit
 from .cost import Cost
 from .widths import Widths
 

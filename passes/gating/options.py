@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ..base import Pass
-from ..channels.units import Kind
+from ..channels.kind import Kind
 from ..training.options import TrainingOptions
 
 CostName = Literal["params", "macs", "latency"]

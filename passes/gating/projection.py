@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...errors import CompressError
-from ..channels.units import Kept, Kind, Unit, gates_of
+from ..channels.kind import Kind
+from ..channels.units import Kept, Unit, gates_of
 from .cost import Cost
 from .widths import Widths
 

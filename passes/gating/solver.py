@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...errors import CompressError
 from ..channels.anatomy import Anatomy, Side
-from ..channels.units import Kept, Kind, gates_of
+from ..channels.kind import Kind
+from ..channels.units import Kept, gates_of
 from .cost import Cost
 from .pieces import Pieces
 from .program import Choice, Program, TimedOutError

@@ -13,8 +13,9 @@ from ...calibration.measurement import FidelityRecord, MetricRecord
 from ..channels.anatomy import LayerUse
 from ..channels.assembly import inside
 from ..channels.dissected import Dissected
+from ..channels.kind import Kind
 from ..channels.removal import Removal
-from ..channels.units import Kept, Kind, Unit, gates_of
+from ..channels.units import Kept, Unit, gates_of
 from .check import Effect
 from .cost import Cost
 

@@ -8,7 +8,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..channels.units import Kept, Kind, Unit
+from ..channels.kind import Kind
+from ..channels.units import Kept, Unit
 from .cost import Cost
 
 FEWEST_STEPS = 4

@@ -18,7 +18,7 @@ from ...errors import CompressError
 from ...form import Form
 from ...passes.channels.dissect import Rules, dissect
 from ...passes.channels.dissected import Dissected
-from ...passes.channels.units import Kind
+from ...passes.channels.kind import Kind
 from ...progress import Progress, Silent
 from ...targets import target_of
 from ..devices.opened import opened

@@ -7,7 +7,8 @@ import random
 from typing import TYPE_CHECKING
 
 from ...passes.channels.anatomy import presence
-from ...passes.channels.units import Kept, Kind, gates_of
+from ...passes.channels.kind import Kind
+from ...passes.channels.units import Kept, gates_of
 from ...passes.gating.widths import step_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 from edgepress.passes.channels.anatomy import Anatomy, LayerUse, Side, Term
-from edgepress.passes.channels.units import Gates, Kind, Unit
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import Gates, Unit
 from torch import Tensor
 
 

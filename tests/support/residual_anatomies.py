@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from edgepress.passes.channels.anatomy import Anatomy, LayerUse, Side, Term
-from edgepress.passes.channels.units import Kind, Unit
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import Unit
 
 
 def side(*parts: tuple[str, int] | int) -> Side:

@@ -9,7 +9,7 @@ import torch
 from attention_nets import Encoder, FusedAttention, GroupedQueryAttention
 from edgepress.examples.digits import models as digits
 from edgepress.passes.channels.attention import find_attentions
-from edgepress.passes.channels.units import Kind
+from edgepress.passes.channels.kind import Kind
 from torch import Tensor, nn
 
 HEADS, HEAD_SIZE = (Kind.HEADS,), (Kind.HEAD_SIZE,)

@@ -12,9 +12,10 @@ from attention_nets import Encoder, GroupedQueryAttention, siblings
 from edgepress.model import Model
 from edgepress.passes.channels.dissect import Rules, dissect
 from edgepress.passes.channels.gated import Fixed, Gated
+from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.removal import Removal, removed
 from edgepress.passes.channels.soundness import random_kept
-from edgepress.passes.channels.units import Kind, gates_of
+from edgepress.passes.channels.units import gates_of
 from torch import nn
 
 RULES = Rules(frozenset({Kind.CHANNELS, Kind.HEAD_SIZE}))

@@ -15,7 +15,8 @@ from edgepress.model import Model
 from edgepress.passes.channels.dissect import Rules, dissect
 from edgepress.passes.channels.dissected import Dissected
 from edgepress.passes.channels.gated import Gated
-from edgepress.passes.channels.units import Kept, Kind, gates_of
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import Kept, gates_of
 from edgepress.passes.gating.cost import MacsCost, ParamsCost
 from edgepress.passes.gating.elastic import Elastic, Nested, nested
 from edgepress.passes.gating.pieces import pieces_of_terms

@@ -8,7 +8,8 @@ import pytest
 import torch
 from anatomies import chain
 from edgepress.errors import CompressError
-from edgepress.passes.channels.units import Gates, Kind, Unit
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import Gates, Unit
 from edgepress.passes.gating.cost import ParamsCost
 from edgepress.passes.gating.importance import normalised, standing, taylor, worth
 from torch import Tensor

@@ -12,7 +12,8 @@ import torch
 from anatomies import chain, milliseconds, tied
 from edgepress.errors import CompressError
 from edgepress.passes.channels.anatomy import Anatomy
-from edgepress.passes.channels.units import Kept, Kind, Unit, gates_of
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import Kept, Unit, gates_of
 from edgepress.passes.gating.cost import Cost, LatencyCost, MacsCost, ParamsCost
 from edgepress.passes.gating.projection import TOLERANCE, project, shortfall
 from edgepress.passes.gating.widths import step_of, widths_of

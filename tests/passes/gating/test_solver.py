@@ -10,7 +10,8 @@ import pytest
 import torch
 from edgepress.errors import CompressError
 from edgepress.passes.channels.anatomy import Anatomy
-from edgepress.passes.channels.units import Kind, gates_of
+from edgepress.passes.channels.kind import Kind
+from edgepress.passes.channels.units import gates_of
 from edgepress.passes.gating.cost import Cost, Latency, LatencyCost, MacsCost, ParamsCost
 from edgepress.passes.gating.pieces import pieces_of_layers, pieces_of_terms, price_by
 from edgepress.passes.gating.solver import Solver, blocks_around

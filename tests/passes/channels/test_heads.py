@@ -13,9 +13,10 @@ from edgepress.model import Model
 from edgepress.passes.channels.assembly import anatomy_of, sides_of
 from edgepress.passes.channels.attention import find_attentions
 from edgepress.passes.channels.dissected import removal_of
+from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.removal import Removal, removed
 from edgepress.passes.channels.ties import Ties
-from edgepress.passes.channels.units import Kind, gates_of
+from edgepress.passes.channels.units import gates_of
 from torch import Tensor, nn
 
 BOTH = (Kind.HEADS, Kind.HEAD_SIZE)
