@@ -23,6 +23,7 @@ lint: $(VENV)/dev ## check style and types
 bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures; takes some hours (benchmarks/README.md)
 	@status=0; \
 	$(BIN)/python benchmarks/architectures.py || status=1; \
+	$(BIN)/python benchmarks/pruning_architectures.py || status=1; \
 	$(BIN)/python benchmarks/int8_peers.py || status=1; \
 	$(BIN)/python benchmarks/distill_table.py || status=1; \
 	$(BIN)/python benchmarks/qat_peers.py --epochs 3 --lr 5e-5 || status=1; \

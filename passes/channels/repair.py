@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from .names import above
 from .ties import NONE, Ties
 from .trials import Failure
 
@@ -52,7 +53,7 @@ def _numbers(module: nn.Module, ties: Ties, place: str) -> Iterator[dict[tuple[s
     """
     owners = {len(owner): owner for owner in (*ties.tensors.values(), *ties.reads.values())}
     kind = type(module.get_submodule(place))
-    around = sorted({above for name in ties.modules for above in _above(name)})
+    around = sorted({outer for name in ties.modules for outer in above(name)})
     found: dict[str, dict[tuple[str, str], Tensor]] = {}
     for name in around:
         layer = module.get_submodule(name)
@@ -69,13 +70,6 @@ def _numbers(module: nn.Module, ties: Ties, place: str) -> Iterator[dict[tuple[s
 def _width(value: object, owners: dict[int, Tensor]) -> int | None:
     numbers = value if isinstance(value, (tuple, list)) else [value]
     return next((number for number in numbers if type(number) is int and number in owners), None)
-
-
-def _above(name: str) -> Iterator[str]:
-    yield name
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 def _laid_side_by_side(ties: Ties, failure: Failure) -> Iterator[Ties]:

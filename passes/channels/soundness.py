@@ -16,6 +16,7 @@ from torch import nn
 from .anatomy import Whole
 from .awake import awake
 from .kind import Kind
+from .names import above
 from .removal import removed
 from .repair import repaired
 from .runs import Call, calls_of
@@ -84,14 +85,14 @@ class _Network:
     def scopes(self, found: Iterable[Ties]) -> dict[str, str]:
         """The smallest part of the network that each unit lies in, by the unit's name, and that is called once."""
         smallest = {ties.unit.name: _common(ties.modules) for ties in found}
-        around = {scope for name in smallest.values() for scope in _above(name)} - {""}
+        around = {scope for name in smallest.values() for scope in above(name)} - {""}
         modules = {scope: self.module.get_submodule(scope) for scope in around}
         calls = calls_of(self.module, self._calls[""].given, modules.values())
         self._calls |= {
             name: calls[id(part)][0] for name, part in modules.items() if len(calls.get(id(part), ())) == 1
         }
         return {
-            unit: next(scope for scope in _above(name) if scope in self._calls)
+            unit: next(scope for scope in above(name) if scope in self._calls)
             for unit, name in smallest.items()
         }
 
@@ -127,12 +128,6 @@ def _common(names: Iterable[str]) -> str:
         lambda level: len(set(level)) == 1, zip(*(name.split(".")[:-1] for name in names), strict=False)
     )
     return ".".join(level[0] for level in shared)
-
-
-def _above(name: str) -> list[str]:
-    """A module and all around it, innermost first, the network last."""
-    parts = name.split(".") if name else []
-    return [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
 
 
 def _wrong(network: _Network, right: list[Ties], found: list[Ties]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from .anatomy import Anatomy
 from .assembly import sides_of
 from .dissected import Dissected
 from .gated import Fixed, Gated, channel_dim
+from .names import joined
 from .removal import removed
 from .runs import Call, first_line
 from .ties import Ties
@@ -68,7 +69,7 @@ def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: K
     left = _run(smaller, smaller, call, readers)
     for run in (closed, left):
         if run.error:
-            running = tuple(f"{name}.{place}".strip(".") for place in run.running)
+            running = tuple(joined(name, place) for place in run.running)
             place = next(reversed(running), "") or "the network"
             return Failure(f"without it {place} does not run: {run.error}", running)
     if [x.shape for x in closed.outputs] != [x.shape for x in left.outputs]:
@@ -76,7 +77,7 @@ def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: K
     if all(near(a, b) for a, b in zip(closed.outputs, left.outputs, strict=True)):
         return None
     mixed = _mixed(part, closed.read, left.read, readers)
-    return Failure(f"{MIXED}, before {f'{name}.{mixed}'.strip('.')}" if mixed else MIXED)
+    return Failure(f"{MIXED}, before {joined(name, mixed)}" if mixed else MIXED)
 
 
 def near(a: Tensor, b: Tensor) -> bool:
