@@ -23,11 +23,15 @@ class Call:
 
     @property
     def taken(self) -> Tensor | None:
-        """The one tensor among the arguments; None when there are more, or a list that may hold more."""
+        """The tensor among the arguments that goes on; None when that is not one, or a list may hold another.
+
+        The first, where no other has the shape of what is returned: position embeddings and masks have not.
+        """
         arguments = (*self.given, *self.named.values())
         tensors = [x for x in arguments if isinstance(x, Tensor)]
         nested = any(_may_hold_tensors(x) for x in arguments)
-        return tensors[0] if len(tensors) == 1 and not nested else None
+        shape = getattr(self.returned, "shape", None)
+        return tensors[0] if tensors and not nested and all(x.shape != shape for x in tensors[1:]) else None
 
     @property
     def keeps_shape(self) -> bool:

@@ -22,7 +22,8 @@ from .units import Kept, gates_of
 
 NEAR = 1e-6
 """Of the largest output, in binary64, where the order of sums is worth 1e-12."""
-MIXED = "something other than a layer or a norm mixes its channels"
+_MIXED = "something other than a layer or a norm mixes its channels"
+_NO_SUM = "what reads its channels does not merely sum over them, as where weights are standardized"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: K
         return Failure("without it the outputs have another shape")
     if all(near(a, b) for a, b in zip(closed.outputs, left.outputs, strict=True)):
         return None
-    mixed = _mixed(part, closed.read, left.read, readers)
-    return Failure(f"{MIXED}, before {joined(name, mixed)}" if mixed else MIXED)
+    if mixed := _mixed(part, closed.read, left.read, readers):
+        return Failure(f"{_MIXED}, before {joined(name, mixed)}")
+    return Failure(_NO_SUM if readers else _MIXED)
 
 
 def near(a: Tensor, b: Tensor) -> bool:

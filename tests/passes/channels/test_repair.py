@@ -146,23 +146,23 @@ class Sorts(nn.Module):
     def train(self, mode: bool = True) -> None:  # type: ignore[override]
         super().train(mode)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int], bias: Tensor) -> Tensor:
         y: Tensor = self.third(F.relu(self.second(self.first(x).sort(-1).values)))
-        return x + y * size[0]
+        return x + y * size[0] + bias
 
 
 class Sorting(nn.Module):
-    """Blocks that are told a size beside the tensor that they take."""
+    """Blocks that are given a size and a bias beside the tensor that goes through them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
-        self.blocks = nn.ModuleList([Sorts(), Sorts()])
+        self.blocks, self.bias = nn.ModuleList([Sorts(), Sorts()]), torch.ones(())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
-            x = block(x, (2, 2))
+            x = block(x, (2, 2), self.bias)
         y: Tensor = self.head(x)
         return y
 
