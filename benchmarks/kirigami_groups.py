@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 Layers = dict[str, dict[tuple[str, int], tuple[int, ...]]]
@@ -19,7 +20,7 @@ def second_opinion(module: Any, inputs: tuple[Any, ...], dissected: Any) -> dict
     except ImportError:
         return {"absent": "not installed"}
     try:
-        graph = DependencyGraph.build(module.eval(), args=inputs)
+        graph = DependencyGraph.build(module.eval(), args=inputs, operators=_operators())
     except Exception as error:  # it raises many kinds for what it cannot follow
         return {"absent": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     found: dict[str, Any] = {"layers": 0, "agree": 0, "differ": [], "unfollowed": []}
@@ -36,6 +37,29 @@ def second_opinion(module: Any, inputs: tuple[Any, ...], dissected: Any) -> dict
         found["agree"] += len(layers) - len(differ)
         found["differ"] += [{"unit": name, "layers": differ}] if differ else []
     return found
+
+
+def _operators() -> Any:
+    """What it knows of operators, and more: assertions, and stochastic depth, which does nothing in eval mode.
+
+    Assertions compare sizes, where it expects comparisons of tensors.
+    """
+    import torch
+    from torch_kirigami import OperatorRegistry, OperatorRule, OperatorSpec
+    from torchvision.ops import stochastic_depth
+
+    class Nothing(OperatorRule):  # type: ignore[misc]
+        def build_spec(self, operation: Any) -> Any:
+            return OperatorSpec()
+
+    known, all_known = OperatorRegistry.default(), OperatorRegistry()
+    for target, rule in (known.modules | known.functions).items():
+        opaque = target in known.opaque_modules | known.opaque_functions
+        all_known.register(target, Nothing() if target is operator.eq else rule, opaque=opaque)
+    for name, rule in known.methods.items():
+        all_known.register_method(name, rule)
+    all_known.register(torch._assert, Nothing())
+    return all_known.register(stochastic_depth, known.functions[torch.relu])
 
 
 def _ours(module: Any, dissected: Any, unit: str) -> Layers:

@@ -57,7 +57,6 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
 
     what: who asks, as messages name it. CompressError where torch-pruning is not installed.
     """
-
     found, whole = _candidates(model, what, rules)
     found, wrong = sound(model, found)
     sides = sides_of(model.module, found)
