@@ -9,9 +9,10 @@ from edgepress.model import Model
 from edgepress.passes.channels.dissect import dissect
 from edgepress.passes.channels.dissected import Dissected
 from edgepress.passes.channels.gated import Fixed, Gated
+from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.removal import removed
 from edgepress.passes.channels.soundness import random_kept
-from edgepress.passes.channels.units import Kind, gates_of
+from edgepress.passes.channels.units import gates_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
