@@ -157,7 +157,12 @@ class Model:
 
     def successor(self, module: nn.Module, form: Form, **changes: object) -> Model:
         """The model a pass made from this one; it remembers the float original and is no longer the ONNX file."""
-        fresh: dict[str, object] = {"onnx_path": None, "original": self.float_original, "coded": {}, "siblings": {}}
+        fresh: dict[str, object] = {
+            "onnx_path": None,
+            "original": self.float_original,
+            "coded": {},
+            "siblings": {},
+        }
         if form is not Form.MODULES:
             fresh |= {"removals": None, "whole": None}
         return replace(self, module=module, form=form, **fresh | changes)  # type: ignore[arg-type]
