@@ -189,7 +189,7 @@ class Phases:
             network=self._tapped,
             likeness=self.likeness,
             cost=self.cost,
-            ramp=Ramp(before, share),
+            ramp=Ramp(before, share) if before == 1 else Ramp(before, share, warm_up=0.0),
             gate_lr=options.gate_lr / options.training.lr,
         )
         training = options.training.model_copy(update={"epochs": options.gate_epochs, "keep": "last"})

@@ -41,7 +41,6 @@ class Options(GatesOptions):
         ({"targets": [1.0, 0.5]}, "targets: expected shares of the cost above 0 and below 1"),
         ({"target": 0.5, "targets": [0.5, 0.4]}, "target or targets, not both"),
         ({"table": "cpu.json"}, "write cost: latency"),
-        ({"cost": "latency"}, "compress tabulate"),
         ({"kinds": []}, "at least one of channels, heads, head_size, block"),
         ({"kinds": ["tokens"]}, "channels"),
         ({"elastic": [0.75, 0.5]}, "elastic: expected 1.0 and smaller shares"),
