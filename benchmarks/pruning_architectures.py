@@ -147,6 +147,8 @@ def _network(name: str) -> Any:
     args = ARGUMENTS.get(name, {}) | ({SIZED[name]: side} if name in SIZED else {})
     model = ingest(ModelSection(source=ALL[name], args=args, input_shape=(3, side, side)))
     wake(model.module, images(SAMPLES, (3, side, side), SEED + 1), SEED)
+    model.module.train()  # some keep what they made of their weights in eval mode until they train
+    model.module.eval()
     return model
 
 
