@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 from coverage_table import line, markdown, show
-from own_process import Stages, in_own_process
+from own_process import Stages, each
 from reporting import environment, write
 from structures import ARCHITECTURES, ARGUMENTS, images, wake
 
@@ -40,15 +40,11 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
         worker.write_text(json.dumps(cover(only[0])))
         return
     told = environment(PACKAGES)
-    rows: list[dict[str, Any]] = []
-    for name in only or ARCHITECTURES:
-        rows.append(in_own_process(__file__, name, timeout) | {"source": ARCHITECTURES[name]})
-        print(line(rows[-1]), flush=True)
-        record = {
-            "environment": told,
-            "architectures": rows,
-        }  # written each time: an interrupted run keeps it
-        paths = write("coverage", record, markdown(rows, told, SAMPLES))
+
+    def keep(rows: list[dict[str, Any]]) -> tuple[Path, ...]:
+        return write("coverage", {"environment": told, "architectures": rows}, markdown(rows, told, SAMPLES))
+
+    rows, paths = each(__file__, ARCHITECTURES, only or ARCHITECTURES, timeout, line, keep)
     show(rows)
     print("written:", *paths)
     sys.exit(any(row["failures"] for row in rows))

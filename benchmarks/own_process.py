@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,27 @@ def in_own_process(script: str, name: str, timeout: int) -> dict[str, Any]:
     row |= {"name": name, "seconds": round(time.monotonic() - started, 1)}
     row["failures"] += [failure] if failure else []
     return row
+
+
+def each(
+    script: str,
+    sources: Mapping[str, str],
+    names: Iterable[str],
+    timeout: int,
+    line: Callable[[dict[str, Any]], str],
+    keep: Callable[[list[dict[str, Any]]], tuple[Path, ...]],
+) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
+    """The rows of all named networks, one after the other, and the files that they are in.
+
+    line: tells a row; keep: writes all rows until then each time, so that an interrupted run keeps them.
+    """
+    rows: list[dict[str, Any]] = []
+    paths: tuple[Path, ...] = ()
+    for name in names:
+        rows.append(in_own_process(script, name, timeout) | {"source": sources[name]})
+        print(line(rows[-1]), flush=True)
+        paths = keep(rows)
+    return rows, paths
 
 
 class Stages:

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 from kirigami_groups import second_opinion
-from own_process import Stages, in_own_process
+from own_process import Stages, each
 from pruning_coverage import line, markdown, show
 from reporting import environment, write
 from structures import ARCHITECTURES, ARGUMENTS, images, wake
@@ -94,15 +94,11 @@ def main(only: tuple[str, ...], timeout: int, worker: Path | None) -> None:
         worker.write_text(json.dumps(cover(only[0])))
         return
     told = environment(PACKAGES)
-    rows: list[dict[str, Any]] = []
-    for name in only or ALL:
-        rows.append(in_own_process(__file__, name, timeout) | {"source": ALL[name]})
-        print(line(rows[-1]), flush=True)
-        record = {
-            "environment": told,
-            "architectures": rows,
-        }  # written each time: an interrupted run keeps it
-        paths = write("pruning_coverage", record, markdown(rows, told))
+
+    def keep(rows: list[dict[str, Any]]) -> tuple[Path, ...]:
+        return write("pruning_coverage", {"environment": told, "architectures": rows}, markdown(rows, told))
+
+    rows, paths = each(__file__, ALL, only or ALL, timeout, line, keep)
     show(rows)
     print("written:", *paths)
     sys.exit(any(row["failures"] for row in rows))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...macs import OperatorMacs
 from .anatomy import Anatomy, LayerUse, Side, Term, Whole
 from .kind import Kind
-from .names import above
+from .names import above, joined, lies_in
 from .ties import Ties
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 
 def _around(name: str, blocks: Iterable[str]) -> tuple[str, ...]:
-    return tuple(block for block in blocks if name == block or name.startswith(f"{block}."))
+    return tuple(block for block in blocks if lies_in(name, block))
 
 
 def _products_of(ties: Ties, owners: tuple[Tensor, Tensor]) -> tuple[Side, Side]:
@@ -111,8 +111,7 @@ def _layer(module: nn.Module, name: str, operators: Sequence[OperatorMacs], side
     macs = float(sum(one.macs or 0 for one in operators))
     if not isinstance(layer, _MULTIPLIES):
         return _products(layer, name, macs, blocks, sides)
-    prefix = f"{name}." if name else ""
-    weight = sides.tensors[f"{prefix}weight"]
+    weight = sides.tensors[joined(name, "weight")]
     transposed = bool(getattr(layer, "transposed", False))
     incoming, outgoing = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     work = Term(macs / layer.weight.numel(), weight, blocks)  # every weight is used as often as any other

@@ -80,10 +80,9 @@ def _tie_parameter(
 
 
 def _tie(ties: Ties, name: str, layer: nn.Module, role: _Role, index: Tensor, choice: Tensor) -> None:
+    tensors = _own_tensors(layer)
     for leaf, dim in role.tensors.items():
-        length = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])[
-            leaf
-        ].shape[dim]
+        length = tensors[leaf].shape[dim]
         here = index < length  # each group of a grouped convolution has weights for its own inputs only
         own(ties.tensors, (f"{name}.{leaf}", dim), length, index[here], choice[here])
     for count in role.counts:
@@ -141,13 +140,12 @@ def _maker(name: str, layer: nn.Module) -> _Role:
 def _further(layer: nn.Module) -> dict[str, int]:
     """What a layer has for each of its outputs beside its weights: a bias, a gain of standardized weights."""
     outputs = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
-    own_tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
-    return {leaf: 0 for leaf, t in own_tensors if leaf != "weight" and t.dim() and t.shape[0] == outputs}
+    beside = ((leaf, t) for leaf, t in _own_tensors(layer).items() if leaf != "weight")
+    return {leaf: 0 for leaf, t in beside if t.dim() and t.shape[0] == outputs}
 
 
 def _by_channel(name: str, layer: nn.Module) -> _Role:
-    own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
-    tensors = {leaf: 0 for leaf, tensor in own if tensor.dim()}
+    tensors = {leaf: 0 for leaf, tensor in _own_tensors(layer).items() if tensor.dim()}
     shape = getattr(layer, "normalized_shape", ())
     if len(shape) > 1:
         raise UncuttableError(f"{name} is a norm over more than channels")
@@ -161,3 +159,8 @@ def _by_channel(name: str, layer: nn.Module) -> _Role:
         return _Role(layer.num_parameters, tensors, ("num_parameters",)) if own_slopes else _Role(1, {})
     assert isinstance(layer, _NORM_BY_CHANNEL)
     return _Role(layer.num_features, tensors, ("num_features",))
+
+
+def _own_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a layer itself, by their leaf names."""
+    return dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])

@@ -22,6 +22,7 @@ from .channel_ties import ties_of
 from .dissected import Dissected
 from .groups import ChannelGroups
 from .kind import Kind
+from .names import joined
 from .soundness import sound
 from .surgery import UncuttableError
 from .ties import Ties, conflict
@@ -71,7 +72,7 @@ def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list
     made = [layer for attention in attentions for layer in attention.producers]
     channels, uncut = _channels(model, what, made) if Kind.CHANNELS in rules.kinds else ([], [])
     blocks = find_blocks(model.module, model.example_inputs) if Kind.BLOCK in rules.kinds else {}
-    names = [f"{container}.{key}".lstrip(".") for container, keys in blocks.items() for key in keys]
+    names = [joined(container, key) for container, keys in blocks.items() for key in keys]
     whole = [*whole, *uncut]
     found: list[Ties] = []
     for ties in [*channels, *heads, *(Ties(Unit(name, Kind.BLOCK, 1)) for name in names)]:

@@ -76,6 +76,11 @@ class Gated(nn.Module):
         return handles
 
 
+def fixed(network: nn.Module, dissected: Dissected, gates: Gates) -> Gated:
+    """A network whose gates are what they are."""
+    return Gated(network, dissected, {name: Fixed(values) for name, values in gates.items()})
+
+
 def _masking(mask: Tensor) -> Callable[..., Any]:
     def hook(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (given[0] * _along(mask, given[0], layer), *given[1:])

@@ -15,10 +15,10 @@ from torch import nn
 
 from .anatomy import Whole
 from .awake import awake
+from .followers import with_followers
 from .kind import Kind
 from .names import above
 from .removal import removed
-from .repair import repaired
 from .runs import Call, calls_of
 from .ties import Ties
 from .trials import Failure, dissected_as, tried
@@ -105,7 +105,7 @@ def _alone(network: _Network, found: Sequence[Ties]) -> tuple[list[Ties], dict[s
     for ties in found:
         again = partial(_failure_of_one, network, scopes[ties.unit.name])
         failure = again(ties)
-        fit = ties if failure is None else repaired(network.module, ties, failure, again)
+        fit = ties if failure is None else with_followers(network.module, ties, failure, again)
         if fit is not None:
             right.append(fit)
         elif failure is not None:

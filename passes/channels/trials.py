@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .anatomy import Anatomy
 from .assembly import sides_of
 from .dissected import Dissected
-from .gated import Fixed, Gated, channel_dim
+from .gated import channel_dim, fixed
 from .names import joined
 from .removal import removed
 from .runs import Call, first_line
@@ -61,7 +61,7 @@ def tried(part: nn.Module, name: str, call: Call, found: Sequence[Ties], kept: K
     sides = dissected.sides
     gates = gates_of(kept, dissected.anatomy.units)
     readers = {layer: side.kept(kept) for layer, side in sides.reads.items() if side.owned_by(kept)}
-    gated = Gated(part, dissected, {unit: Fixed(gates[unit]) for unit in kept})
+    gated = fixed(part, dissected, {unit: gates[unit] for unit in kept})
     closed = _run(part, gated, call, readers)
     try:
         smaller = removed(part, dissected.removal(kept))

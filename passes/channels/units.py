@@ -41,9 +41,3 @@ def gates_of(kept: Kept, units: Iterable[Unit]) -> dict[str, Tensor]:
         gate[list(kept.get(unit.name, ()))] = 1
         gates[unit.name] = gate
     return gates
-
-
-def kept_in(gates: Gates) -> dict[str, tuple[int, ...]]:
-    """The choices whose gates are more than half open, of the units that lose any."""
-    kept = {name: tuple((gate > 0.5).nonzero().flatten().tolist()) for name, gate in gates.items()}
-    return {name: choices for name, choices in kept.items() if len(choices) < len(gates[name])}

@@ -19,7 +19,7 @@ from ..quantization.quantizers import (
 )
 from ..teaching.taught import Taught
 from ..training.draws import Draws
-from ..training.job import Forward, Group
+from ..training.job import Forward, Group, by_decay
 
 Learns = Literal["weights", "points"]
 LEAST_RANGE = 0.05  # of the calibrated one
@@ -45,11 +45,7 @@ class Distillation(Taught):
         if self.learns == "points":
             groups = [Group(_points(self.network), decay=False)]
         else:
-            rest = [p for p in self.network.parameters() if id(p) not in own]
-            groups = [
-                Group([p for p in rest if p.dim() > 1]),
-                Group([p for p in rest if p.dim() <= 1], decay=False),
-            ]
+            groups = by_decay(p for p in self.network.parameters() if id(p) not in own)
         if self.range_lr:
             # A step of AdamW has the size of its rate, and scales differ by orders of magnitude.
             groups += [Group([s], self.range_lr * float(s.detach()), decay=False) for s in scales]

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...errors import CompressError
 from ..channels.groups import ChannelGroups, parts_of
+from ..channels.rounding import channel_step
 from ..channels.runs import failure
 from ..channels.surgery import Cut, UncuttableError, keep_channels
 from .inherited import inherits_channels
@@ -69,10 +70,7 @@ def keep_of(channels: int, width: float, parts: int = 1) -> int:
 
     parts: how many parts of equal size must stay equal; the result is a multiple of it.
     """
-    step = next(s for s in (8, 4, 2, 1) if channels >= 4 * s or s == 1)
-    while step % parts and parts % step:
-        step //= 2
-    step = max(step, parts)
+    step = channel_step(channels, parts)
     return min(channels, max(step, int(width * channels / step + 0.5) * step))
 
 

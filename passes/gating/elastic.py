@@ -23,7 +23,7 @@ from ..channels.units import Kept, gates_of
 from ..teaching.likeness import Found, Teacher
 from ..teaching.taught import Taught
 from ..training.draws import Draws
-from ..training.job import Forward, Group
+from ..training.job import Forward, Group, by_decay
 from .cost import Cost
 from .pieces import Pieces
 from .solver import Solver
@@ -143,11 +143,7 @@ class Elastic(Taught):
 
     def groups(self) -> list[Group]:
         """All weights; biases and norms, which do not decay."""
-        parameters = list(self.network.parameters())
-        return [
-            Group([p for p in parameters if p.dim() > 1]),
-            Group([p for p in parameters if p.dim() <= 1], decay=False),
-        ]
+        return by_decay(self.network.parameters())
 
     def loss(
         self, forward: Forward, inputs: tuple[Tensor, ...], labels: Tensor, draws: Draws

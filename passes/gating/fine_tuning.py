@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..teaching.taught import Taught
-from ..training.job import Group
+from ..training.job import Group, by_decay
 
 
 @dataclass
@@ -14,8 +14,4 @@ class FineTuning(Taught):
 
     def groups(self) -> list[Group]:
         """Weights, and what does not decay: biases, norms and other vectors."""
-        parameters = [p for p in self.network.parameters() if p.is_floating_point()]
-        return [
-            Group([p for p in parameters if p.dim() > 1]),
-            Group([p for p in parameters if p.dim() <= 1], decay=False),
-        ]
+        return by_decay(self.network.parameters())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ...calibration.data import Part
-from ...model import Model, padded
+from ...model import Model
 from ..base import PassContext
 from ..channels.dissected import Dissected
-from ..channels.gated import Fixed, Gated
+from ..channels.gated import fixed
 from ..channels.units import Gates
-from ..teaching.likeness import Likeness, Teacher
-from ..teaching.losses import label_loss, regression_loss, soft_target_loss
+from ..teaching.likeness import Likeness, Teacher, unlikeness
+from ..teaching.losses import label_loss
 from ..teaching.taps import frozen
 from ..teaching.task import TASK_SAMPLES, first_batch, read_task
 from ..training.draws import generator
@@ -66,7 +67,7 @@ class Lessons:
         The KL divergence in nats of logits, the squared error over the variance of other outputs; means over samples.
         """
         losses = [
-            self._divergence(self._run(network, batch), wanted)
+            unlikeness(self._run(network, batch), wanted, self.task, temperature=1.0)
             for batch, wanted in zip(self.held_out, self._wanted, strict=True)
         ]
         return float(torch.cat(losses).double().mean())
@@ -84,8 +85,8 @@ class Lessons:
     def _drawn_loss(
         self, dissected: Dissected, gates: Gates, inputs: Batch, drawn: torch.Generator
     ) -> Tensor:
-        gated = Gated(self.model.module, dissected, {name: Fixed(gate) for name, gate in gates.items()})
-        output = self._first(gated(*inputs))
+        outputs = fixed(self.model.module, dissected, gates)(*inputs)
+        output = outputs[0] if isinstance(outputs, tuple) else outputs
         if self.task.classification:
             classes = output.detach().movedim(1, -1).softmax(-1)
             labels = torch.multinomial(classes.reshape(-1, classes.shape[-1]), 1, generator=drawn)
@@ -95,30 +96,10 @@ class Lessons:
             labels = output.detach() + self.task.variances[0] ** 0.5 * noise
         return label_loss(output, labels, self.task.classification, self.task.variances[0]).mean()
 
-    def _divergence(self, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
-        """(n,), the mean over the outputs that are numbers."""
-        each = [
-            soft_target_loss(one, other, 1.0)
-            if self.task.classification and one.dim() > 1 and one.shape[1] > 1
-            else regression_loss(one, other, variance)
-            for one, other, variance in zip(found, wanted, self.task.variances, strict=True)
-            if one.is_floating_point()
-        ]
-        return torch.stack(each).mean(0)
-
     def _run(self, network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                outputs = network(*inputs)
-            return outputs if isinstance(outputs, tuple) else (outputs,)
-
-        exact = self.model.static_batch
-        return (padded(forward, exact) if exact else forward)(*batch)
+        forward, _ = replace(self.model, module=network).in_batches()
+        return forward(*batch)
 
     def _batches(self, part: Part, size: int) -> Iterator[Batch]:
         for inputs, _ in part.batches(self.model.static_batch or size):
             yield inputs
-
-    @staticmethod
-    def _first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-        return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -17,7 +17,7 @@ from ..channels.gated import Gated
 from ..channels.units import Gates
 from ..teaching.taught import Taught
 from ..training.draws import Draws
-from ..training.job import Forward, Group
+from ..training.job import Forward, Group, by_decay
 from ..training.schedule import Moment
 from .cost import Cost
 from .gate import Gate, even_out, task_power
@@ -92,12 +92,8 @@ class Gating(Taught):
         """Weights, vectors and gates; the last two do not decay."""
         gates = [gate.u for gate in self.gates.values()]
         own = {id(u) for u in gates}
-        rest = [p for p in self.network.parameters() if id(p) not in own and p.is_floating_point()]
-        return [
-            Group([p for p in rest if p.dim() > 1]),
-            Group([p for p in rest if p.dim() <= 1], decay=False),
-            Group(gates, self.gate_lr, decay=False),
-        ]
+        rest = (p for p in self.network.parameters() if id(p) not in own)
+        return [*by_decay(rest), Group(gates, self.gate_lr, decay=False)]
 
     def schedule(self, now: Moment) -> None:
         """Lower the target."""

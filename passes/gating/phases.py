@@ -14,7 +14,7 @@ from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.dissect import Rules, dissect
-from ..channels.gated import Fixed, Gated
+from ..channels.gated import Gated, fixed
 from ..channels.removal import Removal, removed
 from ..channels.units import Gates, Kept, gates_of
 from ..teaching.likeness import Likeness
@@ -177,8 +177,8 @@ class Phases:
 
     def _settle(self, kept: Kept) -> None:
         """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
-        fixed = {name: Fixed(gate) for name, gate in gates_of(kept, self.units).items()}
-        gated = Gated(self.network.eval(), self.dissected, fixed)
+        self.network.eval()
+        gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
         if norms_of(gated) and self.model.static_batch is None:
             keep_where_no_worse(gated, lambda: reestimate(gated, self.lessons.fit), self.lessons.unlike)
 
@@ -287,8 +287,7 @@ class Phases:
     def _loss(self, gates: Gates) -> float:
         """How unlike the whole network the trained one is with these gates."""
         self.network.eval()
-        fixed = {name: Fixed(gate) for name, gate in gates.items()}
-        return self.lessons.unlike(Gated(self.network, self.dissected, fixed))
+        return self.lessons.unlike(fixed(self.network, self.dissected, gates))
 
     def _say(self, what: str) -> None:
         self.context.progress.say(f"  {self.options.name}: {what}")

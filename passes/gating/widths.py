@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..channels.kind import Kind
+from ..channels.rounding import channel_step
 from ..channels.units import Kept, Unit
 from .cost import Cost
 
-FEWEST_STEPS = 4
-"""A unit that has fewer steps than this is cut in smaller ones."""
 NO_PRICE = 1e-12
 """What is counted for choices that cost nothing, relative to the whole cost."""
 
@@ -23,11 +22,7 @@ def step_of(unit: Unit, round_to: int) -> int:
     or block."""
     if unit.kind in (Kind.HEADS, Kind.BLOCK):
         return 1
-    channels = unit.size * unit.parts
-    step = max(1, round_to)
-    while step > 1 and (channels < FEWEST_STEPS * step or (step % unit.parts and unit.parts % step)):
-        step //= 2
-    return max(1, step // unit.parts)
+    return channel_step(unit.size * unit.parts, unit.parts, round_to) // unit.parts
 
 
 def widths_of(unit: Unit, round_to: int, least: float) -> list[int]:

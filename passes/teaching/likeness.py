@@ -64,7 +64,7 @@ class Likeness:
                 outputs[0], labels, self.task.classification, self.task.variances[0]
             ).mean()
         if self.teacher_weight > 0:
-            each = [self._to_teacher(outputs, answer) for answer, _ in answers]
+            each = [unlikeness(outputs, answer, self.task, self.temperature) for answer, _ in answers]
             weights = [teacher.weight for teacher in self.teachers]
             uniform = draws.uniform("teachers", len(each))
             mixed = mixed_teachers(each, weights, self.teacher_dropping, uniform)
@@ -74,13 +74,16 @@ class Likeness:
             parts["features"] = self.feature_weight * torch.stack(each).mean()
         return parts
 
-    def _to_teacher(self, outputs: Sequence[Tensor], answers: Sequence[Tensor]) -> Tensor:
-        """The loss to one teacher, (n,), over all outputs that are numbers."""
-        each = [
-            soft_target_loss(one, other, self.temperature)
-            if self.task.classification and one.dim() > 1 and one.shape[1] > 1
-            else regression_loss(one, other, variance)
-            for one, other, variance in zip(outputs, answers, self.task.variances, strict=True)
-            if one.is_floating_point()
-        ]
-        return torch.stack(each).mean(0)
+
+def unlikeness(
+    outputs: Sequence[Tensor], answers: Sequence[Tensor], task: Task, temperature: float
+) -> Tensor:
+    """How far outputs are from a teacher's, (n,), the mean over all that are numbers: T² KL of logits, else squares."""
+    each = [
+        soft_target_loss(one, other, temperature)
+        if task.classification and one.dim() > 1 and one.shape[1] > 1
+        else regression_loss(one, other, variance)
+        for one, other, variance in zip(outputs, answers, task.variances, strict=True)
+        if one.is_floating_point()
+    ]
+    return torch.stack(each).mean(0)

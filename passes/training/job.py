@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,15 @@ class Group:
     parameters: Sequence[nn.Parameter]
     lr_factor: float = 1.0
     decay: bool = True
+
+
+def by_decay(parameters: Iterable[nn.Parameter]) -> list[Group]:
+    """Weights, which decay, and vectors such as biases, which do not; of those that gradients can change."""
+    learning = [p for p in parameters if p.is_floating_point()]
+    return [
+        Group([p for p in learning if p.dim() > 1]),
+        Group([p for p in learning if p.dim() <= 1], decay=False),
+    ]
 
 
 class Objective(Protocol):

@@ -6,7 +6,6 @@ Kills itself with SIGKILL before step STEP.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -19,11 +18,10 @@ from edgepress.passes.gating.objective import Gating, Ramp
 from edgepress.passes.teaching.likeness import Likeness, Teacher
 from edgepress.passes.teaching.taps import Tapped, frozen
 from edgepress.passes.teaching.task import first_batch, read_task
-from edgepress.passes.training import parallel, serving
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.stage import Stages
 from safetensors.torch import save_file
-from slim_job import context_in, trained_cnn
+from slim_job import as_program, context_in, trained_cnn
 
 OPTIONS = TrainingOptions(epochs=6, batch=16, lr=1e-3, checkpoint_seconds=0, keep="last")
 UNITS = ("stem.0", "blocks.0.first.0", "blocks.3.depthwise.0")
@@ -60,14 +58,5 @@ def run(folder: Path, step: int | None = None) -> Gating:
     return objective
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    with parallel.joined() as first:
-        if first:
-            run(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
-        else:
-            serving.serve()
-
-
 if __name__ == "__main__":
-    main()
+    as_program(run)

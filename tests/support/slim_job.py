@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,8 @@ def run(folder: Path, step: int | None = None) -> Slim:
     return objective
 
 
-def main() -> None:
+def as_program(run: Callable[[Path, int | None], object]) -> None:
+    """Run a job as the arguments of the program say: FOLDER [STEP]."""
     torch.set_num_threads(1)
     with parallel.joined() as first:
         if first:
@@ -116,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(run)

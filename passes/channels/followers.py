@@ -19,7 +19,7 @@ _STEPS = 4
 """So many kinds of modules may be in the way of one unit; each is found when all before it are done with."""
 
 
-def repaired(
+def with_followers(
     module: nn.Module, ties: Ties, failure: Failure, again: Callable[[Ties], Failure | None]
 ) -> Ties | None:
     """The ties with what else follows the unit, so that it can be taken out; None where nothing helps.
