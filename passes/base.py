@@ -45,9 +45,10 @@ class PassContext:
     """What a pass may look at beside its model.
 
     layer_ms: times a model's layers on the recipe's first device; latency_table: what its layers take there at any
-    widths, in the precision that the recipe ends in. load_network: reads a further network, whose inputs are the
-    data's. scratch: where a pass may keep unfinished work, to resume from when it is killed. folder: the recipe's,
-    where functions of the user lie. packed_bytes: what a model takes as a packed file.
+    widths, in the precision that the recipe ends in. measured_on: that device, as it tells of itself. ends_in: that
+    precision, int8 or float, where it is known. load_network: reads a further network, whose inputs are the data's.
+    scratch: where a pass may keep unfinished work, to resume from when it is killed. folder: the recipe's, where
+    functions of the user lie. packed_bytes: what a model takes as a packed file.
     """
 
     data: DataParts
@@ -58,6 +59,8 @@ class PassContext:
     progress: Progress = field(default_factory=Silent)
     layer_ms: Callable[[Model], Mapping[str, float]] | None = None
     latency_table: Callable[[Model], LatencyTable] | None = None
+    measured_on: str = ""
+    ends_in: str = ""
     load_network: Callable[[NetworkSource], Model] | None = None
     scratch: Path | None = None
     folder: Path | None = None
@@ -104,6 +107,8 @@ class Pass(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     name: ClassVar[str]
+    file_options: ClassVar[tuple[str, ...]] = ()
+    """Options that name a file; in a recipe they are relative to it, as all its files are."""
 
     @property
     @abstractmethod
@@ -123,8 +128,16 @@ class Pass(BaseModel, ABC):
         """The compressed model that `plan` describes; the same for the same plan, in any process."""
 
     def networks(self) -> tuple[NetworkSource, ...]:
-        """The further networks that the pass reads; its result depends on their files."""
+        """The further networks that the pass reads."""
         return ()
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that the pass reads, whose content its result depends on."""
+        return tuple(path for network in self.networks() for path in network.files())
+
+    def by_latency(self) -> bool:
+        """Whether the result depends on the device that is measured."""
+        return False
 
     def functions(self) -> tuple[str, ...]:
         """The functions of the user, `pkg.module:function`, whose code the result depends on."""

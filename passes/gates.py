@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..calibration.named import is_callable_name
@@ -18,6 +19,15 @@ class Gates(GatesOptions):
     """Trainable-gate pruning (Kim et al., AAAI 2020): a smaller network of a given share of parameters, MACs or ms."""
 
     name: ClassVar[str] = "gates"
+    file_options: ClassVar[tuple[str, ...]] = ("table",)
+
+    def files(self) -> tuple[Path, ...]:
+        """The latency table, where one is named."""
+        return () if self.table is None else (self.table,)
+
+    def by_latency(self) -> bool:
+        """Where no table is named, a run measures its own."""
+        return self.cost == "latency" and self.table is None
 
     def functions(self) -> tuple[str, ...]:
         """Augmentations of the user."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ..passes.order import order_problem
 from ..passes.quantize import Quantize
 from ..progress import Progress, Silent
 from ..targets import TARGETS
+from ..targets.measuring.machine import cpu_model
 from .devices.opened import require_reached
 from .devices.scheme import scheme_of
 from .export import export
@@ -158,6 +160,8 @@ class Prepared:
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
             latency_table=partial(self._latency_table, store),
+            measured_on=self._measured_on(),
+            ends_in=self.tabulate_plan.precision,
             load_network=partial(self._load_network, data),
             packed_bytes=Weighing(**self.export_options),
             folder=self.base,
@@ -186,9 +190,21 @@ class Prepared:
                 self.progress.say(f"{section.label}: layers were not timed: {error}")
                 return {}
 
+    @cached_property
+    def _measured_section(self) -> TargetSection | None:
+        return next((s for s in self.recipe.targets if not s.here or unavailable(s) is None), None)
+
+    def _measured_on(self) -> str:
+        """The device that latencies of layers are of, where a pass goes by them; asked for only then."""
+        section = self._measured_section if any(p.by_latency() for p in self.recipe.passes) else None
+        if section is None:
+            return ""
+        machine = [cpu_model(), str(os.cpu_count())] if section.here else []
+        return "; ".join([section.model_dump_json(), *machine])
+
     def _latency_table(self, store: Store | None, model: Model) -> LatencyTable:
         """What the layers of a network take on the first device of the recipe that can be measured on."""
-        section = next((s for s in self.recipe.targets if not s.here or unavailable(s) is None), None)
+        section = self._measured_section
         if section is None:
             raise DeviceUnavailableError(
                 "targets: none of them can be measured on, which latencies of layers take; `compress doctor` lists what"

@@ -30,7 +30,7 @@ from .measure import Measured, measure_target
 from .metric_units import require_share
 from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
-from .packing.pruned_file import WEIGHTS, WIDTHS, write_pruned
+from .packing.pruned_file import SIBLINGS, WEIGHTS, WIDTHS, write_pruned
 from .prepare import Prepared, unavailable
 from .proof.flow import FlowProofs
 from .recipe.file import read_recipe, recipe_text_of
@@ -44,9 +44,9 @@ from .target_store import store_target, stored_target
 
 STEPS = "steps"
 OUTDATED = (
-    "run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z", WEIGHTS, WIDTHS,
+    "run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z", WEIGHTS, WIDTHS, SIBLINGS,
 )  # fmt: skip
-"""Files of an earlier run in the same folder, which this one may not come to write."""
+"""Files of an earlier run in the same folder, by name or pattern, which this one may not come to write."""
 
 
 def compress(
@@ -120,8 +120,8 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.prepared.require_devices()
-        for outdated in OUTDATED:  # a failed run must not leave an older verdict behind
-            (self.folder / outdated).unlink(missing_ok=True)
+        for outdated in (path for each in OUTDATED for path in self.folder.glob(each)):
+            outdated.unlink()  # a failed run must not leave an older verdict behind
         data, model = self.prepared.read()
         self.prepared.refuse_impossible(model)
         context = self.prepared.context(data, self.store)

@@ -53,7 +53,7 @@ def pass_step(
     """
     if reason := refusal(chosen, before.model.form):
         raise CompressError(f"pass {chosen.name}: {reason}")
-    files = [sha256_file(path) for network in chosen.networks() for path in network.files()]
+    files = [sha256_file(path) for path in chosen.files()]
     code = [code_digest(import_callable(name, chosen.name, context.folder)) for name in chosen.functions()]
     depends = {
         "after": before.key,
@@ -61,6 +61,7 @@ def pass_step(
         "options": chosen.model_dump(mode="json"),
         "files": files,
         "functions": code,
+        "measured_on": context.measured_on if chosen.by_latency() else "",
     }
     key = key_of({**shared, **depends})
     if (stored := store.get(key)) is not None:

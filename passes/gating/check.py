@@ -6,7 +6,7 @@ what it does to the network, and where channels would have been worth more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -34,11 +34,14 @@ class Effect:
     regain: float
 
 
-def leave_one_out(loss: Loss, kept: Kept, units: Sequence[Unit]) -> dict[str, Effect]:
-    """The effect of every unit that loses choices: two evaluations of the loss each, and two more."""
+def leave_one_out(
+    loss: Loss, kept: Kept, units: Sequence[Unit], of: Collection[str] | None = None
+) -> dict[str, Effect]:
+    """The effect of every unit that loses choices, or of these: two evaluations of the loss each, and two more."""
     whole, cut = loss(gates_of({}, units)), loss(gates_of(kept, units))
     effects = {}
-    for name, choices in kept.items():
+    for name in kept if of is None else of:
+        choices = kept[name]
         others = {other: each for other, each in kept.items() if other != name}
         alone = loss(gates_of({name: choices}, units))
         effects[name] = Effect(alone - whole, cut - loss(gates_of(others, units)))

@@ -50,13 +50,6 @@ def taylor(
     return {name: (each / max(1, count)).float() for name, each in sums.items()}
 
 
-def normalised(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Importances over their mean in each unit: all units matter alike then, and choices in proportion."""
-    return {
-        name: each / each.mean().clamp(min=torch.finfo(each.dtype).tiny) for name, each in importance.items()
-    }
-
-
 def worth(importance: Mapping[str, Tensor], cost: Cost, units: Sequence[Unit]) -> dict[str, Tensor]:
     """Importances over what a choice of the unit costs, (size,) of each unit: those of least worth are best to lose."""
     prices = Widths(units, importance, cost, round_to=1, least=0.0).prices()

@@ -26,6 +26,8 @@ WORK = 2e11
 """Multiply-accumulates that one look at samples may take: about a second on two cores."""
 FEWEST, MOST = 32, 256
 """Samples that are looked at, whatever they take."""
+TRIED = 128
+"""Of these, those on which one change of many is tried."""
 FIT_LEAST = 128
 """Samples that a regression has at least, where calibration has so many."""
 FITTED = 0.75
@@ -61,14 +63,16 @@ class Lessons:
             self.options.teacher_weight,
         )
 
-    def unlike(self, network: nn.Module) -> float:
+    def unlike(self, network: nn.Module, most: int = MOST) -> float:
         """How unlike the whole network's outputs those of another one are, on samples that nothing was fitted to.
 
         The KL divergence in nats of logits, the squared error over the variance of other outputs; means over samples.
+        most: samples that are looked at, in whole batches.
         """
+        batches = -(-most // (self.model.static_batch or BATCH))
         losses = [
             unlikeness(self._run(network, batch), wanted, self.task, temperature=1.0)
-            for batch, wanted in zip(self.held_out, self._wanted, strict=True)
+            for batch, wanted in list(zip(self.held_out, self._wanted, strict=True))[:batches]
         ]
         return float(torch.cat(losses).double().mean())
 

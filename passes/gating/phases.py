@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...calibration.fidelity import Compared
 from ...calibration.latency_table import LatencyTable
@@ -14,37 +13,21 @@ from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.dissect import Rules, dissect
-from ..channels.gated import Gated, fixed
 from ..channels.removal import Removal, removed
-from ..channels.units import Gates, Kept, gates_of
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
-from .batch_norm import norms_of, reestimate
-from .check import Effect, exchange, leave_one_out
 from .cost import Cost, cost_of
+from .deciding import Deciding
 from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
-from .gate import Gate
-from .held_out import keep_where_no_worse
-from .importance import standing, taylor, worth
 from .lessons import Lessons
-from .objective import Gating, Ramp
 from .options import GatesOptions
 from .pieces import Latency
 from .planned import as_data
-from .projection import project, shortfall
+from .projection import shortfall
 from .repair import repaired
-from .solver import Solver
 from .told import Smaller, details, summary
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What stays for one target; effects: of each unit that loses something, tried alone on held-out samples."""
-
-    kept: Kept
-    effects: dict[str, Effect]
 
 
 class Phases:
@@ -88,7 +71,7 @@ class Phases:
         options = self.options
         structures = nested(
             self.anatomy,
-            self.importance,
+            self.deciding.importance,
             self.cost,
             self.cost.pieces(),
             options.elastic,
@@ -109,7 +92,7 @@ class Phases:
 
     def _smaller(self, share: float, before: float) -> Smaller:
         """The network of one target: decided, cut, repaired, trained and judged."""
-        decided = self._decided(share, before)
+        decided = self.deciding.decided(share, before)
         if note := shortfall(decided.kept, self.cost, share, self.units):
             self.notes.append(note)
         removal = self.dissected.removal(decided.kept)
@@ -144,70 +127,6 @@ class Phases:
             if self.options.method == "solver"
             else {"out of the trained weights": self.network} | before
         )
-
-    def _decided(self, share: float, before: float) -> Decided:
-        """What stays, by gates or by the solver, and after it was tried out."""
-        if self.options.method == "solver":
-            kept, scores = self._solved(share), self.importance
-        else:
-            scores = self._trained_gates(share, before)
-            kept = self._projected(scores, share)
-        self._say(f"{share:g}: trying out what is to go")
-        self._settle(kept)
-        effects = leave_one_out(self._loss, kept, self.units)
-        found = exchange(
-            self._loss,
-            kept,
-            effects,
-            scores,
-            self.cost,
-            share,
-            self.units,
-            self.options.round_to,
-            self.options.least,
-        )
-        if len(found.losses) > 1:
-            exchanges = len(found.losses) - 1
-            self.notes.append(
-                f"{share:g}: {exchanges} exchanges between layers; unlikeness on held-out samples"
-                f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
-            )
-            effects = leave_one_out(self._loss, found.kept, self.units)
-        return Decided(found.kept, effects)
-
-    def _settle(self, kept: Kept) -> None:
-        """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
-        self.network.eval()
-        gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
-        if norms_of(gated) and self.model.static_batch is None:
-            keep_where_no_worse(gated, lambda: reestimate(gated, self.lessons.fit), self.lessons.unlike)
-
-    def _trained_gates(self, share: float, before: float) -> dict[str, Tensor]:
-        """How far above its threshold each gate is, after they were trained towards the target."""
-        options = self.options
-        objective = Gating(
-            network=self._tapped,
-            likeness=self.likeness,
-            cost=self.cost,
-            ramp=Ramp(before, share) if before == 1 else Ramp(before, share, warm_up=0.0),
-            gate_lr=options.gate_lr / options.training.lr,
-        )
-        training = options.training.model_copy(update={"epochs": options.gate_epochs, "keep": "last"})
-        self.notes += self.stages.train(
-            "gates", objective, training, judged=objective.outputs, kept_as=f"gates-{share:g}"
-        )
-        return objective.scores()
-
-    def _projected(self, scores: dict[str, Tensor], share: float) -> Kept:
-        options = self.options
-        return project(scores, self.cost, share, self.units, options.round_to, options.least, per_cost=False)
-
-    def _solved(self, share: float) -> Kept:
-        options = self.options
-        solver = Solver(
-            self.anatomy, self.importance, self.cost, self.cost.pieces(), options.round_to, options.least
-        )
-        return solver.solve(share).kept
 
     def _fine_tune(self, network: nn.Module, share: float) -> None:
         objective = FineTuning(Tapped(network, []), self.likeness)
@@ -244,6 +163,11 @@ class Phases:
         if self.options.table is not None:
             table = LatencyTable.read(self.options.table)
             table.require_layers(sizes, str(self.options.table))
+            if self.context.ends_in not in ("", table.precision):
+                self.notes.append(
+                    f"{self.options.table}: latencies of {table.precision}, and this recipe ends in"
+                    f" {self.context.ends_in}, where savings may differ; without `table` a run measures its own"
+                )
         elif self.context.latency_table is not None:
             table = self.context.latency_table(self.model)
         else:
@@ -265,29 +189,25 @@ class Phases:
         return self.lessons.likeness()
 
     @cached_property
-    def importance(self) -> dict[str, Tensor]:
-        """What each choice is worth before any training, as half a divergence in nats."""
-        self._say("reading what each channel is worth")
-        return taylor(self.lessons.importance_losses(self.dissected), self.units)
+    def deciding(self) -> Deciding:
+        """Says what stays."""
+        return Deciding(
+            self.options,
+            self.dissected,
+            self.model.module,
+            self.network,
+            self.model.static_batch is None,
+            self.cost,
+            self.lessons,
+            self.stages,
+            self.notes,
+            self._say,
+        )
 
     @cached_property
     def network(self) -> nn.Module:
         """A copy of the network that gates are trained in, whole in its widths."""
         return copy.deepcopy(self.model.module)
-
-    @cached_property
-    def _tapped(self) -> Tapped:
-        """The network with gates, all open, those worth least for their cost next to their threshold."""
-        ranks = standing(worth(self.importance, self.cost, self.units), self.units)
-        gates = {unit.name: Gate(unit.size, self.options.gradient) for unit in self.units}
-        for name, gate in gates.items():
-            gate.start(ranks[name])
-        return Tapped(Gated(self.network, self.dissected, gates), [])
-
-    def _loss(self, gates: Gates) -> float:
-        """How unlike the whole network the trained one is with these gates."""
-        self.network.eval()
-        return self.lessons.unlike(fixed(self.network, self.dissected, gates))
 
     def _say(self, what: str) -> None:
         self.context.progress.say(f"  {self.options.name}: {what}")

@@ -21,6 +21,7 @@ from ..ingest.removals import KEY, text_of
 from ..ingest.smaller import without_removed
 
 WEIGHTS, WIDTHS = "pruned.safetensors", "widths.json"
+SIBLINGS = "pruned-[01]*.safetensors"
 SCHEMA_VERSION = 1
 NEAR = 1e-5
 """Of the largest output: the same weights, perhaps laid out otherwise in memory, which chooses other kernels."""

@@ -88,7 +88,10 @@ def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list
         if name not in PASSES:
             document.refuse(location, unknown("pass", name, PASSES), at_key=True)
             continue
-        read = validated(document, PASSES[name], _with_files(document, options, location, folder), location)
+        options = _with_files(document, options, location, folder)
+        for key in PASSES[name].file_options:
+            _resolve(document, options, (*location, key), folder)
+        read = validated(document, PASSES[name], options, location)
         reason = order_problem(read, passes, start) if read else None
         if reason:
             document.refuse(location, reason, at_key=True)

@@ -171,3 +171,33 @@ def test_answers_that_are_no_classes_are_not_compared(tmp_path: Path) -> None:
     context = replace(context_of(part), metric=metric)
     before = float_step(scoring(), "float", context, Store(tmp_path))
     assert pass_step(before, Reversing(), context, Store(tmp_path), {}).record.fidelity is None
+
+
+class Read(Reversing):
+    """Reverses, and says that a file decides it, and that latencies do."""
+
+    name = "read"
+    table: Path
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.table,)
+
+    def by_latency(self) -> bool:
+        return True
+
+
+def test_a_step_is_done_again_when_a_file_of_its_pass_or_the_device_that_it_goes_by_changed(
+    tmp_path: Path,
+) -> None:
+    chosen, store = Read(table=tmp_path / "table.json"), Store(tmp_path / "store")
+    context = replace(context_of(samples(8, 4)), measured_on="this one")
+    before = float_step(scoring(), "float", context, store)
+
+    def cached(context: PassContext) -> bool:
+        return pass_step(before, chosen, context, store, {}).record.cached
+
+    chosen.table.write_text("1")
+    assert [cached(context), cached(context)] == [False, True]
+    chosen.table.write_text("2")
+    assert [cached(context), cached(context)] == [False, True]
+    assert [cached(replace(context, measured_on="another")), cached(context)] == [False, True]

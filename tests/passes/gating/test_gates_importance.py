@@ -11,7 +11,7 @@ from edgepress.errors import CompressError
 from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.units import Gates, Unit
 from edgepress.passes.gating.cost import ParamsCost
-from edgepress.passes.gating.importance import normalised, standing, taylor, worth
+from edgepress.passes.gating.importance import standing, taylor, worth
 from torch import Tensor
 
 UNITS = (Unit("a", Kind.CHANNELS, 3), Unit("b", Kind.CHANNELS, 2))
@@ -48,15 +48,6 @@ def test_a_unit_that_the_loss_does_not_see_matters_nothing() -> None:
 def test_a_loss_that_says_nothing_is_refused(factor: float, message: str) -> None:
     with pytest.raises(CompressError, match=message):
         taylor([linear(factor)], UNITS)
-
-
-def test_normalised_importances_have_a_mean_of_one_in_each_unit() -> None:
-    found = normalised({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([200.0, 0.0]), "c": torch.zeros(2)})
-    assert {name: each.tolist() for name, each in found.items()} == {
-        "a": [0.5, 1.5],
-        "b": [2, 0],
-        "c": [0, 0],
-    }
 
 
 def test_choices_stand_among_those_of_like_units_alone() -> None:

@@ -360,6 +360,17 @@ def test_the_networks_of_a_pass_are_found_beside_the_recipe(tmp_path: Path) -> N
     assert recipe.passes[0].networks()[0].files() == [tmp_path / "student.safetensors"]
 
 
+def test_the_latency_table_of_gates_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    text = f"{MINIMAL}passes: [{{gates: {{cost: latency, table: cpu.json}}}}]\n"
+    told = complaint(tmp_path, text)
+    assert (
+        f"passes[0].gates.table: no such file: {tmp_path / 'cpu.json'}" in told
+        or "no such file: cpu.json" in told
+    )
+    (tmp_path / "cpu.json").write_text("{}")
+    assert read(tmp_path, text).passes[0].files() == (tmp_path / "cpu.json",)
+
+
 def test_a_network_of_a_pass_that_is_not_there_is_told(tmp_path: Path) -> None:
     options = "{teachers: [{source: 'nets:large', weights: large.pt}]}"
     told = complaint(tmp_path, f"{MINIMAL}passes: [{{distill: {options}}}]\n")
