@@ -17,6 +17,9 @@ from ...errors import CompressError
 from .runs import first_line
 from .surgery import UncuttableError
 
+MAX_STEPS = 10_000
+"""So many steps from layer to layer are taken for one group: five times what the longest known one needs."""
+
 
 def torch_pruning(what: str) -> Any:
     """The library; CompressError, for `what` asks, where it is not installed."""
@@ -34,6 +37,8 @@ def followed(subject: str = "this network") -> Iterator[None]:
     """Let torch-pruning work, which raises whatever it stumbles over: UncuttableError instead."""
     try:
         yield
+    except UncuttableError:
+        raise
     except Exception as error:
         raise UncuttableError(f"torch-pruning cannot follow {subject}: {first_line(error)}") from error
 
@@ -85,6 +90,14 @@ def _graph_class(library: Any) -> Any:
 
     class Graph(library.DependencyGraph):  # type: ignore[misc]
         """Knows how large tensors are and along what they are split, which torch-pruning guesses on today's PyTorch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.followed = _Followed()
+
+        def get_pruning_group(self, *given: Any, **named: Any) -> Any:
+            self.followed.begin()
+            return super().get_pruning_group(*given, **named)
 
         def _trace(self, *given: Any, **named: Any) -> dict[Any, Any]:
             nodes: dict[Any, Any] = super()._trace(*given, **named)
@@ -138,22 +151,63 @@ def _dimension(node: Any, sizes: tuple[int, ...]) -> int:
     return dim if dim < len(sizes) else dim - 2**64 + len(sizes)
 
 
-class _BoundedMappings(list[Any]):
-    """A dependency's index mappings, which refuse more indices than `limit`, and larger ones.
+class _Followed:
+    """What has been followed of one group, so that no index is followed from a layer twice.
 
-    torch-pruning takes a reshape of channels into positions for a repetition of channels; around a loop of these
-    (windows of attention) its index lists grow without end, and take all memory.
+    Where an index leads does not depend on those that it comes with: the second time finds nothing new. torch-pruning
+    stops only where whole lists are alike, and parts of unequal size that are tied to one another, as the one query of
+    MobileViTv2 and its keys, bring it back with other lists thousands of times.
     """
 
-    limit: int
+    def __init__(self) -> None:
+        self._indices: dict[tuple[Any, Any], set[int]] = {}
+        self._steps = 0
+
+    def begin(self) -> None:
+        """Start with another group."""
+        self._indices.clear()
+        self._steps = 0
+
+    def note(self, dependency: Any, indices: Any) -> Any:
+        """Note that a dependency's source, which loses these indices, is being followed; the indices."""
+        source = dependency.source, dependency.trigger
+        self._indices.setdefault(source, set()).update(index.idx for index in indices)
+        return indices
+
+    def new(self, dependency: Any, indices: Any) -> Any:
+        """Those of the indices that a dependency's target has not been followed from."""
+        known = self._indices.get((dependency.target, dependency.handler), set())
+        new = [index for index in indices if index.idx not in known]
+        self._steps += bool(new)
+        if self._steps > MAX_STEPS:
+            raise UncuttableError(
+                f"its channels reach other layers in more than {MAX_STEPS} steps, and are not followed further"
+            )
+        return new
+
+
+class _Mappings(list[Any]):
+    """A dependency's index mappings, between what notes that they are followed and what leaves out those that were.
+
+    They refuse more indices than `limit`, and larger ones: torch-pruning takes a reshape of channels into positions for
+    a repetition of channels; around a loop of these (windows of attention) its index lists grow without end, and take
+    all memory.
+    """
+
+    def __init__(self, dependency: Any, limit: int, followed: _Followed) -> None:
+        super().__init__(dependency.index_mapping)
+        self._limit = limit
+        self._note, self._new = partial(followed.note, dependency), partial(followed.new, dependency)
 
     def __iter__(self) -> Iterator[Any]:
+        yield self._note
         for mapping in super().__iter__():
             yield None if mapping is None else partial(self._checked, mapping)
+        yield self._new
 
     def _checked(self, mapping: Any, indices: Any) -> Any:
         mapped = mapping(indices)
-        if len(mapped) > self.limit or any(index.idx >= self.limit for index in mapped[-1:]):
+        if len(mapped) > self._limit or any(index.idx >= self._limit for index in mapped[-1:]):
             raise OverflowError("a reshape mixes channels with positions")
         return mapped
 
@@ -164,5 +218,4 @@ def _bound(graph: Any, probe: nn.Module) -> None:
     longest = max((size for tensor in tensors for size in tensor.shape), default=0)
     for node in graph.module2node.values():
         for dependency in node.dependencies:
-            dependency.index_mapping = _BoundedMappings(dependency.index_mapping)
-            dependency.index_mapping.limit = longest
+            dependency.index_mapping = _Mappings(dependency, longest, graph.followed)
