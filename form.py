@@ -14,16 +14,22 @@ class Form(StrEnum):
     ONNX file that onnxruntime runs).
     INT8: a graph with quantizers of 8 bits or fewer, of a pass or in an ONNX file; it is exported with them.
     CODES: a float graph whose tensors hold few values, for a packed file; what changed them would lose its size.
+    INT8_CODES: the same of a graph with quantizers, whose weights hold few of their integers.
     """
 
     MODULES = "modules"
     GRAPH = "graph"
     INT8 = "int8"
     CODES = "codes"
+    INT8_CODES = "int8-codes"
 
 
 FLOAT = frozenset({Form.MODULES, Form.GRAPH})
 """The forms of a float network that no pass has settled."""
+QUANTIZED = frozenset({Form.INT8, Form.INT8_CODES})
+"""The forms that are exported with quantizers."""
+PACKED = frozenset({Form.CODES, Form.INT8_CODES})
+"""The forms that are made for a packed file."""
 
 
 def form_named(source: str) -> Form:

@@ -23,12 +23,12 @@ class L2(L2Options):
 
     @property
     def takes(self) -> frozenset[Form]:
-        """Any float network: what is INT8 has integers for codes, which a lossy grid would round once more."""
-        return FLOAT
+        """Any float network, and one that a pass quantized."""
+        return FLOAT | {Form.INT8}
 
     def leaves(self, taken: Form) -> Form:
-        """Its graph, of codes."""
-        return Form.CODES
+        """Its graph, of codes; of INT8 weights every k-th integer is left."""
+        return Form.INT8_CODES if taken is Form.INT8 else Form.CODES
 
     def plan(self, model: Model, context: PassContext) -> PassPlan:
         """Units by importance, the step that meets the target, training under the rate, and rounding."""
@@ -45,4 +45,4 @@ class L2(L2Options):
         from .lossy.stored import others_in, rebuilt, stored_in
 
         found = rebuilt(model, stored_in(plan), others_in(plan))
-        return replace(found, stored_bytes=plan.structure["bytes"]) if found.coded else found
+        return replace(found, stored_bytes=plan.structure["bytes"])

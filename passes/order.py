@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..form import Form
+from ..form import PACKED, Form
 from .base import Pass
 
 NEEDS_FLOAT = (
@@ -17,6 +17,7 @@ WORDS = {
     Form.GRAPH: "one graph of operators",
     Form.INT8: "already quantized",
     Form.CODES: "made of codes for a packed file",
+    Form.INT8_CODES: "made of codes for a packed file",
 }
 """What a network of each form is, after "it is"."""
 
@@ -30,6 +31,8 @@ def order_problem(new: Pass, earlier: Iterable[Pass], start: Form = Form.MODULES
     for each in earlier:
         left = each.leaves(form) if form in each.takes else form
         form, maker = left, maker if left == form else each
+    if form is Form.INT8 and maker is None:
+        return f"the network is quantized already, and {NEEDS_FLOAT}"
     return refusal(new, form, maker)
 
 
@@ -43,12 +46,10 @@ def refusal(chosen: Pass, form: Form, maker: Pass | None = None) -> str | None:
     if maker is not None:
         made = (
             f"the file that {maker.name} makes would not hold what this pass does"
-            if form is Form.CODES
+            if form in PACKED
             else f"the network is {WORDS[form]} here, by the {maker.name} above"
         )
         return f"{made}: {_advice(chosen, form, maker)}"
-    if form is Form.INT8:
-        return f"the network is quantized already, and {NEEDS_FLOAT}"
     taken = " or ".join(WORDS[each] for each in Form if each in chosen.takes)
     return (
         f"the network is {WORDS[form]}, and {chosen.name} with these options takes one that is {taken}: give its"
@@ -62,7 +63,5 @@ def _advice(chosen: Pass, form: Form, maker: Pass) -> str:
         return "list it once"
     left = {chosen.leaves(taken) for taken in chosen.takes}
     if left <= maker.takes:
-        return f"list {maker.name} last" if form is Form.CODES else f"list {chosen.name} before it"
-    if form is Form.INT8 and left == {Form.CODES}:
-        return "`compress pack` makes an .l2z file of it"
+        return f"list {maker.name} last" if form in PACKED else f"list {chosen.name} before it"
     return "list one of the two" + (", as each places quantizers of its own" if left == {form} else "")

@@ -20,7 +20,7 @@ from ..calibration.scheme import QuantScheme, intersect
 from ..calibration.sources import load_data
 from ..calibration.typed import data_in_types
 from ..errors import CompressError, DeviceUnavailableError
-from ..form import Form
+from ..form import QUANTIZED, Form
 from ..isolated import Limits
 from ..model import Model
 from ..passes.base import NetworkSource, PassContext
@@ -138,7 +138,7 @@ class Prepared:
             kept += chosen.keep_float if isinstance(chosen, (Quantize, Distill)) else ()
             softmax = chosen.softmax_sqnr_db if isinstance(chosen, Quantize) else softmax
         return TabulatePlan(
-            precision="int8" if form is Form.INT8 else "float",
+            precision="int8" if form in QUANTIZED else "float",
             scheme=self.scheme,
             keep_float=kept,
             softmax_sqnr_db=softmax,

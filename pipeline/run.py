@@ -12,7 +12,7 @@ from typing import Any
 from ..calibration.data import DataParts
 from ..calibration.metric import Metric
 from ..errors import DeviceUnavailableError
-from ..form import Form
+from ..form import PACKED
 from ..model import Model
 from ..passes.base import PassContext
 from ..progress import Progress, Silent
@@ -234,7 +234,7 @@ class _Run:
 
     def _write_l2z(self, final: Model, onnx_path: Path) -> Path | None:
         """The model in one small file where it is made of codes for one; it unpacks to the very ONNX file."""
-        if final.form is not Form.CODES:
+        if final.form not in PACKED:
             return None
         path = self.folder / "model.l2z"
         write_atomically(path, pack_file(onnx_path, coded=final.coded))

@@ -24,12 +24,14 @@ SHRINK_LIMIT = 4.0
 class Unit:
     """The unit that a tensor is measured in: one number, or one for each slice along `axis`.
 
-    wide: its codes need more than a byte each, so that the file holds whole multiples of the unit as floats.
+    wide: its codes need more than a byte each, so that the file holds whole multiples of the unit as floats. reach: of
+    a tensor on a grid of its own, whose codes are whole multiples of the unit and stay so, the largest code.
     """
 
     values: Tensor
     axis: int | None = None
     wide: bool = False
+    reach: int | None = None
 
     def shaped(self, rank: int) -> Tensor:
         """The unit as a tensor of so many axes is multiplied by it."""
@@ -39,18 +41,21 @@ class Unit:
 class Codes(nn.Module):
     """A tensor as codes: latent values in units, rounded on the way; the gradient passes straight through.
 
-    Step and edge are kept as logarithms, relative to a unit, so that one learning rate suits all of them.
+    Step and edge are kept as logarithms, relative to a unit, so that one learning rate suits all of them. On a grid of
+    its own a tensor has neither to learn.
     """
 
     unit: Tensor
 
     def __init__(self, tensor: Tensor, unit: Unit, transform: TransformName) -> None:
         super().__init__()
-        self.axis, self.name, self.wide = unit.axis, transform, unit.wide
+        self.on_grid = unit.reach is not None
+        self.axis, self.wide, self.reach = unit.axis, unit.wide, unit.reach or LARGEST
+        self.name: TransformName = "scale" if self.on_grid else transform
         self.register_buffer("unit", unit.shaped(tensor.dim()))
         self.latent = nn.Parameter(tensor.detach() / self.unit)
         self.log_step = nn.Parameter(torch.zeros(()))
-        self.log_edge = nn.Parameter(torch.tensor(EDGES[transform]).log())
+        self.log_edge = nn.Parameter(torch.tensor(EDGES[self.name]).log())
 
     def learn_from(self, other: Codes) -> None:
         """Take over what another's transform learned."""
@@ -79,7 +84,7 @@ class Codes(nn.Module):
             return torch.round(self._limited(self.transform().encode(latent))) + 0.0  # no negative zeros
 
     def _limited(self, codes: Tensor) -> Tensor:
-        limit = WIDEST if self.wide else LARGEST
+        limit = WIDEST if self.wide else self.reach
         return codes.clamp(-limit, limit)
 
     def forward(self) -> Tensor:

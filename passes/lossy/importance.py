@@ -19,6 +19,7 @@ from ...progress import Progress, Silent
 from ..graph.folding import LEARNED
 from ..graph.layers import weight_axis, weight_operands
 from ..graph.operators import MATMULS, get_tensor
+from ..quantization.quantizers import weight_quantizers_of
 from ..teaching.information import drawn_gradients
 from ..teaching.task import Task
 from ..training.draws import generator
@@ -49,6 +50,7 @@ def codable(graph: fx.GraphModule) -> dict[str, int | None]:
         str(weight.target): (node, weight) for node in graph.graph.nodes for weight in weight_operands(node)
     }
     learned = {*dict(graph.named_parameters()), *graph.meta.get(LEARNED, ())}
+    learned -= weight_quantizers_of(graph).keys()  # these say themselves how they are stored
     axes: dict[str, int | None] = {}
     for name in dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr"):
         tensor = get_tensor(graph, name)

@@ -50,7 +50,8 @@ class UnderRate(Taught):
     def groups(self) -> list[Group]:
         """Steps and edges, or latent values."""
         if self.learns == "transforms":
-            return [Group([p for m in self.narrow for p in (m.log_step, m.log_edge)], decay=False)]
+            free = [m for m in self.narrow if not m.on_grid]
+            return [Group([p for m in free for p in (m.log_step, m.log_edge)], decay=False)]
         vectors = [m.latent for m in self.codes if m.wide or m.latent.dim() <= 1]
         fast = {id(p) for p in vectors}
         return [

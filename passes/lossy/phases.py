@@ -24,6 +24,7 @@ from ..teaching.task import TASK_SAMPLES, first_batch, read_task
 from ..training.stage import Stages
 from .compensation import compensable, second_moments
 from .importance import codable, expected_divergence, information
+from .integers import integers_of, read_plainly
 from .objective import Budget, Learns, UnderRate
 from .options import L2Options
 from .start import Coding, File, Start, bits_of
@@ -55,9 +56,11 @@ class Phases:
         self.options, self.model, self.context = options, model, context
         self.static_batch = model.static_batch
         self.notes: list[str] = []
-        self.graph = capture(model)
+        captured = capture(model)
+        self.integers = integers_of(captured)
+        self.graph = read_plainly(captured, self.integers)
         self.teacher = copy.deepcopy(self.graph)
-        self.axes = codable(self.graph)
+        self.axes = codable(self.graph) | {name: each.axis for name, each in self.integers.items()}
         self.part = self._part()
         self.stages = Stages(options.name, self.part, context, self.static_batch, labelled=False)
         inputs, labels = first_batch(self.part, TASK_SAMPLES, self.static_batch)
@@ -118,6 +121,7 @@ class Phases:
         return Start(
             graph=self.graph,
             axes=self.axes,
+            integers=self.integers,
             fisher=fisher,
             moments=second_moments(self.graph, layers, part, batch),
             transform=options.transform,
@@ -138,7 +142,8 @@ class Phases:
             training = training.model_copy(
                 update={"epochs": options.transform_epochs, "lr": options.transform_lr}
             )
-        learning = [each for each in coding.codes.values() if learns == "weights" or not each.wide]
+        codes = coding.codes.values()
+        learning = [each for each in codes if learns == "weights" or not (each.wide or each.on_grid)]
         if training.epochs == 0 or not learning:
             return
         # The size is in the name so that a search that is resumed finds each one's own.

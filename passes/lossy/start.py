@@ -15,6 +15,7 @@ from .coded import Codes, codes_for, insert_codes
 from .compensation import compensate
 from .counter import alike, entropy_bits
 from .importance import units
+from .integers import Integers
 from .names import TransformName
 from .rounding import rounded
 from .stored import bits_taken, rebuilt, wide_in
@@ -75,10 +76,11 @@ class File:
 @dataclass(frozen=True)
 class Start:
     """A captured network and what was seen of it: the Fisher information of its tensors, the moments of its layers'
-    inputs, both by name, and the axes that `codable` tells."""
+    inputs, both by name, and the axes that `codable` tells. integers: the weights that are INT8 already."""
 
     graph: fx.GraphModule
     axes: Mapping[str, int | None]
+    integers: Mapping[str, Integers]
     fisher: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     transform: TransformName
@@ -97,6 +99,7 @@ class Start:
 
     def _codes(self, step: float) -> dict[str, Codes]:
         made = units(self.graph, self.axes, self.fisher, step, largest_weight(self.transform))
+        made |= {name: each.unit(made[name].values) for name, each in self.integers.items()}
         return codes_for(self.graph, made, self.transform)
 
     def _bits(self, step: float) -> float:

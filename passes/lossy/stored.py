@@ -13,6 +13,7 @@ from ..graph.capture import capture
 from ..graph.operators import set_tensor
 from .coded import Codes
 from .counter import alike, entropy_bits
+from .integers import integers_of, settled
 
 CODES, VALUES, SCALE = "codes/", "values/", "scale/"
 
@@ -20,11 +21,16 @@ CODES, VALUES, SCALE = "codes/", "values/", "scale/"
 def rebuilt(model: Model, stored: Mapping[str, CodedTensor], others: Mapping[str, Tensor]) -> Model:
     """The model with the stored tensors in its captured graph, and the others, the wide ones."""
     graph = capture(model)
+    integers = integers_of(graph)
+    if integers:
+        graph = settled(graph, integers)
     for name, tensor in others.items():
         set_tensor(graph, name, tensor.clone())
     for name, each in stored.items():
         set_tensor(graph, name, each.tensor())
-    return model.successor(graph, Form.CODES, coded=dict(stored))
+    coded = {name: each for name, each in stored.items() if name not in integers}
+    form = Form.INT8_CODES if model.form is Form.INT8 else Form.CODES
+    return model.successor(graph, form, coded=coded)
 
 
 def stored_in(plan: PassPlan) -> dict[str, CodedTensor]:

@@ -32,7 +32,9 @@ class Weighing:
 
     def __call__(self, model: Model) -> int:
         """The size of `model` with its graph, packed."""
-        tensors = dict(model.module.state_dict())
+        from ...passes.quantization.deploy import deployable  # which loads Brevitas: unpacking does without
+
+        tensors = dict(deployable(model.module).state_dict())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             if self._last is None or not self._last.fits(tensors):

@@ -12,7 +12,7 @@ import torch
 
 from ...calibration.data import DataParts, Part
 from ...errors import CompressError, cause
-from ...form import Form
+from ...form import QUANTIZED
 from ...model import METRIC_BATCH, Model
 from ...targets import REFERENCE, TARGETS
 from ...targets.base import TargetOptions
@@ -160,4 +160,4 @@ def _outputs(model: Model, part: Part) -> Outputs:
 
 def _is_quantized(model: Model) -> bool:
     """Whether a pass quantized it; a file says itself what it multiplies in, and codes are multiplied as floats."""
-    return model.form is Form.INT8 and model.onnx_path is None
+    return model.form in QUANTIZED and model.onnx_path is None

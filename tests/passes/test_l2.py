@@ -13,8 +13,6 @@ from click.testing import CliRunner
 from edgepress.cli import cli
 from edgepress.errors import CompressError
 from edgepress.passes.l2 import L2
-from edgepress.passes.order import order_problem
-from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.packing.l2z_file import unpack_file
 from edgepress.pipeline.pages.words import byte_size
 from edgepress.pipeline.recipe.file import read_recipe
@@ -193,13 +191,10 @@ def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
         compress(path, tmp_path / "run", progress=Silent())
 
 
-def test_it_has_one_target_and_follows_no_quantization(tmp_path: Path) -> None:
+def test_it_has_one_target_and_is_last(tmp_path: Path) -> None:
     with pytest.raises(
         ValidationError, match="expected one of ratio, bytes and max_drop, got bytes and ratio"
     ):
         L2(ratio=3, bytes="1MB")
-    assert order_problem(L2(), [Quantize()]) == (
-        "the network is already quantized here, by the quantize above: `compress pack` makes an .l2z file of it"
-    )
     with pytest.raises(CompressError, match="the file that l2 makes would not hold what this pass does"):
         read_recipe(recipe(tmp_path, {"ratio": 5}, more=("quantize",)))
