@@ -21,10 +21,10 @@ from torch.export import Dim, ShapesCollection
 
 from ...errors import CompressError
 from ...model import Model, file_name
-from .autocast import inline_autocast
 from .folding import fold_batch_norm, fold_channel_scale, fold_constants
 from .layers import layer_name, layers_of
 from .operators import aten, named_arguments, owner_of
+from .regions import inline_regions
 from .sharing import separate_kinds
 
 DROPOUTS = (
@@ -46,7 +46,7 @@ def capture(model: Model) -> fx.GraphModule:
     if isinstance(model.module, fx.GraphModule) and model.module.meta.get("captured"):
         return copy.deepcopy(model.module)
     graph_module = _export(model)
-    inline_autocast(graph_module, model.source or type(model.module).__name__)
+    inline_regions(graph_module, model.source or type(model.module).__name__)
     _drop(graph_module, _is_inference_identity)
     fold_constants(graph_module)
     _make_functional(graph_module)

@@ -1,4 +1,4 @@
-"""Autocast: what forward() computes under a disabled one is captured and exported like everything else."""
+"""Regions of a forward(): what is computed under autocast or with gradients is captured and exported like all else."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ def nothing_to_lower(net: Net, x: Tensor) -> Tensor:
     return net.last(x)
 
 
+def gradients(net: Net, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = net.first(x)
+    with torch.no_grad(), off():
+        x = torch.relu(x)
+    return net.last(x[..., :4])
+
+
 CAPTURED: dict[str, Forward] = {
     "linear attention": attention,
     "nested": nested,
@@ -79,6 +87,7 @@ CAPTURED: dict[str, Forward] = {
     "sizes": sizes,
     "on for another device": another_device,
     "on where it lowers nothing": nothing_to_lower,
+    "with gradients": gradients,
 }
 
 
@@ -167,3 +176,21 @@ def test_an_autocast_that_lowers_precision_is_refused(module: nn.Module, who: st
         " runtimes choose the precision of each layer themselves: give that autocast enabled=False, or move it from"
         " forward() to where the network is called."
     )
+
+
+def branch(net: Net, x: Tensor) -> Tensor:
+    chosen: Tensor = torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,))
+    return net.last(chosen)
+
+
+def branch_within(net: Net, x: Tensor) -> Tensor:
+    with off():
+        return branch(net, x)
+
+
+@pytest.mark.parametrize("forward", [branch, branch_within])
+def test_a_branch_is_refused_with_its_operator(forward: Forward) -> None:
+    with pytest.raises(
+        CompressError, match=r"Net: forward\(\).* has a torch.cond, whose parts are graphs of their own"
+    ):
+        capture(model_of(net(forward), 3, 4))
