@@ -79,21 +79,21 @@ class ResidualCNN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention. It holds its own sizes, and not those of its input, so that heads can be removed."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_size = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, tokens, width) -> the same shape."""
-        n, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        n, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, self.head_size).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.projection(mixed.transpose(1, 2).reshape(n, tokens, width))
+        projected: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
         return projected
 
 

@@ -155,6 +155,22 @@ class FusedAttention(nn.Module):
         return 2 + self.order.index("h"), 1, 2 + self.order.index("d")
 
 
+class TiedAttention(nn.Module):
+    """As tutorials write it: sizes are those of its input, so that its width and that of the stream are one."""
+
+    def __init__(self, width: int = 24, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.projection(mixed.transpose(1, 2).reshape(n, tokens, width))
+
+
 class PairedAttention(nn.Module):
     """As PVT: queries by one layer, keys and values by another; the default scale of the fused operator."""
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from attention_nets import Encoder, GroupedQueryAttention, siblings
+from attention_nets import Encoder, GroupedQueryAttention, TiedAttention, siblings
 from edgepress.errors import CompressError
 from edgepress.examples.digits import models as digits
 from edgepress.examples.digits.models import ResidualBlock
@@ -252,7 +252,12 @@ def test_a_container_with_its_own_forward_stays_what_it_is() -> None:
 NARROW = {
     "digits CNN": (digits_cnn, 0.5, {"head": (10, 48), "stem.0": (16, 1, 3, 3)}),
     "digits ViT: width and heads": (digits_vit, 0.5, {"blocks.0.attention.qkv": (96, 32), "head": (10, 32)}),
-    "digits ViT: width follows heads": (digits_vit, 0.6, {"blocks.0.attention.qkv": (96, 32), "head": (10, 32)}),
+    "digits ViT: heads follow width": (digits_vit, 0.6, {"blocks.0.attention.qkv": (96, 40), "head": (10, 40)}),
+    "width follows heads": (
+        lambda: model_of(nn.Sequential(nn.Linear(12, 64), Encoder(TiedAttention(64), width=64)), 7, 12),
+        0.6,
+        {"1.layer.0.attention.qkv": (96, 32), "1.head": (3, 32)},
+    ),
     "timm ViT: 3 heads become 2": (
         lambda: timm_model("vit_tiny_patch16_224", img_size=64, depth=2),
         0.75,
