@@ -116,7 +116,7 @@ class Deciding:
             ramp=Ramp(before, share) if before == 1 else Ramp(before, share, warm_up=0.0),
             gate_lr=options.gate_lr / options.training.lr,
         )
-        training = options.training.model_copy(update={"epochs": options.gate_epochs, "keep": "last"})
+        training = options.to_the_end.model_copy(update={"epochs": options.gate_epochs})
         self.notes.extend(
             self.stages.train("gates", objective, training, objective.outputs, kept_as=f"gates-{share:g}")
         )

@@ -126,6 +126,11 @@ class GatesOptions(Pass):
         return self
 
     @property
+    def to_the_end(self) -> TrainingOptions:
+        """How stages train whose last epoch counts: the best one by a metric is that with all of the network."""
+        return self.training.model_copy(update={"keep": "last", "patience": None})
+
+    @property
     def handed_on(self) -> float:
         """The share of the network that later passes are given: the smallest, of nested ones that of `target`."""
         if self.elastic and "target" in self.model_fields_set:

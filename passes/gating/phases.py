@@ -80,9 +80,10 @@ class Phases:
         )
         together = Nested(self.network, self.dissected, structures)
         objective = Elastic(Tapped(together, []), self.likeness)
-        training = options.training.model_copy(update={"keep": "last"})
         smallest = objective.outputs_at(len(structures) - 1)
-        self.notes += self.stages.train("elastic, smallest size", objective, training, smallest, "elastic")
+        self.notes += self.stages.train(
+            "elastic, smallest size", objective, options.to_the_end, smallest, "elastic"
+        )
         return [
             self._judged(Smaller(share, kept, {}, self.dissected.removal(kept), together.extracted(size)))
             for size, (share, kept) in enumerate(zip(options.elastic, structures, strict=True))
