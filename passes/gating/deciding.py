@@ -103,7 +103,7 @@ class Deciding:
         """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
         self.network.eval()
         gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
-        if norms_of(gated) and self.any_batch:
+        if norms_of(gated) and self.any_batch and self.lessons.can_fit:
             keep_where_no_worse(gated, lambda: reestimate(gated, self.lessons.fit), self.lessons.unlike)
 
     def _trained_gates(self, share: float, before: float) -> dict[str, Tensor]:

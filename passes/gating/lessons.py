@@ -47,12 +47,17 @@ class Lessons:
         used_by = options.name if options.teacher_weight < 1 else None
         self.task = read_task(model.run(*inputs), labels, used_by)
         calibration = context.data.calibration
-        part = int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST)))
-        self.fit = list(self._batches(calibration.head(part), BATCH))
+        part = max(1, int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST))))
+        self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
         self.held_out = list(self._batches(context.data.validation.head(self.samples), BATCH))
         self._each = list(self._batches(calibration.head(self.samples), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
+
+    @property
+    def can_fit(self) -> bool:
+        """Whether there are samples to measure statistics of and to fit to, and others to choose by."""
+        return bool(self.fit and self.choose) and len(self.fit[0][0]) > 1
 
     def likeness(self) -> Likeness:
         """To the network as it was, and to the labels."""
@@ -103,6 +108,11 @@ class Lessons:
     def _run(self, network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         forward, _ = replace(self.model, module=network).in_batches()
         return forward(*batch)
+
+    def _even_batches(self, part: Part) -> Iterator[Batch]:
+        """Batches of one size, as each counts as much as any other where statistics are the mean over them."""
+        size = self.model.static_batch or len(part) // -(-len(part) // BATCH)
+        yield from self._batches(part.head(len(part) // size * size), size)
 
     def _batches(self, part: Part, size: int) -> Iterator[Batch]:
         for inputs, _ in part.batches(self.model.static_batch or size):

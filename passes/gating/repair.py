@@ -21,6 +21,8 @@ def repaired(
     """
     if model.static_batch is not None:
         return ["not refitted: the network takes batches of one size only"]
+    if not lessons.can_fit:
+        return ["not refitted, nor BatchNorm measured anew: the calibration part has too few samples"]
     notes = []
     if norms_of(network):
         trial = keep_where_no_worse(network, lambda: reestimate(network, lessons.fit), lessons.unlike)

@@ -1,0 +1,89 @@
+"""What `gates` learns from and judges by: samples of all classes, in batches that any network takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny_gates
+import torch
+from edgepress.errors import CompressError
+from edgepress.model import Model
+from edgepress.passes.base import PassContext
+from edgepress.passes.channels.dissect import Rules, dissect
+from edgepress.passes.channels.removal import removed
+from edgepress.passes.gates import Gates
+from edgepress.passes.gating.importance import taylor
+from edgepress.passes.gating.lessons import Batch, Lessons
+from edgepress.passes.gating.repair import repaired
+from torch import Tensor, nn
+
+
+def lessons_of(model: Model, context: PassContext, **options: Any) -> Lessons:
+    return Lessons(Gates.model_validate(options), model, context, macs=1e9)
+
+
+def importance_of(model: Model, context: PassContext, **options: Any) -> dict[str, Tensor]:
+    dissected = dissect(model, "gates", Rules())
+    lessons = lessons_of(model, context, **options)
+    return taylor(lessons.importance_losses(dissected), dissected.anatomy.units)
+
+
+def sizes(batches: list[Batch]) -> list[int]:
+    return [len(batch[0]) for batch in batches]
+
+
+@pytest.mark.parametrize(("calibration", "fit"), [(44, [16, 16]), (200, [30] * 5), (24, [18]), (3, [2])])
+def test_batches_that_statistics_are_the_mean_of_are_of_one_size(calibration: int, fit: list[int]) -> None:
+    """Each counts as much as any other, and one sample alone has no variance."""
+    lessons = lessons_of(tiny_gates.model(), tiny_gates.context(calibration=calibration))
+    assert sizes(lessons.fit) == fit
+    assert lessons.can_fit
+
+
+def test_of_one_sample_nothing_is_measured_and_that_is_told() -> None:
+    """Over maps of one place a BatchNorm has one value of each channel, and refuses it."""
+    model = tiny_gates.model(tiny_gates.network())
+    dissected = dissect(model, "gates", Rules())
+    unit = dissected.anatomy.units[0]
+    removal = dissected.removal({unit.name: (0, 1, 2)})
+    lessons = lessons_of(model, tiny_gates.context(calibration=1))
+    network = removed(model.module, removal)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert repaired(model, network, removal, lessons) == [
+        "not refitted, nor BatchNorm measured anew: the calibration part has too few samples"
+    ]
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_of_a_static_batch_is_given_whole_batches_alone() -> None:
+    """Of 44 calibration samples, 40 are five batches of eight."""
+    model, context = tiny_gates.model(static_batch=8), tiny_gates.context()
+    lessons = lessons_of(model, context)
+    assert set(sizes(lessons.fit)) == {8}
+    found = importance_of(model, context)
+    assert all(bool(values.any()) for values in found.values())
+    with pytest.raises(CompressError, match=r"gates: the calibration part has 5 samples, .* takes 8 at once"):
+        lessons_of(model, tiny_gates.context(calibration=5))
+
+
+def test_what_is_looked_at_is_of_all_classes() -> None:
+    """Image folders are read class by class: the first samples are all of one."""
+    context = tiny_gates.context(calibration=400, validation=400)
+    lessons = Lessons(Gates(), tiny_gates.model(), context, macs=1e12)
+    assert lessons.samples == 32
+    for batches, part in ((lessons.held_out, context.data.validation), (lessons.each, context.data.calibration)):
+        labels = Counter(
+            int(label)
+            for batch in batches
+            for image in batch[0]
+            for (x,), label in part.samples
+            if torch.equal(x, image)
+        )
+        assert sum(labels.values()) == 32 and len(labels) == tiny_gates.CLASSES
+    again = Lessons(Gates(), tiny_gates.model(), context, macs=1e12)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, again.fit, strict=True))
+    other = Lessons(Gates(), tiny_gates.model(), replace(context, seed=1), macs=1e12)
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, other.fit, strict=True))
