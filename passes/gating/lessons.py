@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...calibration.data import Part
+from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext
 from ..channels.dissected import Dissected
@@ -43,6 +44,7 @@ class Lessons:
         """macs: of one sample."""
         self.options, self.model, self.seed = options, model, context.seed
         self.samples = int(min(MOST, max(FEWEST, WORK / max(macs, 1.0))))
+        self._require_a_batch(context.data.calibration)
         inputs, labels = first_batch(context.data.calibration, TASK_SAMPLES, model.static_batch)
         used_by = options.name if options.teacher_weight < 1 else None
         self.task = read_task(model.run(*inputs), labels, used_by)
@@ -51,7 +53,7 @@ class Lessons:
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
         self.held_out = list(self._batches(context.data.validation.head(self.samples), BATCH))
-        self._each = list(self._batches(calibration.head(self.samples), 1))
+        self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
 
     @property
@@ -82,12 +84,12 @@ class Lessons:
         return float(torch.cat(losses).double().mean())
 
     def importance_losses(self, dissected: Dissected) -> Iterator[Loss]:
-        """One loss a sample, with labels drawn from the whole network's own outputs.
+        """One loss a sample, or the mean over a static batch, with labels drawn from the whole network's own outputs.
 
         Half the mean square of their gradients in gates is, to second order, the divergence that closing these makes
         (the Fisher information); the divergence itself is at its least there, and has no gradient.
         """
-        for index, inputs in enumerate(self._each):
+        for index, inputs in enumerate(self.each):
             drawn = generator(self.seed, "importance", index)
             yield lambda gates, inputs=inputs, drawn=drawn: self._drawn_loss(dissected, gates, inputs, drawn)  # type: ignore[misc]
 
@@ -105,14 +107,26 @@ class Lessons:
             labels = output.detach() + self.task.variances[0] ** 0.5 * noise
         return label_loss(output, labels, self.task.classification, self.task.variances[0]).mean()
 
+    def _require_a_batch(self, calibration: Part) -> None:
+        at_once = self.model.static_batch or 1
+        if len(calibration) < at_once:
+            raise CompressError(
+                f"{self.options.name}: the calibration part has {len(calibration)} samples, and the network takes"
+                f" {at_once} at once (export.dynamic_batch: false); give it as many (data.calibration_samples)"
+            )
+
     def _run(self, network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         forward, _ = replace(self.model, module=network).in_batches()
         return forward(*batch)
 
     def _even_batches(self, part: Part) -> Iterator[Batch]:
         """Batches of one size, as each counts as much as any other where statistics are the mean over them."""
-        size = self.model.static_batch or len(part) // -(-len(part) // BATCH)
-        yield from self._batches(part.head(len(part) // size * size), size)
+        return self._whole_batches(part, len(part) // -(-len(part) // BATCH))
+
+    def _whole_batches(self, part: Part, size: int) -> Iterator[Batch]:
+        """Without a last one that is short, which a network of a static batch does not take."""
+        size = self.model.static_batch or size
+        return self._batches(part.head(len(part) // size * size), size)
 
     def _batches(self, part: Part, size: int) -> Iterator[Batch]:
         for inputs, _ in part.batches(self.model.static_batch or size):
