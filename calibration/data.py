@@ -28,7 +28,11 @@ class Part:
 
     def between(self, start: int, stop: int) -> Part:
         """The samples from `start` to before `stop`, as far as there are."""
-        return Part(self.name, Subset(self.samples, range(len(self.samples))[start:stop]))
+        return self.picked(range(len(self.samples))[start:stop])
+
+    def picked(self, indices: Sequence[int]) -> Part:
+        """The samples at `indices`, in that order."""
+        return Part(self.name, Subset(self.samples, indices))
 
     def joined(self, other: Part) -> Part:
         """The samples of this part, and then those of another."""

@@ -38,21 +38,22 @@ Batch = tuple[Tensor, ...]
 
 
 class Lessons:
-    """The task of the whole network; samples to fit to, to choose by (calibration), and to judge by (validation)."""
+    """The task of the whole network; samples to fit to, to choose by (calibration), and to judge by (validation), picked
+    at random."""
 
     def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
         """macs: of one sample."""
         self.options, self.model, self.seed = options, model, context.seed
         self.samples = int(min(MOST, max(FEWEST, WORK / max(macs, 1.0))))
-        self._require_a_batch(context.data.calibration)
-        inputs, labels = first_batch(context.data.calibration, TASK_SAMPLES, model.static_batch)
+        calibration, validation = (self._mixed(p) for p in (context.data.calibration, context.data.validation))
+        self._require_a_batch(calibration)
+        inputs, labels = first_batch(calibration, TASK_SAMPLES, model.static_batch)
         used_by = options.name if options.teacher_weight < 1 else None
         self.task = read_task(model.run(*inputs), labels, used_by)
-        calibration = context.data.calibration
         part = max(1, int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST))))
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
-        self.held_out = list(self._batches(context.data.validation.head(self.samples), BATCH))
+        self.held_out = list(self._batches(validation.head(self.samples), BATCH))
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
 
@@ -106,6 +107,11 @@ class Lessons:
             noise = torch.randn(output.shape, generator=drawn)
             labels = output.detach() + self.task.variances[0] ** 0.5 * noise
         return label_loss(output, labels, self.task.classification, self.task.variances[0]).mean()
+
+    def _mixed(self, part: Part) -> Part:
+        """In an order that is the same in every process: a folder of images is read class by class."""
+        order = torch.randperm(len(part), generator=generator(self.seed, "lessons", part.name))
+        return part.picked(order.tolist())
 
     def _require_a_batch(self, calibration: Part) -> None:
         at_once = self.model.static_batch or 1

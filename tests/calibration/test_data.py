@@ -81,6 +81,12 @@ def test_a_part_joined_to_another_has_the_samples_of_both_in_order(tmp_path: Pat
         both.samples[len(both)]
 
 
+def test_samples_can_be_picked_in_any_order(tmp_path: Path) -> None:
+    source = save_npz(tmp_path, numbered(40), np.zeros(40, np.int64))
+    part = load(source, tmp_path).train
+    assert ids(part.picked([3, 0, 3])) == [ids(part)[3], ids(part)[0], ids(part)[3]]
+
+
 def test_manifest_is_of_the_content(tmp_path: Path) -> None:
     x = numbered(20)
     first = load(save_npz(tmp_path, x, np.zeros(20, dtype=int)), tmp_path).manifest
