@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,8 +16,8 @@ from ..base import PassContext
 from ..channels.dissected import Dissected
 from ..channels.gated import fixed
 from ..channels.units import Gates
+from ..teaching.information import drawn_log_likelihoods
 from ..teaching.likeness import Likeness, Teacher, unlikeness
-from ..teaching.losses import label_loss
 from ..teaching.taps import frozen
 from ..teaching.task import TASK_SAMPLES, first_batch, read_task
 from ..training.draws import generator
@@ -38,14 +39,18 @@ Batch = tuple[Tensor, ...]
 
 
 class Lessons:
-    """The task of the whole network; samples to fit to, to choose by (calibration), and to judge by (validation), picked
-    at random."""
+    """The task of the whole network; samples to fit to, to choose by (calibration), and to judge by (validation).
+
+    They are picked at random, the same ones in every process.
+    """
 
     def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
         """macs: of one sample."""
         self.options, self.model, self.seed = options, model, context.seed
         self.samples = int(min(MOST, max(FEWEST, WORK / max(macs, 1.0))))
-        calibration, validation = (self._mixed(p) for p in (context.data.calibration, context.data.validation))
+        calibration, validation = (
+            self._mixed(p) for p in (context.data.calibration, context.data.validation)
+        )
         self._require_a_batch(calibration)
         inputs, labels = first_batch(calibration, TASK_SAMPLES, model.static_batch)
         used_by = options.name if options.teacher_weight < 1 else None
@@ -85,7 +90,7 @@ class Lessons:
         return float(torch.cat(losses).double().mean())
 
     def importance_losses(self, dissected: Dissected) -> Iterator[Loss]:
-        """One loss a sample, or the mean over a static batch, with labels drawn from the whole network's own outputs.
+        """One loss a sample, or the mean over a static batch, with all outputs drawn from the whole network's own.
 
         Half the mean square of their gradients in gates is, to second order, the divergence that closing these makes
         (the Fisher information); the divergence itself is at its least there, and has no gradient.
@@ -98,15 +103,10 @@ class Lessons:
         self, dissected: Dissected, gates: Gates, inputs: Batch, drawn: torch.Generator
     ) -> Tensor:
         outputs = fixed(self.model.module, dissected, gates)(*inputs)
-        output = outputs[0] if isinstance(outputs, tuple) else outputs
-        if self.task.classification:
-            classes = output.detach().movedim(1, -1).softmax(-1)
-            labels = torch.multinomial(classes.reshape(-1, classes.shape[-1]), 1, generator=drawn)
-            labels = labels.reshape(classes.shape[:-1])
-        else:
-            noise = torch.randn(output.shape, generator=drawn)
-            labels = output.detach() + self.task.variances[0] ** 0.5 * noise
-        return label_loss(output, labels, self.task.classification, self.task.variances[0]).mean()
+        found = drawn_log_likelihoods(outputs if isinstance(outputs, tuple) else (outputs,), self.task, drawn)
+        # Squares of gradients are to be means over the draws of each output, as the divergence is.
+        each = [likelihood / math.sqrt(draws) for likelihood, draws in found]
+        return torch.stack([*each, torch.zeros((), requires_grad=True)]).sum()
 
     def _mixed(self, part: Part) -> Part:
         """In an order that is the same in every process: a folder of images is read class by class."""

@@ -6,7 +6,7 @@ That is the curvature of the KL divergence from the unchanged network, whose own
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -31,24 +31,33 @@ def drawn_gradients(
     for inputs, _ in part.head(max(1, len(part) // batch) * batch).batches(batch):
         found = torch.func.functional_call(network, dict(weights), inputs)
         outputs = found if isinstance(found, (tuple, list)) else (found,)
-        likelihoods = [
-            _log_likelihood(output, draws, task.classification, variance)
-            for output, variance in zip(outputs, task.variances, strict=True)
-            if output.requires_grad
-        ]
-        if not likelihoods:
+        drawn = drawn_log_likelihoods(outputs, task, draws)
+        if not drawn:
             yield len(inputs[0]), {}
             continue
-        likelihood = torch.stack(likelihoods).sum()
+        likelihood = torch.stack([likelihood for likelihood, _ in drawn]).sum()
         gradients = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
         yield len(inputs[0]), {n: g for n, g in zip(weights, gradients, strict=True) if g is not None}
 
 
-def _log_likelihood(output: Tensor, draws: torch.Generator, classification: bool, variance: float) -> Tensor:
-    """The sum over samples, of outputs (n, classes, ...), or of numbers of any shape with normal errors of unit size
-    relative to their spread."""
+def drawn_log_likelihoods(
+    outputs: Sequence[Tensor], task: Task, draws: torch.Generator
+) -> list[tuple[Tensor, int]]:
+    """The log-likelihood of what is drawn from each output that gradients flow through, and of how many draws it is the
+    sum: classes of outputs (n, classes, ...), or numbers with normal errors of the output's own variance."""
+    return [
+        _log_likelihood(output, draws, task.classification, variance)
+        for output, variance in zip(outputs, task.variances, strict=True)
+        if output.requires_grad
+    ]
+
+
+def _log_likelihood(
+    output: Tensor, draws: torch.Generator, classification: bool, variance: float
+) -> tuple[Tensor, int]:
     if not classification or output.dim() < 2 or output.shape[1] < 2:
-        return (output * torch.randn(output.shape, generator=draws)).sum() / math.sqrt(variance)
+        errors = torch.randn(output.shape, generator=draws)
+        return (output * errors).sum() / math.sqrt(variance), output.numel()
     logits = output.movedim(1, -1).reshape(-1, output.shape[1])
     drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=draws)
-    return logits.log_softmax(1).gather(1, drawn).sum()
+    return logits.log_softmax(1).gather(1, drawn).sum(), len(drawn)

@@ -74,7 +74,10 @@ def test_what_is_looked_at_is_of_all_classes() -> None:
     context = tiny_gates.context(calibration=400, validation=400)
     lessons = Lessons(Gates(), tiny_gates.model(), context, macs=1e12)
     assert lessons.samples == 32
-    for batches, part in ((lessons.held_out, context.data.validation), (lessons.each, context.data.calibration)):
+    for batches, part in (
+        (lessons.held_out, context.data.validation),
+        (lessons.each, context.data.calibration),
+    ):
         labels = Counter(
             int(label)
             for batch in batches
@@ -87,3 +90,28 @@ def test_what_is_looked_at_is_of_all_classes() -> None:
     assert all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, again.fit, strict=True))
     other = Lessons(Gates(), tiny_gates.model(), replace(context, seed=1), macs=1e12)
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, other.fit, strict=True))
+
+
+class TwoOutputs(nn.Module):
+    """Logits of one half, and values of the other half of the channels."""
+
+    def __init__(self, values: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = nn.Conv2d(1, 8, 3), nn.Conv2d(1, 8, 3)
+        self.classes, self.values, self.factor = nn.Linear(8, tiny_gates.CLASSES), nn.Linear(8, 1), values
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        classes, values = (conv(x).relu().mean((2, 3)) for conv in (self.one, self.other))
+        return self.classes(classes), self.factor * self.values(values)[:, 0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_what_only_a_further_output_needs_is_worth_something(factor: float) -> None:
+    """However large its numbers are: errors are taken in units of its own spread."""
+    model = Model(TwoOutputs(factor).eval(), (torch.zeros(1, 1, 8, 8),), output_names=("classes", "values"))
+    found = importance_of(model, tiny_gates.context())
+    assert bool(found["one"].any()) and bool(found["other"].any())
+    if factor > 1:
+        once = Model(TwoOutputs(1.0).eval(), (torch.zeros(1, 1, 8, 8),), output_names=("classes", "values"))
+        torch.testing.assert_close(found, importance_of(once, tiny_gates.context()), rtol=1e-4, atol=1e-9)
