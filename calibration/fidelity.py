@@ -26,13 +26,14 @@ SUMS_TO_ONE = 1e-3  # how far rows of probabilities may be from it, as float16 l
 
 def divergences(reference: Tensor, found: Tensor) -> Tensor:
     """KL(reference ‖ found) of each sample in nats; both (n, classes), logits or probabilities -> (n,)."""
-    probabilities = _are_probabilities(reference)
+    probabilities = are_probabilities(reference)
     target, log = (_log_probabilities(scores, probabilities) for scores in (reference, found))
     return F.kl_div(log, target.exp(), reduction="none").sum(1)
 
 
-def _are_probabilities(scores: Tensor) -> bool:
-    """Whether the network ends in its own softmax: another one on top would flatten what differs."""
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether scores (n, classes, ...) are of a network that ends in its own softmax: another one on top would flatten
+    what differs."""
     return bool((scores >= 0).all()) and bool(((scores.double().sum(1) - 1).abs() <= SUMS_TO_ONE).all())
 
 

@@ -47,7 +47,7 @@ def drawn_log_likelihoods(
     sum: classes of outputs (n, classes, ...), or numbers with normal errors of the output's own variance."""
     return [
         _log_likelihood(output, draws, task.classification, variance)
-        for output, variance in zip(outputs, task.variances, strict=True)
+        for output, variance in zip(task.as_logits(outputs), task.variances, strict=True)
         if output.requires_grad
     ]
 

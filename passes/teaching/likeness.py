@@ -61,7 +61,7 @@ class Likeness:
         parts: dict[str, Tensor] = {}
         if self.teacher_weight < 1:
             parts["labels"] = (1 - self.teacher_weight) * label_loss(
-                outputs[0], labels, self.task.classification, self.task.variances[0]
+                self.task.as_logits(outputs)[0], labels, self.task.classification, self.task.variances[0]
             ).mean()
         if self.teacher_weight > 0:
             each = [unlikeness(outputs, answer, self.task, self.temperature) for answer, _ in answers]
@@ -83,7 +83,9 @@ def unlikeness(
         soft_target_loss(one, other, temperature)
         if task.classification and one.dim() > 1 and one.shape[1] > 1
         else regression_loss(one, other, variance)
-        for one, other, variance in zip(outputs, answers, task.variances, strict=True)
+        for one, other, variance in zip(
+            task.as_logits(outputs), task.as_logits(answers), task.variances, strict=True
+        )
         if one.is_floating_point()
     ]
     return torch.stack(each).mean(0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...calibration.data import Part
+from ...calibration.fidelity import TINY, are_probabilities
 from ...errors import CompressError
 
 IGNORED = -100
@@ -21,11 +23,19 @@ TASK_SAMPLES = 64
 class Task:
     """classification: the first output holds logits (n, classes, ...), its labels whole numbers (n, ...).
 
-    variances: of each of the network's outputs, in units of which squared errors are taken.
+    variances: of each of the network's outputs, in units of which squared errors are taken. probabilities: the places
+    of outputs that the network's own softmax made.
     """
 
     classification: bool
     variances: tuple[float, ...]
+    probabilities: frozenset[int] = frozenset()
+
+    def as_logits(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, with the logarithms of probabilities, which are logits of the same softmax."""
+        return tuple(
+            _log(output) if place in self.probabilities else output for place, output in enumerate(outputs)
+        )
 
 
 def first_batch(part: Part, most: int, static_batch: int | None) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -46,9 +56,23 @@ def read_task(outputs: Sequence[Tensor], labels: Tensor, used_by: str | None) ->
     if used_by is not None:
         _require_fit(first, labels, classification, used_by)
     variances = [float(y.detach().float().var()) if y.numel() > 1 else 1.0 for y in outputs]
-    return Task(
-        classification or (whole and classes > 1), tuple(max(v, SMALLEST_VARIANCE) for v in variances)
+    asked = classification or (whole and classes > 1)
+    probabilities = (place for place, y in enumerate(outputs) if asked and _is_softmax(y))
+    return Task(asked, tuple(max(v, SMALLEST_VARIANCE) for v in variances), frozenset(probabilities))
+
+
+def _is_softmax(output: Tensor) -> bool:
+    return (
+        output.is_floating_point()
+        and output.dim() > 1
+        and output.shape[1] > 1
+        and are_probabilities(output.detach())
     )
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    exact = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+    return exact.clamp(min=TINY).log()
 
 
 def _require_fit(output: Tensor, labels: Tensor, classification: bool, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -115,3 +116,18 @@ def test_what_only_a_further_output_needs_is_worth_something(factor: float) -> N
     if factor > 1:
         once = Model(TwoOutputs(1.0).eval(), (torch.zeros(1, 1, 8, 8),), output_names=("classes", "values"))
         torch.testing.assert_close(found, importance_of(once, tiny_gates.context()), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_softmax_of_the_networks_own_changes_nothing(last: nn.Module) -> None:
+    """Another one on top of it would flatten all that differs."""
+    context, found = tiny_gates.context(), []
+    for module in (tiny_gates.network(), tiny_gates.network(last)):
+        lessons = lessons_of(tiny_gates.model(module), context)
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other[7].weight.mul_(3.0)
+        found.append((lessons.unlike(other), importance_of(tiny_gates.model(module), context)))
+    (unlike, importance), (same, again) = found
+    assert same == pytest.approx(unlike, rel=1e-4) and unlike > 1e-3
+    torch.testing.assert_close(again, importance, rtol=1e-3, atol=1e-7)

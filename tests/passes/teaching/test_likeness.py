@@ -8,7 +8,7 @@ import pytest
 import torch
 from edgepress.passes.teaching.likeness import Likeness, Teacher
 from edgepress.passes.teaching.taps import Tapped, frozen
-from edgepress.passes.teaching.task import Task
+from edgepress.passes.teaching.task import Task, read_task
 from edgepress.passes.training.draws import Draws
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,3 +93,18 @@ def test_teachers_do_not_learn() -> None:
     torch.stack(list(parts.values())).sum().backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters())
+
+
+def test_the_losses_of_probabilities_are_those_of_their_logits() -> None:
+    """A network that ends in its own softmax is asked for the same as one that leaves it to the loss."""
+    teacher, student, x = network(), network(), inputs()
+    with torch.no_grad():
+        task = read_task([nn.Sequential(teacher, nn.Softmax(1))(*x)], LABELS, used_by="gates")
+    assert task.probabilities == {0}
+    plain = parts_of(Likeness([Teacher(frozen(teacher, []))], TASK, teacher_weight=0.5), student, [], x)
+    softened = Likeness(
+        [Teacher(frozen(nn.Sequential(teacher, nn.Softmax(1)), []))], task, teacher_weight=0.5
+    )
+    found = parts_of(softened, nn.Sequential(student, nn.Softmax(1)), [], x)
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value)
