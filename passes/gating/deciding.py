@@ -39,7 +39,8 @@ class Deciding:
     """Says what stays of a network.
 
     whole: the network as it was; network: a copy of it, whole in its widths, that trains with the gates. any_batch:
-    whether it takes batches of any size. notes: what is to be told, added to. say: reports progress.
+    whether it takes batches of any size. layers_alone: as of `Tapped`. notes: what is to be told, added to. say:
+    reports progress.
     """
 
     options: GatesOptions
@@ -47,6 +48,7 @@ class Deciding:
     whole: nn.Module
     network: nn.Module
     any_batch: bool
+    layers_alone: bool
     cost: Cost
     lessons: Lessons
     stages: Stages
@@ -145,7 +147,7 @@ class Deciding:
         gates = {unit.name: Gate(unit.size, self.options.gradient) for unit in self.units}
         for name, gate in gates.items():
             gate.start(ranks[name])
-        return Tapped(Gated(self.network, self.dissected, gates), [])
+        return Tapped(Gated(self.network, self.dissected, gates), [], self.layers_alone)
 
     def _loss(self, gates: Gates) -> float:
         """How unlike the whole network the trained one is with these gates."""

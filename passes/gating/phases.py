@@ -28,6 +28,7 @@ from .planned import as_data
 from .projection import shortfall
 from .repair import repaired
 from .told import Smaller, details, summary
+from .training_mode import layers_train_alone
 
 
 class Phases:
@@ -35,7 +36,7 @@ class Phases:
 
     def __init__(self, options: GatesOptions, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
-        self.notes: list[str] = []
+        self.notes, self.layers_alone = list[str](), False
         labelled = options.teacher_weight < 1
         self.stages = Stages(options.name, context.data.train, context, model.static_batch, labelled)
         self._say("finding what can be removed")
@@ -49,6 +50,10 @@ class Phases:
         if not self.units:
             reasons = dict.fromkeys(f"{each.name}: {each.reason}" for each in self.anatomy.whole)
             return PassPlan({}, {}, modified=False, notes=("nothing can be removed", *reasons))
+        example = self.model.example_inputs
+        self.layers_alone = layers_train_alone(
+            self.model.module, example, self.model.run(*example), self.options.name
+        )
         if self.options.elastic:
             series = self._nested()
         else:
@@ -79,7 +84,7 @@ class Phases:
             options.least,
         )
         together = Nested(self.network, self.dissected, structures)
-        objective = Elastic(Tapped(together, []), self.likeness)
+        objective = Elastic(Tapped(together, [], self.layers_alone), self.likeness)
         smallest = objective.outputs_at(len(structures) - 1)
         self.notes += self.stages.train(
             "elastic, smallest size", objective, options.to_the_end, smallest, "elastic"
@@ -130,7 +135,7 @@ class Phases:
         )
 
     def _fine_tune(self, network: nn.Module, share: float) -> None:
-        objective = FineTuning(Tapped(network, []), self.likeness)
+        objective = FineTuning(Tapped(network, [], self.layers_alone), self.likeness)
         self.notes += self.stages.train(
             "fine-tuning",
             objective,
@@ -198,6 +203,7 @@ class Phases:
             self.model.module,
             self.network,
             self.model.static_batch is None,
+            self.layers_alone,
             self.cost,
             self.lessons,
             self.stages,

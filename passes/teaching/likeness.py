@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...errors import CompressError
 from ..training.draws import Draws
 from .losses import feature_loss, label_loss, mixed_teachers, regression_loss, soft_target_loss
 from .taps import Tapped, move
@@ -58,6 +59,12 @@ class Likeness:
         each to be like the teachers', such as exits, asks once for each, with the same answers.
         """
         outputs, features = found
+        if len(outputs) != len(self.task.variances):
+            raise CompressError(
+                f"in training the network gives outputs of shapes {[tuple(y.shape) for y in outputs]}, which are"
+                f" {len(outputs)}, and {len(self.task.variances)} in evaluation; build it without what it adds to train"
+                " (as aux_logits: false of its factory's arguments)"
+            )
         parts: dict[str, Tensor] = {}
         if self.teacher_weight < 1:
             parts["labels"] = (1 - self.teacher_weight) * label_loss(

@@ -13,11 +13,14 @@ from ...errors import CompressError
 
 
 class Tapped(nn.Module):
-    """A network whose forward also gives the outputs of the modules `paths`: (outputs, features), both tuples."""
+    """A network whose forward also gives the outputs of the modules `paths`: (outputs, features), both tuples.
 
-    def __init__(self, network: nn.Module, paths: Sequence[str]) -> None:
+    layers_alone: in training mode modules that hold others stay as in evaluation, where they may put out less.
+    """
+
+    def __init__(self, network: nn.Module, paths: Sequence[str], layers_alone: bool = False) -> None:
         super().__init__()
-        self.paths = tuple(paths)
+        self.paths, self.layers_alone = tuple(paths), layers_alone
         self.network = network
         self.outputs: int | None = None
         if isinstance(network, fx.GraphModule):
@@ -27,6 +30,14 @@ class Tapped(nn.Module):
     def captured(self) -> bool:
         """Whether the network is a captured graph, and no ordinary module with BatchNorm and dropout."""
         return self.outputs is not None
+
+    def train(self, mode: bool = True) -> Tapped:
+        """Switch between training and evaluation."""
+        super().train(mode)
+        if self.layers_alone:
+            for module in self.modules():
+                module.training &= next(module.children(), None) is None
+        return self
 
     def forward(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The outputs as a tuple, and one feature for each path."""
