@@ -22,7 +22,7 @@ from .importance import standing, taylor, worth
 from .lessons import TRIED, Lessons
 from .objective import Gating, Ramp
 from .options import GatesOptions
-from .projection import project
+from .projection import project, widened
 from .solver import Solver
 
 
@@ -138,7 +138,9 @@ class Deciding:
             options.round_to,
             options.least,
         )
-        return solver.solve(share).kept
+        kept = solver.solve(share).kept
+        # What does no harm goes however little it saves.
+        return widened(kept, self.importance, self.cost, share, self.units, options.round_to, options.least)
 
     @cached_property
     def _tapped(self) -> Tapped:

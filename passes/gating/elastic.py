@@ -26,6 +26,7 @@ from ..training.draws import Draws
 from ..training.job import Forward, Group, by_decay
 from .cost import Cost
 from .pieces import Pieces
+from .projection import widened
 from .solver import Solver
 
 
@@ -49,7 +50,8 @@ def nested(
         last = structures[-1]
         solver = Solver(anatomy, importance, cost, pieces, round_to, least, last)
         # What is inside a block that is gone is as it was, so that its choices are nested too.
-        structures.append({**last, **solver.solve(share, seconds).kept})
+        kept = {**last, **solver.solve(share, seconds).kept}
+        structures.append(widened(kept, importance, cost, share, anatomy.units, round_to, least, within=last))
     return tuple(structures)
 
 

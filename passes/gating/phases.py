@@ -14,6 +14,7 @@ from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.dissect import Rules, dissect
 from ..channels.removal import Removal, removed
+from ..channels.units import Kept
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
@@ -25,8 +26,8 @@ from .lessons import Lessons
 from .options import GatesOptions
 from .pieces import Latency
 from .planned import as_data
-from .projection import shortfall
 from .repair import repaired
+from .shortfall import shortfall
 from .told import Smaller, details, summary
 from .training_mode import layers_train_alone
 
@@ -83,6 +84,8 @@ class Phases:
             options.round_to,
             options.least,
         )
+        for share, kept in zip(options.elastic, structures, strict=True):
+            self._note_shortfall(kept, share)
         together = Nested(self.network, self.dissected, structures)
         objective = Elastic(Tapped(together, [], self.layers_alone), self.likeness)
         smallest = objective.outputs_at(len(structures) - 1)
@@ -99,12 +102,16 @@ class Phases:
     def _smaller(self, share: float, before: float) -> Smaller:
         """The network of one target: decided, cut, repaired, trained and judged."""
         decided = self.deciding.decided(share, before)
-        if note := shortfall(decided.kept, self.cost, share, self.units):
-            self.notes.append(note)
+        self._note_shortfall(decided.kept, share)
         removal = self.dissected.removal(decided.kept)
         network = self._cut(removal, share)
         self._fine_tune(network, share)
         return self._judged(Smaller(share, decided.kept, decided.effects, removal, network))
+
+    def _note_shortfall(self, kept: Kept, share: float) -> None:
+        options = self.options
+        note = shortfall(kept, self.cost, share, self.units, options.round_to, options.least)
+        self.notes += [note] if note else []
 
     def _cut(self, removal: Removal, share: float) -> nn.Module:
         """What is left after a removal, refitted: of the weights that trained with the gates, or of those before.

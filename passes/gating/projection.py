@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import CompressError
 from ..channels.kind import Kind
-from ..channels.units import Kept, Unit, gates_of
+from ..channels.units import Kept, Unit
 from .cost import Cost
 from .widths import Widths
 
@@ -62,15 +62,26 @@ def project(
     return widths.kept()
 
 
-def shortfall(kept: Kept, cost: Cost, target: float, units: Sequence[Unit]) -> str | None:
-    """Says that the cost ends more than TOLERANCE below its target, and why; None where it does not."""
-    found = float(cost.of(gates_of(kept, units))) / cost.whole
-    if found >= (1 - TOLERANCE) * target:
-        return None
-    return (
-        f"target: {found:.3f} of the {cost.name} is left, and {target:g} was asked for: a step more of any layer would"
-        " be over it; a smaller round_to comes nearer"
-    )
+def widened(
+    kept: Kept,
+    scores: Mapping[str, Tensor],
+    cost: Cost,
+    target: float,
+    units: Sequence[Unit],
+    round_to: int = 8,
+    least: float = 0.1,
+    within: Kept | None = None,
+) -> Kept:
+    """What stays when a structure that ends below its target is widened by what still fits, or by exchanges.
+
+    kept: of each unit the choices of the highest scores, which are importances; within: what may stay at most.
+    """
+    widths = Widths(units, scores, cost, round_to, least, within)
+    widths.keep(kept)
+    search = _Search(widths, widths.prices(), True, target * cost.whole * (1 + ROUNDING))
+    search.fill()
+    search.come_near()
+    return widths.kept()
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,11 @@ class _Search:
             rest = [step for step in steps if step.unit != last.unit or step.at > last.at]
             choice = min(cut, _Choice(rest, choice.settled), key=self._lost)
         self.widths.put_all(self.best[1])
+
+    def fill(self) -> None:
+        """Widen units until the cost is near its limit or nothing fits."""
+        while self.limit - self.widths.cost() > self.near and self._widen():
+            pass
 
     def come_near(self) -> None:
         """Widen units by steps that fit, or exchange steps, until the cost is near its limit or nothing helps."""

@@ -41,23 +41,34 @@ class Widths:
     """The units of a network, each of which keeps its best choices, and what the network then costs.
 
     scores: (size,) of each unit, the best ones the largest; of equal ones the first stay. numbers: of each unit how
-    many choices may stay, ascending. at: the place in there of how many do.
+    many choices may stay, ascending, of what is `within` alone. at: the place in there of how many do.
     """
 
     def __init__(
-        self, units: Sequence[Unit], scores: Mapping[str, Tensor], cost: Cost, round_to: int, least: float
+        self,
+        units: Sequence[Unit],
+        scores: Mapping[str, Tensor],
+        cost: Cost,
+        round_to: int,
+        least: float,
+        within: Kept | None = None,
     ) -> None:
         self.units, self._cost = units, cost
         ranked = [
             scores[unit.name].detach().cpu().double().sort(descending=True, stable=True) for unit in units
         ]
         self._order = [each.indices for each in ranked]
-        self.numbers = [widths_of(unit, round_to, least) for unit in units]
+        most = [len((within or {}).get(unit.name, range(unit.size))) for unit in units]
+        self.numbers = [
+            [width for width in widths_of(unit, round_to, least) if width <= count]
+            for unit, count in zip(units, most, strict=True)
+        ]
         self._sums: list[list[float]] = [
             [0.0, *each.values.cumsum(0).tolist()] for each in ranked
         ]  # of so many of the best choices
-        self.at = [len(each) - 1 for each in self.numbers]
         self._gates = {unit.name: torch.ones(unit.size, dtype=torch.float64) for unit in units}
+        self.at = [-1] * len(units)
+        self.put_all([len(each) - 1 for each in self.numbers])
 
     def cost(self) -> float:
         """What the network costs now."""
@@ -105,7 +116,7 @@ class Widths:
         blocks = [place for place, unit in enumerate(self.units) if unit.kind is Kind.BLOCK]
         before = [self.at[block] for block in blocks]
         for block in blocks:
-            self.put(block, 1)
+            self.put(block, len(self.numbers[block]) - 1)
         prices = [self._price(unit) for unit in range(len(self.units))]
         for block, at in zip(blocks, before, strict=True):
             self.put(block, at)

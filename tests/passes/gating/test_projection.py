@@ -15,7 +15,8 @@ from edgepress.passes.channels.anatomy import Anatomy
 from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.units import Kept, Unit, gates_of
 from edgepress.passes.gating.cost import Cost, LatencyCost, MacsCost, ParamsCost
-from edgepress.passes.gating.projection import TOLERANCE, project, shortfall
+from edgepress.passes.gating.projection import TOLERANCE, project, widened
+from edgepress.passes.gating.shortfall import shortfall
 from edgepress.passes.gating.widths import step_of, widths_of
 from torch import Tensor
 
@@ -176,6 +177,37 @@ def test_a_block_goes_whole_and_the_rest_makes_up_for_it() -> None:
     kept = project(scores, cost, 0.8, anatomy.units)
     assert kept["b1"] == () and "b0" not in kept and "b2" not in kept
     assert 0.99 * 0.8 <= cost_of(kept, cost, anatomy.units) / cost.whole <= 0.8
+
+
+def test_what_a_solver_dropped_for_nothing_comes_back_as_far_as_it_fits() -> None:
+    """Choices of no worth go by the dozen, though the target asks for few of them."""
+    anatomy = chain([64, 64, 64], blocks=1)
+    cost, scores = MacsCost(anatomy), {unit.name: torch.zeros(unit.size) for unit in anatomy.units}
+    kept: Kept = {unit.name: tuple(range(8)) for unit in anatomy.units if unit.kind is not Kind.BLOCK}
+    found = widened(kept, scores, cost, 0.9, anatomy.units)
+    assert 0.99 * 0.9 <= cost_of(found, cost, anatomy.units) / cost.whole <= 0.9
+    check_widths(found, anatomy.units, 8, 0.1)
+    half: Kept = {name: tuple(range(32)) for name in kept}
+    inside = widened(kept, scores, cost, 0.9, anatomy.units, within=half)
+    assert all(set(inside[name]) <= set(half[name]) for name in half)
+    assert cost_of(inside, cost, anatomy.units) > cost_of(kept, cost, anatomy.units)
+
+
+def test_a_shortfall_names_no_cause_but_the_true_one() -> None:
+    anatomy = chain([64, 64, 64, 64], blocks=3)
+    cost = MacsCost(anatomy)
+    less: Kept = {"c0": tuple(range(8))}
+    said = shortfall(less, cost, 0.99, anatomy.units)
+    assert said is not None and said.endswith("is left, and 0.99 was asked for")  # there is room for more
+    share = cost_of(less, cost, anatomy.units) / cost.whole
+    narrow = shortfall(less, cost, share / 0.985, anatomy.units)
+    assert narrow is not None and narrow.endswith(
+        "of any layer would be over it; a smaller round_to comes nearer"
+    )
+    gone: Kept = {"b0": ()}
+    share = cost_of(gone, cost, anatomy.units) / cost.whole
+    whole = shortfall(gone, cost, share / 0.985, anatomy.units)
+    assert whole is not None and whole.endswith("was asked for: a block more would be over it")
 
 
 def test_a_target_that_cannot_be_met_names_the_options() -> None:
