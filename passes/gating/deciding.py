@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +14,9 @@ from ..channels.units import Gates, Kept, Unit, gates_of
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
 from .batch_norm import norms_of, reestimate
-from .check import Effect, exchange, leave_one_out
+from .check import exchange, leave_one_out
 from .cost import Cost
+from .decided import Decided, remembered
 from .gate import Gate
 from .held_out import keep_where_no_worse
 from .importance import standing, taylor, worth
@@ -24,14 +25,6 @@ from .objective import Gating, Ramp
 from .options import GatesOptions
 from .projection import project, widened
 from .solver import Solver
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What stays for one target; effects: of each unit that loses something, tried alone on held-out samples."""
-
-    kept: Kept
-    effects: dict[str, Effect]
 
 
 @dataclass(frozen=True)
@@ -71,35 +64,50 @@ class Deciding:
 
         before: the share of the target before it, 1 for the first.
         """
-        if self.options.method == "solver":
-            kept, scores = self._solved(share), self.importance
-        else:
-            scores = self._trained_gates(share, before)
-            kept = self._projected(scores, share)
+        # Also of a run that was killed: the weights are those of this training.
+        gates = None if self.options.method == "solver" else self._trained_gates(share, before)
+        first = self._remembered(f"structure-{share:g}", lambda: self._first(share, gates))
         self.say(f"{share:g}: trying out what is to go")
-        self._settle(kept)
+        self._settle(first.kept)
+        found = self._remembered(f"tried-{share:g}", lambda: self._tried_out(first.kept, share, gates))
+        self.notes.extend((*first.notes, *found.notes))
+        return found
+
+    def _remembered(self, name: str, decide: Callable[[], Decided]) -> Decided:
+        [found] = remembered(self.stages.context.scratch, name, lambda: [decide()])
+        return found
+
+    def _first(self, share: float, gates: Mapping[str, Tensor] | None) -> Decided:
+        """What stays by the gates, or without them by the solver."""
+        if gates is None:
+            return self._solved(share)
+        options = self.options
+        kept = project(gates, self.cost, share, self.units, options.round_to, options.least, per_cost=False)
+        return Decided(kept)
+
+    def _tried_out(self, kept: Kept, share: float, gates: Mapping[str, Tensor] | None) -> Decided:
+        """What stays after exchanges between layers, and what each unit does."""
         effects = leave_one_out(self._loss, kept, self.units)
         found = exchange(
             self._loss,
             kept,
             effects,
-            scores,
+            self.importance if gates is None else gates,
             self.cost,
             share,
             self.units,
             self.options.round_to,
             self.options.least,
         )
-        if len(found.losses) > 1:
-            exchanges = len(found.losses) - 1
-            self.notes.append(
-                f"{share:g}: {exchanges} exchanges between layers; unlikeness on held-out samples"
-                f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
-            )
-            moved = [name for name, choices in found.kept.items() if kept.get(name) != choices]
-            effects |= leave_one_out(self._loss, found.kept, self.units, moved)
-            effects = {name: effects[name] for name in found.kept}
-        return Decided(found.kept, effects)
+        if len(found.losses) == 1:
+            return Decided(kept, effects)
+        note = (
+            f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
+            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
+        )
+        moved = [name for name, choices in found.kept.items() if kept.get(name) != choices]
+        effects |= leave_one_out(self._loss, found.kept, self.units, moved)
+        return Decided(found.kept, {name: effects[name] for name in found.kept}, (note,))
 
     def _settle(self, kept: Kept) -> None:
         """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
@@ -124,11 +132,7 @@ class Deciding:
         )
         return objective.scores()
 
-    def _projected(self, scores: dict[str, Tensor], share: float) -> Kept:
-        options = self.options
-        return project(scores, self.cost, share, self.units, options.round_to, options.least, per_cost=False)
-
-    def _solved(self, share: float) -> Kept:
+    def _solved(self, share: float) -> Decided:
         options = self.options
         solver = Solver(
             self.dissected.anatomy,
@@ -138,9 +142,12 @@ class Deciding:
             options.round_to,
             options.least,
         )
-        kept = solver.solve(share).kept
+        solved = solver.solve(share)
         # What does no harm goes however little it saves.
-        return widened(kept, self.importance, self.cost, share, self.units, options.round_to, options.least)
+        kept = widened(
+            solved.kept, self.importance, self.cost, share, self.units, options.round_to, options.least
+        )
+        return Decided(kept, notes=(f"{share:g}: {solved.note}",) if solved.note else ())
 
     @cached_property
     def _tapped(self) -> Tapped:

@@ -6,7 +6,7 @@ arXiv 1903.05134): in each step the largest, the smallest and one between, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,18 +39,23 @@ def nested(
     round_to: int = 8,
     least: float = 0.1,
     seconds: float = 60.0,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[Kept, ...]:
     """A structure for each share of the cost, the first of which is 1: the whole network, {}; each within the last.
 
     Each keeps the choices of most importance, so many as the solver finds do least harm; arguments as for `Solver`.
-    shares: descending. seconds: for each. Raises CompressError where one cannot be reached.
+    shares: descending. seconds: for each. note: is told where they decided. Raises CompressError where one cannot be
+    reached.
     """
     structures: list[Kept] = [{}]
     for share in shares[1:]:
         last = structures[-1]
         solver = Solver(anatomy, importance, cost, pieces, round_to, least, last)
         # What is inside a block that is gone is as it was, so that its choices are nested too.
-        kept = {**last, **solver.solve(share, seconds).kept}
+        solved = solver.solve(share, seconds)
+        if note and solved.note:
+            note(f"{share:g}: {solved.note}")
+        kept = {**last, **solved.kept}
         structures.append(widened(kept, importance, cost, share, anatomy.units, round_to, least, within=last))
     return tuple(structures)
 

@@ -19,6 +19,7 @@ from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
 from .cost import Cost, cost_of
+from .decided import Decided, remembered
 from .deciding import Deciding
 from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
@@ -75,15 +76,9 @@ class Phases:
     def _nested(self) -> list[Smaller]:
         """Networks that are nested in one, trained together and taken out."""
         options = self.options
-        structures = nested(
-            self.anatomy,
-            self.deciding.importance,
-            self.cost,
-            self.cost.pieces(),
-            options.elastic,
-            options.round_to,
-            options.least,
-        )
+        decided = remembered(self.context.scratch, "structures", self._structures)
+        self.notes += [note for each in decided for note in each.notes]
+        structures = [each.kept for each in decided]
         for share, kept in zip(options.elastic, structures, strict=True):
             self._note_shortfall(kept, share)
         together = Nested(self.network, self.dissected, structures)
@@ -96,6 +91,21 @@ class Phases:
             self._judged(Smaller(share, kept, {}, self.dissected.removal(kept), together.extracted(size)))
             for size, (share, kept) in enumerate(zip(options.elastic, structures, strict=True))
         ]
+
+    def _structures(self) -> list[Decided]:
+        options, notes = self.options, list[str]()
+        structures = nested(
+            self.anatomy,
+            self.deciding.importance,
+            self.cost,
+            self.cost.pieces(),
+            options.elastic,
+            options.round_to,
+            options.least,
+            note=notes.append,
+        )
+        first, *rest = structures
+        return [Decided(first, notes=tuple(notes)), *(Decided(kept) for kept in rest)]
 
     # -- one target
 

@@ -19,7 +19,7 @@ from ..channels.kind import Kind
 from ..channels.units import Kept, gates_of
 from .cost import Cost
 from .pieces import Pieces
-from .program import Choice, Program, TimedOutError
+from .program import GAP, Choice, Program, TimedOutError
 from .widths import widths_of
 
 MOST_WIDTHS = 8
@@ -28,6 +28,7 @@ FINER = 4  # times, from one program to the next
 TOLERANCE = 0.01
 """Of the target: how far above it a cost may be whose tables are not exact."""
 CORRECTIONS = 8
+NOTED_GAP = 2 * GAP
 UNIFORM_STEPS = 50
 
 
@@ -39,12 +40,23 @@ class Solved:
     harm: the sum of what is dropped; a block that is gone counts by itself, not by what was in it.
     cost: exact, in the cost's unit. gap: by how much the harm might be less, as a share of it, with the widths
     that were looked at last; None where the time was up before there was any structure: all are then shrunk alike.
+    timed_out: whether finer widths would have been looked at, had there been time.
     """
 
     kept: dict[str, tuple[int, ...]]
     harm: float
     cost: float
     gap: float | None
+    timed_out: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """Says where the time that the solver has, and with it the machine, decided; None where it did not."""
+        if self.gap is None:
+            return "the solver came to no structure in its time: all widths are shrunk alike"
+        if self.gap > NOTED_GAP:
+            return f"the solver's time was up: what it came to may do {self.gap:.1%} more harm than need be"
+        return "the solver's time was up before it had looked at all widths" if self.timed_out else None
 
 
 class Solver:
@@ -96,13 +108,14 @@ class Solver:
         """
         deadline, limit = time.monotonic() + seconds, target * self._cost.whole
         choice = self._left({name: widths[-1] for name, widths in self._allowed.items()}, self._gone)
-        best, bound, finer, corrections = None, limit, 1, 0
+        best, bound, finer, corrections, timed_out = None, limit, 1, 0, False
         while corrections <= CORRECTIONS:
             # Half of what is left, so that there always is some for the next program.
             left = max(0.1, (deadline - time.monotonic()) / 2)
             try:
                 choice, wrong = self._next(choice, finer, bound, left)
             except TimedOutError:
+                timed_out = True
                 break
             found = self._solved(choice)
             if found.cost <= limit * (1 + TOLERANCE) and (best is None or found.harm <= best.harm):
@@ -117,7 +130,7 @@ class Solver:
             # Tables made anew may be wrong in another way: what is over once is asked for from then on.
             bound -= max(0.0, found.cost - limit)
             finer *= FINER
-        return best or self._uniform(limit)
+        return replace(best, timed_out=timed_out) if best else self._uniform(limit)
 
     def _left(self, sizes: Mapping[str, int], gone: frozenset[str]) -> Choice:
         """These sizes, of what is in no block that is gone."""

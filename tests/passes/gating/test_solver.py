@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.units import gates_of
 from edgepress.passes.gating.cost import Cost, Latency, LatencyCost, MacsCost, ParamsCost
 from edgepress.passes.gating.pieces import pieces_of_layers, pieces_of_terms, price_by
-from edgepress.passes.gating.solver import Solver, blocks_around
+from edgepress.passes.gating.solver import Solved, Solver, blocks_around
 from edgepress.passes.gating.widths import widths_of
 from residual_anatomies import attention, concatenated, large, residual
 from torch import Tensor
@@ -154,6 +155,18 @@ def test_when_the_time_is_up_there_is_a_structure_all_the_same() -> None:
     found = solver.solve(0.4, seconds=0)
     assert found.cost <= 0.4 * count.whole * (1 + ROUNDED)
     assert found.kept
+    assert found.note == "the solver came to no structure in its time: all widths are shrunk alike"
+
+
+def test_where_the_time_decided_that_is_told() -> None:
+    """Another machine may come to something else."""
+    found = Solved({}, 1.0, 1.0, gap=0.0)
+    assert found.note is None
+    assert replace(found, gap=0.052).note == (
+        "the solver's time was up: what it came to may do 5.2% more harm than need be"
+    )
+    late = replace(found, timed_out=True).note
+    assert late == "the solver's time was up before it had looked at all widths"
 
 
 @pytest.mark.parametrize("cost", ["params", "macs", "latency"])
