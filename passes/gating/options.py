@@ -131,6 +131,12 @@ class GatesOptions(Pass):
         return self.training.model_copy(update={"keep": "last", "patience": None})
 
     @property
+    def without_samples(self) -> str:
+        """What to do where there is nothing to learn from: gates always learn."""
+        without = "set training.epochs: 0"
+        return without if self.elastic or self.method == "solver" else f"take method: solver and {without}"
+
+    @property
     def handed_on(self) -> float:
         """The share of the network that later passes are given: the smallest, of nested ones that of `target`."""
         if self.elastic and "target" in self.model_fields_set:

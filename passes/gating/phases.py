@@ -40,7 +40,14 @@ class Phases:
         self.options, self.model, self.context = options, model, context
         self.notes, self.layers_alone = list[str](), False
         labelled = options.teacher_weight < 1
-        self.stages = Stages(options.name, context.data.train, context, model.static_batch, labelled)
+        self.stages = Stages(
+            options.name,
+            context.data.train,
+            context,
+            model.static_batch,
+            labelled,
+            options.without_samples,
+        )
         self._say("finding what can be removed")
         rules = Rules(frozenset(options.kinds), options.only, options.keep)
         self.dissected = dissect(model, options.name, rules)

@@ -23,7 +23,8 @@ class Stages:
 
     what: the pass, for messages and progress. part: the samples that are learned from. static_batch: the only number of
     samples that the network takes at once; None takes any. labelled: whether labels matter, which changes of inputs may
-    then not belie. histories: what each stage did, by its name, as a plan's details hold it.
+    then not belie. without_samples: what the user can do who has none to learn from. histories: what each stage did, by
+    its name, as a plan's details hold it.
     """
 
     what: str
@@ -31,6 +32,7 @@ class Stages:
     context: PassContext
     static_batch: int | None
     labelled: bool = True
+    without_samples: str = "set training.epochs: 0"
     histories: dict[str, Any] = field(default_factory=dict)
 
     def train(
@@ -82,7 +84,7 @@ class Stages:
         if options.epochs and not len(self.part):
             raise CompressError(
                 f"{self.what}: it trains on the train part of the data, and there is none; give the data one (a part"
-                " named train, or data.split), or set training.epochs: 0"
+                f" named train, or data.split), or {self.without_samples}"
             )
 
     def _require_true_labels(self, options: TrainingOptions) -> None:

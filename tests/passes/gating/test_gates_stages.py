@@ -1,4 +1,4 @@
-"""Stages whose end is what counts take all of their epochs, however early the metric stops to rise."""
+"""Stages of training in `gates`: those whose end counts take all of their epochs, and what they are learned from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_gates
+from edgepress.errors import CompressError
 from edgepress.passes.gates import Gates
 
 
@@ -24,3 +25,19 @@ def test_patience_does_not_end_a_stage_whose_last_epoch_is_kept(
     history = details["training"][stage]
     assert [row["epoch"] for row in history["epochs"]] == [0, 1, 2]
     assert not history["stopped_early"] and history["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"target": 0.8}, "take method: solver and set training.epochs: 0"),
+        ({"method": "solver", "target": 0.8}, "set training.epochs: 0"),
+    ],
+)
+def test_who_has_no_samples_to_train_on_is_told_what_goes_without(options: dict[str, Any], hint: str) -> None:
+    """Gates learn in any case; what the message says to write works."""
+    model, context = tiny_gates.model(), tiny_gates.context(train=0)
+    with pytest.raises(CompressError, match=f"there is none; .*, or {hint}$"):
+        Gates.model_validate(options | {"round_to": 1}).apply(model, context)
+    written = options | {"round_to": 1, "method": "solver", "training": {"epochs": 0}}
+    assert Gates.model_validate(written).apply(model, context).modified
