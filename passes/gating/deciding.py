@@ -86,7 +86,10 @@ class Deciding:
         return Decided(kept)
 
     def _tried_out(self, kept: Kept, share: float, gates: Mapping[str, Tensor] | None) -> Decided:
-        """What stays after exchanges between layers, and what each unit does."""
+        """What stays after exchanges between layers, and what each unit does.
+
+        Of many exchanges some help the samples that they are tried on by chance: others must agree, if there are any.
+        """
         effects = leave_one_out(self._loss, kept, self.units)
         found = exchange(
             self._loss,
@@ -105,6 +108,11 @@ class Deciding:
             f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
             f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
         )
+        if self.lessons.others:
+            before, after = (self._loss_on_others(each) for each in (kept, found.kept))
+            note += f", on others {before:.4g} -> {after:.4g}"
+            if not after < before:
+                return Decided(kept, effects, (f"{note}: taken back",))
         moved = [name for name, choices in found.kept.items() if kept.get(name) != choices]
         effects |= leave_one_out(self._loss, found.kept, self.units, moved)
         return Decided(found.kept, {name: effects[name] for name in found.kept}, (note,))
@@ -162,3 +170,7 @@ class Deciding:
         """How unlike the whole network the trained one is with these gates."""
         self.network.eval()
         return self.lessons.unlike(fixed(self.network, self.dissected, gates), TRIED)
+
+    def _loss_on_others(self, kept: Kept) -> float:
+        gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
+        return self.lessons.unlike_on_others(gated)

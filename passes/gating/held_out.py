@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+
+
+def least(losses: Sequence[float]) -> int:
+    """The place of the least loss, the first one of several; what is not finite is worse than anything else."""
+    return min(range(len(losses)), key=lambda place: (not math.isfinite(losses[place]), losses[place]))
 
 
 @dataclass(frozen=True)

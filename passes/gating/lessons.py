@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ FITTED = 0.75
 """Share of these that it is fitted to; the others choose its strength."""
 BATCH = 32
 Batch = tuple[Tensor, ...]
+Judged = tuple[Batch, tuple[Tensor, ...]]
+"""Inputs, and what the whole network puts out for them."""
 
 
 class Lessons:
@@ -61,6 +64,8 @@ class Lessons:
         self.held_out = list(self._batches(validation.head(self.samples), BATCH))
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
+        tried = sum(len(batch[0]) for batch in self.held_out[: self._count(TRIED)])
+        self._beyond = validation.between(tried, tried + self.samples)
 
     @property
     def can_fit(self) -> bool:
@@ -82,12 +87,29 @@ class Lessons:
         The KL divergence in nats of logits, the squared error over the variance of other outputs; means over samples.
         most: samples that are looked at, in whole batches.
         """
-        batches = -(-most // (self.model.static_batch or BATCH))
+        judged = list(zip(self.held_out, self._wanted, strict=True))[: self._count(most)]
+        return self._unlike(network, judged)
+
+    def unlike_on_others(self, network: nn.Module) -> float:
+        """The same on `others`."""
+        return self._unlike(network, self.others)
+
+    @cached_property
+    def others(self) -> list[Judged]:
+        """Held-out samples beyond those that single changes are tried on; none where there are no more."""
+        batches = self._batches(self._beyond, BATCH)
+        return [(batch, self._run(self.model.module, batch)) for batch in batches]
+
+    def _unlike(self, network: nn.Module, judged: Sequence[Judged]) -> float:
         losses = [
             unlikeness(self._run(network, batch), wanted, self.task, temperature=1.0)
-            for batch, wanted in list(zip(self.held_out, self._wanted, strict=True))[:batches]
+            for batch, wanted in judged
         ]
         return float(torch.cat(losses).double().mean())
+
+    def _count(self, most: int) -> int:
+        """Of batches, that hold so many samples."""
+        return -(-most // (self.model.static_batch or BATCH))
 
     def importance_losses(self, dissected: Dissected) -> Iterator[Loss]:
         """One loss a sample, or the mean over a static batch, with all outputs drawn from the whole network's own.

@@ -23,6 +23,7 @@ from .decided import Decided, remembered
 from .deciding import Deciding
 from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
+from .held_out import least
 from .lessons import Lessons
 from .options import GatesOptions
 from .pieces import Latency
@@ -141,7 +142,7 @@ class Phases:
             network = removed(whole, removal)
             notes = repaired(self.model, network, removal, self.lessons, self.options.compensation)
             found.append((self.lessons.unlike(network), which, network, notes))
-        _, which, network, notes = min(found, key=lambda each: each[0])
+        _, which, network, notes = found[least([unlike for unlike, *_ in found])]
         self.notes += notes
         if len(found) > 1:
             told = ", ".join(f"{unlike:.4g} {name}" for unlike, name, *_ in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgepress.passes.gating.held_out import keep_where_no_worse
+from edgepress.passes.gating.held_out import keep_where_no_worse, least
 from torch import nn
 
 
@@ -31,3 +31,11 @@ def test_a_change_stays_where_the_loss_does_not_rise(by: float, kept: bool) -> N
     factor = by if kept else 1.0
     assert torch.equal(network.weight.detach(), before["weight"] * factor)
     assert torch.equal(network.state_dict()["running_mean"], before["running_mean"] * factor)
+
+
+@pytest.mark.parametrize(
+    ("losses", "place"),
+    [([2.0, 1.0], 1), ([float("nan"), 1.0], 1), ([1.0, float("nan")], 0), ([float("inf"), float("nan")], 0)],
+)
+def test_the_least_loss_is_a_number_where_there_is_one(losses: list[float], place: int) -> None:
+    assert least(losses) == place
