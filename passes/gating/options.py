@@ -13,6 +13,8 @@ from ..channels.kind import Kind
 from ..training.options import TrainingOptions
 
 CostName = Literal["params", "macs", "latency"]
+NOT_ELASTIC = ("targets", "method", "gradient", "gate_epochs", "gate_lr", "compensation")
+"""Options that `elastic` has no use for: its structures are the solver's, and its weights are trained in place."""
 
 
 class GatesOptions(Pass):
@@ -101,6 +103,15 @@ class GatesOptions(Pass):
             raise ValueError(f"table: is for cost: latency, and the cost is {self.cost}; write cost: latency")
         if not self.kinds:
             raise ValueError(f"kinds: expected at least one of {', '.join(Kind)}")
+        return self
+
+    @model_validator(mode="after")
+    def _elastic_alone(self) -> Self:
+        unused = [name for name in NOT_ELASTIC if self.elastic and name in self.model_fields_set]
+        if unused:
+            raise ValueError(
+                f"elastic: nested networks are made without {', '.join(unused)}: leave out these options, or elastic"
+            )
         return self
 
     @model_validator(mode="after")

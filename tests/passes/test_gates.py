@@ -99,7 +99,8 @@ def test_blocks_that_go_hand_on_what_they_are_given(tmp_path: Path) -> None:
 
 
 def test_nested_networks_come_from_one_training_and_the_one_asked_for_goes_on(tmp_path: Path) -> None:
-    result = pruned(tmp_path, elastic=[1.0, 0.7, 0.5], target=0.7)
+    options = {"training": FAST["training"], "elastic": [1.0, 0.7, 0.5], "target": 0.7}
+    result = Gates.model_validate(options).apply(model(), context_in(tmp_path))
     whole = model().facts().macs
     assert whole is not None and list(result.model.siblings) == ["1", "0.5"]
     sizes = {"0.7": result.model, **result.model.siblings}

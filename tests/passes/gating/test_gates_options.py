@@ -46,6 +46,14 @@ class Options(GatesOptions):
         ({"elastic": [0.75, 0.5]}, "elastic: expected 1.0 and smaller shares"),
         ({"elastic": [1.0]}, "elastic: expected 1.0 and smaller shares"),
         ({"elastic": [1.0, 0.5, 0.75]}, "elastic: expected each share below"),
+        (
+            {"elastic": [1.0, 0.5], "targets": [0.8, 0.6]},
+            "elastic: nested networks are made without targets: leave",
+        ),
+        (
+            {"elastic": [1.0, 0.5], "gate_lr": 0.1, "method": "solver", "compensation": False},
+            "made without method, gate_lr, compensation: leave out these options, or elastic",
+        ),
         ({"lambda": 3}, "lambda"),
         ({"round_to": 0}, "round_to"),
     ],
