@@ -28,7 +28,7 @@ def layers_train_alone(
         tapped = Tapped(copy.deepcopy(network), [], alone).train()
         for norm in norms_of(tapped):
             norm.eval()  # of one sample there are no statistics
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
             found, _ = tapped(*inputs)
         if _shapes(found) == wanted:
             return alone
