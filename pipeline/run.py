@@ -28,9 +28,10 @@ from .judge import judge
 from .lock import locked
 from .measure import Measured, measure_target
 from .metric_units import require_share
+from .outdated import remove_outdated, require_inputs_kept
 from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
-from .packing.pruned_file import SIBLINGS, WEIGHTS, WIDTHS, write_pruned
+from .packing.pruned_file import write_pruned
 from .prepare import Prepared, unavailable
 from .proof.flow import FlowProofs
 from .recipe.file import read_recipe, recipe_text_of
@@ -43,10 +44,6 @@ from .store import Entry, Store, key_of
 from .target_store import store_target, stored_target
 
 STEPS = "steps"
-OUTDATED = (
-    "run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z", WEIGHTS, WIDTHS, SIBLINGS,
-)  # fmt: skip
-"""Files of an earlier run in the same folder, by name or pattern, which this one may not come to write."""
 
 
 def compress(
@@ -74,6 +71,7 @@ def compress(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
+        require_inputs_kept(read, base, out)
         kept = Store(store or out / STEPS, shared=store is not None, fresh=fresh)
         run = _Run(Prepared(read, base, trust_pickle, progress), out, kept, remeasure)
         return run.to_verdict(text or read.model_dump_json(indent=1), command)
@@ -120,8 +118,7 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.prepared.require_devices()
-        for outdated in (path for each in OUTDATED for path in self.folder.glob(each)):
-            outdated.unlink()  # a failed run must not leave an older verdict behind
+        remove_outdated(self.folder)
         data, model = self.prepared.read()
         self.prepared.refuse_impossible(model)
         context = self.prepared.context(data, self.store)
