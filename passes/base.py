@@ -45,8 +45,10 @@ class PassContext:
     """What a pass may look at beside its model.
 
     layer_ms: times a model's layers on the recipe's first device; latency_table: what its layers take there at any
-    widths, in the precision that the recipe ends in. measured_on: that device, as it tells of itself. ends_in: that
-    precision, int8 or float, where it is known. load_network: reads a further network, whose inputs are the data's.
+    widths, in the precision that the recipe ends in. measured_on: digest of that device, as it tells of itself, and of
+    how it is measured. ends_in: that precision, int8 or float, where it is known; batch: samples in one inference, 0
+    where that is not known. machines: the recipe's targets, each with the machine that it is in, or empty.
+    load_network: reads a further network, whose inputs are the data's.
     scratch: where a pass may keep unfinished work, to resume from when it is killed. folder: the recipe's, where
     functions of the user lie. packed_bytes: what a model takes as a packed file.
     """
@@ -61,6 +63,8 @@ class PassContext:
     latency_table: Callable[[Model], LatencyTable] | None = None
     measured_on: str = ""
     ends_in: str = ""
+    batch: int = 0
+    machines: Mapping[str, str] = field(default_factory=dict)
     load_network: Callable[[NetworkSource], Model] | None = None
     scratch: Path | None = None
     folder: Path | None = None
@@ -136,7 +140,11 @@ class Pass(BaseModel, ABC):
         return tuple(path for network in self.networks() for path in network.files())
 
     def by_latency(self) -> bool:
-        """Whether the result depends on the device that is measured."""
+        """Whether the result depends on milliseconds, out of a file or measured."""
+        return False
+
+    def measures_latency(self) -> bool:
+        """Whether a run measures those milliseconds, on its first device."""
         return False
 
     def functions(self) -> tuple[str, ...]:

@@ -26,8 +26,12 @@ class Gates(GatesOptions):
         return () if self.table is None else (self.table,)
 
     def by_latency(self) -> bool:
+        """Where that is the cost."""
+        return self.cost == "latency"
+
+    def measures_latency(self) -> bool:
         """Where no table is named, a run measures its own."""
-        return self.cost == "latency" and self.table is None
+        return self.by_latency() and self.table is None
 
     def functions(self) -> tuple[str, ...]:
         """Augmentations of the user."""

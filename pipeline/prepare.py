@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,9 +28,9 @@ from ..passes.order import order_problem
 from ..passes.quantize import Quantize
 from ..progress import Progress, Silent
 from ..targets import TARGETS
-from ..targets.measuring.machine import cpu_model
 from .devices.opened import require_reached
 from .devices.scheme import scheme_of
+from .devices.told import machine_of, told_by
 from .export import export
 from .ingest.model import ingest
 from .launch_inputs import require_samples
@@ -40,7 +39,7 @@ from .onnx_files.inputs import NOTHING, GivenShapes
 from .onnx_files.network import why_no_pass
 from .packing.weighing import Weighing
 from .recipe.sections import ModelSection, Recipe, TargetSection
-from .store import Store
+from .store import Store, key_of
 from .tabulate.bench import TabulatePlan
 from .tabulate.kept import TABLE, kept_table
 from .tabulate.run import tabulate
@@ -162,6 +161,8 @@ class Prepared:
             latency_table=partial(self._latency_table, store),
             measured_on=self._measured_on(),
             ends_in=self.tabulate_plan.precision,
+            batch=self.tabulate_plan.batch,
+            machines={section.label: machine_of(section) for section in self.recipe.targets},
             load_network=partial(self._load_network, data),
             packed_bytes=Weighing(**self.export_options),
             folder=self.base,
@@ -195,12 +196,12 @@ class Prepared:
         return next((s for s in self.recipe.targets if not s.here or unavailable(s) is None), None)
 
     def _measured_on(self) -> str:
-        """The device that latencies of layers are of, where a pass goes by them; asked for only then."""
-        section = self._measured_section if any(p.by_latency() for p in self.recipe.passes) else None
+        """The device that layers are timed on for a pass, and how they are; asked for only where one wants it."""
+        section = self._measured_section if any(p.measures_latency() for p in self.recipe.passes) else None
         if section is None:
             return ""
-        machine = [cpu_model(), str(os.cpu_count())] if section.here else []
-        return "; ".join([section.model_dump_json(), *machine])
+        told, plan = told_by(section.name, section), asdict(self.tabulate_plan)
+        return key_of({"target": section.model_dump(mode="json"), "told": told, "plan": plan})
 
     def _latency_table(self, store: Store | None, model: Model) -> LatencyTable:
         """What the layers of a network take on the first device of the recipe that can be measured on."""

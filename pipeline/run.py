@@ -19,7 +19,8 @@ from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.measuring.machine import cpu_model
 from ..writing import writing
-from .devices.opened import folder_name, opened
+from .devices.opened import folder_name
+from .devices.told import told_by
 from .engine_proofs import Candidate
 from .environment import code_digest, environment, versions
 from .export import export
@@ -218,7 +219,7 @@ class _Run:
                     TARGETS[section.runtime].devices() if section.here else "",
                 ],
                 "unavailable": unavailable(section),
-                "facts": _facts(section),
+                "told": told_by(section.name, section),
             }
         )
         if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
@@ -263,18 +264,6 @@ def _identity(model: Model) -> dict[str, Any]:
     """What plans of passes name beside what an ONNX file tells: two networks may be exported to the same bytes."""
     layers = {name: type(layer).__name__ for name, layer in model.module.named_modules()}
     return {"form": model.form.value, "layers": layers, "tensors": list(model.module.state_dict())}
-
-
-def _facts(section: TargetSection) -> str:
-    """What a device of devices.yaml says of itself now: another version there makes other measurements."""
-    if not section.name:
-        return ""
-    try:
-        with opened({section.name: section}) as devices:
-            facts = devices[section.name].facts()
-    except DeviceUnavailableError as error:
-        return str(error)
-    return str([facts.version, facts.capabilities, facts.machine])
 
 
 def _data_facts(data: DataParts, recipe: Recipe) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def pass_step(
         "options": chosen.model_dump(mode="json"),
         "files": files,
         "functions": code,
-        "measured_on": context.measured_on if chosen.by_latency() else "",
+        "latency": _latency_facts(context) if chosen.by_latency() else None,
     }
     key = key_of({**shared, **depends})
     if (stored := store.get(key)) is not None:
@@ -70,6 +70,11 @@ def pass_step(
         if (stored := store.get(key)) is not None:  # by another run, in the meantime
             return _reused(before, chosen, context, key, stored)
         return _applied(before, chosen, replace(context, scratch=scratch), store, key)
+
+
+def _latency_facts(context: PassContext) -> list[Any]:
+    """What a pass that goes by milliseconds depends on, in its choices or in what it notes of them."""
+    return [context.measured_on, context.ends_in, context.batch, dict(context.machines)]
 
 
 def _reused(before: Step, chosen: Pass, context: PassContext, key: str, stored: Entry) -> Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.run import describe
 from edgepress.targets.graphs.vnni import FULL, weight_limit
+from edgepress.targets.measuring.fake import FakeDevice
+from edgepress.targets.measuring.machine import cpu_model
 from small_run import ONNXRUNTIME, write_recipe
 
 
@@ -98,3 +101,38 @@ def test_weights_are_safe_for_every_cpu_where_a_device_does_not_answer(tmp_path:
 
 def test_a_runtime_that_does_not_saturate_is_not_asked(tmp_path: Path) -> None:
     assert scheme_with_a_device_over_ssh(tmp_path, "tensorrt").scheme.weight_limit == FULL
+
+
+def test_what_a_pass_by_latency_depends_on_is_how_and_where_layers_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "devices.yaml").write_text("devices:\n  sim: { runtime: fake }\n")
+
+    def measured_on(*passes: object, batch: int = 1) -> str:
+        gates = {"gates": {"cost": "latency"}}
+        recipe = write_recipe(
+            tmp_path, targets=["sim"], budgets={}, passes=[gates, *passes], measure={"batch": batch}
+        )
+        prepared = Prepared(read_recipe(recipe), tmp_path)
+        return prepared.context(prepared.data()).measured_on
+
+    told = measured_on("quantize")
+    assert told == measured_on("quantize") != ""
+    others = [
+        measured_on(),
+        measured_on("quantize", batch=2),
+        measured_on({"quantize": {"keep_float": ["head"]}}),
+        measured_on({"quantize": {"softmax_sqnr_db": 20}}),
+    ]
+    facts = FakeDevice.facts
+    monkeypatch.setattr(FakeDevice, "facts", lambda self: replace(facts(self), version="another"))
+    others.append(measured_on("quantize"))
+    assert len({told, *others}) == 6
+
+
+def test_a_pass_is_told_what_the_recipe_is_measured_with(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], measure={"batch": 4})
+    prepared = Prepared(read_recipe(recipe), tmp_path)
+    context = prepared.context(prepared.data())
+    assert (context.ends_in, context.batch) == ("int8", 4)
+    assert context.machines == {ONNXRUNTIME: cpu_model()}

@@ -200,4 +200,8 @@ def test_a_step_is_done_again_when_a_file_of_its_pass_or_the_device_that_it_goes
     assert [cached(context), cached(context)] == [False, True]
     chosen.table.write_text("2")
     assert [cached(context), cached(context)] == [False, True]
-    assert [cached(replace(context, measured_on="another")), cached(context)] == [False, True]
+    changes: list[dict[str, Any]] = [
+        {"measured_on": "another"}, {"ends_in": "float"}, {"batch": 8}, {"machines": {"onnxruntime": "another"}}
+    ]  # fmt: skip
+    for change in changes:
+        assert [cached(replace(context, **change)), cached(context)] == [False, True]
