@@ -27,6 +27,7 @@ from ..record_file import write_record
 from ..run_record import plain_settings
 from ..store import key_of
 from .bench import Bench, TabulatePlan
+from .computed import computed_digest
 from .smaller import random_kept, widths_of
 
 if TYPE_CHECKING:
@@ -143,10 +144,8 @@ def facts_of(model: Model, device: Device, plan: TabulatePlan) -> dict[str, Any]
         "versions": {**versions(), **({told.runtime: told.version} if told.version else {})},
         "options": device.options.declared(),
     }
-    tensors = {name: list(tensor.shape) for name, tensor in model.module.state_dict().items()}
-    inputs = [list(x.shape[1:]) for x in model.example_inputs]
     decides = {"scheme": asdict(plan.scheme), "keep_float": plan.keep_float, "export": plan.export_options}
-    key = key_of({**facts, **decides, "tensors": tensors, "inputs": inputs})
+    key = key_of({**facts, **decides, "computed": computed_digest(model)})
     return {**facts, "key": key, "network": model.source}
 
 

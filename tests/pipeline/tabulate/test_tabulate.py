@@ -21,6 +21,7 @@ from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.store import Store
 from edgepress.pipeline.tabulate.bench import TabulatePlan
+from edgepress.pipeline.tabulate.computed import computed_digest
 from edgepress.pipeline.tabulate.page import table_html
 from edgepress.pipeline.tabulate.run import layer_sizes, tabulate
 from edgepress.pipeline.tabulate.smaller import random_kept, widths_of
@@ -61,12 +62,12 @@ class Residual(nn.Module):
         return y
 
 
-def small() -> Model:
+def small(act: type[nn.Module] = nn.ReLU, side: int = 16, seed: int = 0, **stem: int) -> Model:
     """A stem, two blocks that may be passed over, and a head."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
-    network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Sequential(Residual(), Residual()), *head)
-    return Model(network.eval(), (torch.randn(1, 1, 16, 16),), source="small")
+    network = nn.Sequential(nn.Conv2d(1, 32, 3, **stem), act(), nn.Sequential(Residual(), Residual()), *head)
+    return Model(network.eval(), (torch.randn(1, 1, side, side),), source="small")
 
 
 def test_what_a_device_takes_is_found_and_predicted(tmp_path: Path) -> None:
@@ -111,6 +112,13 @@ def test_probes_of_another_device_network_or_precision_are_not_taken_up(tmp_path
         tabulate(model, device, path, other, told)
         assert "of another network, device, version or precision; measured anew" in told.said[0]
         assert "0 are known" in told.said[1]
+
+
+def test_what_is_computed_decides_whether_networks_are_the_same_and_weights_do_not() -> None:
+    told = computed_digest(small())
+    assert computed_digest(small(seed=1)) == told
+    others = [small(stride=2), small(nn.GELU), small(dilation=2), small(side=24)]
+    assert len({told, *map(computed_digest, others)}) == 5
 
 
 def test_what_cannot_be_made_smaller_is_refused(tmp_path: Path) -> None:
