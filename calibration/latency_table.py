@@ -25,6 +25,8 @@ ROUNDING = 1e-6
 """Of a width that is a sum of gates."""
 Precision = Literal["int8", "float"]
 Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Size = tuple[int, int, int]
+"""A layer's inputs and outputs, and the multiply-accumulates of a sample; each 0 where it is not known."""
 Widths = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 """Layer -> how many of its inputs and of its outputs are open, and how far it is there, from 0 to 1."""
 
@@ -82,6 +84,7 @@ class LatencyTable(Record, frozen=True):
     measured_at: when the last probe was. steps: channels read and made that the device computes at once: a width counts
     as the next multiple. whole_ms: of the whole network, the median over all rounds; rest_ms: what no
     layer takes. error: mean of |predicted / measured - 1| over the probes, each predicted without it; null for too few.
+    wanted: how many probes the table is to have, more than it holds where measuring was broken off; null: not told.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -104,6 +107,7 @@ class LatencyTable(Record, frozen=True):
     layers: tuple[LayerLatency, ...]
     probes: tuple[Probe, ...]
     error: Ratio | None = None
+    wanted: Count | None = None
 
     def latency(self, widths: Widths) -> Tensor:
         """Milliseconds with these widths, float64, that gradients flow through; a layer that is not named is gone.
@@ -136,21 +140,63 @@ class LatencyTable(Record, frozen=True):
         rows = [(one.inputs, one.outputs, one.fixed, one.both, one.read, one.made) for one in self.layers]
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
 
-    def require_layers(self, sizes: Mapping[str, tuple[int, int]], where: str) -> None:
-        """CompressError unless a network has just these layers, by inputs and outputs where they are known (not 0).
+    def require_layers(self, sizes: Mapping[str, Size], where: str) -> None:
+        """CompressError unless a network has just these layers, as large as they are in it where that is known (not 0).
 
         where: the table is from.
         """
-        own = {layer.name: (layer.inputs, layer.outputs) for layer in self.layers}
-        wrong = [
-            f"{short(name)} is {_size(own[name])} in it and {_size(size)} here"
-            for name, size in sizes.items()
-            if name in own and any(a != b and a and b for a, b in zip(own[name], size, strict=True))
-        ]
+        own = {layer.name: (layer.inputs, layer.outputs, layer.macs) for layer in self.layers}
+        told = {name: _difference(own[name], size) for name, size in sizes.items() if name in own}
+        wrong = [f"{short(name)} {difference}" for name, difference in told.items() if difference]
         wrong += [f"{short(name)} is not in it" for name in sizes if name not in own]
         wrong += [f"its {short(name)} is not here" for name in own if name not in sizes]
         if wrong:
             raise CompressError(f"{where}: {_REFUSED}: {_listed(wrong)}; {HINT}")
+
+    def require_batch(self, batch: int, where: str) -> None:
+        """CompressError unless it was measured with so many samples in one inference; 0: not known."""
+        if batch not in (0, self.batch):
+            raise CompressError(
+                f"{where}: measured with batch {self.batch}, and the recipe's measure.batch is {batch}; write batch:"
+                f" {self.batch} there, or measure a table by `compress tabulate` of the recipe, which takes its batch"
+            )
+
+    def require_complete(self, where: str) -> None:
+        """CompressError where measuring was broken off."""
+        if self.wanted is not None and len(self.probes) < self.wanted:
+            raise CompressError(
+                f"{where}: holds {len(self.probes)} of {self.wanted} networks; run `compress tabulate` again, it goes"
+                " on"
+            )
+
+    def measured_otherwise(self, precision: str, machines: Mapping[str, str], where: str) -> list[str]:
+        """Notes on what it was measured of that is not what it is used for.
+
+        precision: that networks end in; machines: devices that they are for, each with its machine; empty: not known.
+        """
+        notes = []
+        if precision not in ("", self.precision):
+            notes.append(
+                f"{where}: latencies of {self.precision}, and this recipe ends in {precision}, where savings may"
+                " differ; without `table` a run measures its own"
+            )
+        if machines and machines.get(self.device) not in ("", self.machine):
+            targets = ", ".join(_place(label, machine) for label, machine in machines.items())
+            notes.append(
+                f"{where}: measured on {_place(self.device, self.machine)}, and this recipe's targets are {targets},"
+                " where savings may differ"
+            )
+        return notes
+
+    @property
+    def error_note(self) -> str:
+        """How far what it predicts is off, as a pass that goes by it notes."""
+        told = (
+            "not known"
+            if self.error is None
+            else f"{100 * self.error:.1f} % over {len(self.probes)} networks"
+        )
+        return f"milliseconds are predicted by a table whose error is {told}"
 
     @classmethod
     def read(cls, path: Path) -> LatencyTable:
@@ -190,8 +236,16 @@ def _blocks(width: Tensor, step: int) -> Tensor:
     return width + (whole - width.detach())
 
 
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]} -> {size[1]}"
+def _difference(own: Size, here: Size) -> str:
+    """How a layer of the table differs from one here, in words; nothing where it does not, as far as is known."""
+    different = [a != b and a and b for a, b in zip(own, here, strict=True)]
+    if any(different[:2]):
+        return f"is {own[0]} -> {own[1]} in it and {here[0]} -> {here[1]} here"
+    return f"has {own[2]:,} multiply-accumulates in it and {here[2]:,} here" if different[2] else ""
+
+
+def _place(device: str, machine: str) -> str:
+    return short(device) + (f" ({short(machine)})" if machine else "")
 
 
 def _listed(told: Sequence[str]) -> str:

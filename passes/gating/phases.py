@@ -8,10 +8,11 @@ from functools import cached_property
 from torch import nn
 
 from ...calibration.fidelity import Compared
-from ...calibration.latency_table import LatencyTable
+from ...calibration.latency_table import LatencyTable, Size
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
+from ..channels.anatomy import LayerUse
 from ..channels.dissect import Rules, dissect
 from ..channels.removal import Removal, removed
 from ..channels.units import Kept
@@ -190,15 +191,12 @@ class Phases:
         """Milliseconds by a device's table, where that is the cost; CompressError for one of another network."""
         if self.options.cost != "latency":
             return None
-        sizes = {layer.name: (layer.inputs.size, layer.outputs.size) for layer in self.anatomy.layers}
         if self.options.table is not None:
-            table = LatencyTable.read(self.options.table)
-            table.require_layers(sizes, str(self.options.table))
-            if self.context.ends_in not in ("", table.precision):
-                self.notes.append(
-                    f"{self.options.table}: latencies of {table.precision}, and this recipe ends in"
-                    f" {self.context.ends_in}, where savings may differ; without `table` a run measures its own"
-                )
+            table, where = LatencyTable.read(self.options.table), str(self.options.table)
+            table.require_layers({layer.name: _size(layer) for layer in self.anatomy.layers}, where)
+            table.require_batch(self.context.batch, where)
+            table.require_complete(where)
+            self.notes += table.measured_otherwise(self.context.ends_in, self.context.machines, where)
         elif self.context.latency_table is not None:
             table = self.context.latency_table(self.model)
         else:
@@ -206,6 +204,7 @@ class Phases:
                 f"{self.options.name}: cost: latency needs a device's table: name one with `table`, which"
                 " `compress tabulate` writes, or run a recipe whose first target can be measured"
             )
+        self.notes.append(table.error_note)
         return table.latency
 
     @cached_property
@@ -243,3 +242,7 @@ class Phases:
 
     def _say(self, what: str) -> None:
         self.context.progress.say(f"  {self.options.name}: {what}")
+
+
+def _size(layer: LayerUse) -> Size:
+    return layer.inputs.size, layer.outputs.size, round(sum(term.whole for term in layer.macs))

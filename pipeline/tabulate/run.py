@@ -106,9 +106,13 @@ def _measured(bench: Bench, path: Path, progress: Progress) -> LatencyTable:
     for kept in progress.track(missing, f"{label}: timing smaller networks", len(missing)):
         probes.append(bench.measured(kept))
         settings = plain_settings(bench.whole.frozen.settings)
-        table = _table({**facts, "settings": settings}, layer_sizes(bench.dissected), probes)
+        told = {**facts, "settings": settings, "wanted": len(known)}
+        table = _table(told, layer_sizes(bench.dissected), probes)
         write_record(path, table)
     assert table is not None  # the whole network is wanted, and so it is known or was measured
+    if table.wanted != len(known):  # more were wanted when it was broken off
+        table = table.model_copy(update={"wanted": len(known)})
+        write_record(path, table)
     return table
 
 

@@ -191,12 +191,16 @@ def test_a_file_holds_a_table_and_nothing_else_is_read(tmp_path: Path) -> None:
 
 def test_a_table_of_another_network_is_refused_by_the_layers_that_differ() -> None:
     table = table_of([drawn(seed) for seed in range(5)])
-    own = {size.name: (size.inputs, size.outputs) for size in SIZES}
+    own = {size.name: (size.inputs, size.outputs, size.macs) for size in SIZES}
     table.require_layers(own, "t.json")
-    table.require_layers(own | {"block": (0, 0)}, "t.json")  # an attention whose heads nobody looked for
+    table.require_layers(
+        own | {"block": (0, 0, 4000)}, "t.json"
+    )  # an attention whose heads nobody looked for
+    table.require_layers(own | {"block": (32, 128, 0)}, "t.json")  # what cannot be counted
     with pytest.raises(CompressError) as caught:
         table.require_layers(
-            {"stem": (3, 64), "depthwise": (1, 32), "neck": (32, 128), "head": (128, 10)}, "t.json"
+            {"stem": (3, 64, 2000), "depthwise": (1, 32, 300), "neck": (32, 128, 1), "head": (128, 10, 200)},
+            "t.json",
         )
     assert str(caught.value) == (
         "t.json: measured of another network: stem is 3 -> 32 in it and 3 -> 64 here, neck is not in it, its block is"
@@ -204,3 +208,47 @@ def test_a_table_of_another_network_is_refused_by_the_layers_that_differ() -> No
     )
     with pytest.raises(CompressError, match="measured of another network: neck is not in it"):
         table.latency(given({"neck": (1, 1)}))
+
+
+def test_a_table_of_another_input_size_or_batch_is_refused() -> None:
+    table = table_of([drawn(seed) for seed in range(5)])
+    smaller = {size.name: (size.inputs, size.outputs, size.macs // 4) for size in SIZES}
+    with pytest.raises(CompressError) as caught:
+        table.require_layers(smaller, "t.json")
+    assert "stem has 1,000 multiply-accumulates in it and 250 here, " in str(caught.value)
+    table.require_batch(1, "t.json")
+    table.require_batch(0, "t.json")
+    with pytest.raises(CompressError) as caught:
+        table.require_batch(8, "t.json")
+    assert str(caught.value) == (
+        "t.json: measured with batch 1, and the recipe's measure.batch is 8; write batch: 1 there, or measure a table"
+        " by `compress tabulate` of the recipe, which takes its batch"
+    )
+
+
+def test_a_table_that_was_broken_off_is_refused(tmp_path: Path) -> None:
+    table = table_of([drawn(seed) for seed in range(3)])
+    table.require_complete("t.json")  # one of before that was told
+    (tmp_path / "t.json").write_text(table.model_copy(update={"wanted": 25}).model_dump_json())
+    with pytest.raises(CompressError) as caught:
+        LatencyTable.read(tmp_path / "t.json").require_complete("t.json")
+    assert str(caught.value) == ("t.json: holds 3 of 25 networks; run `compress tabulate` again, it goes on")
+    table.model_copy(update={"wanted": 3}).require_complete("t.json")
+
+
+def test_what_a_table_was_measured_of_and_how_well_it_predicts_is_told() -> None:
+    table = table_of([drawn(seed) for seed in range(3)])
+    unknown = "milliseconds are predicted by a table whose error is not known"
+    assert table.error_note == unknown
+    told = table.model_copy(update={"error": 0.0171}).error_note
+    assert told == unknown.replace("not known", "1.7 % over 3 networks")
+    assert table.measured_otherwise("", {}, "t.json") == []
+    assert table.measured_otherwise("int8", {"other": "n", "d": "m"}, "t.json") == []
+    assert table.measured_otherwise("int8", {"d": ""}, "t.json") == []  # over SSH, where nobody asked
+    [precision] = table.measured_otherwise("float", {"d": "m"}, "t.json")
+    assert precision.startswith("t.json: latencies of int8, and this recipe ends in float, ")
+    for machines, words in (({"other": "m", "far": ""}, "other (m), far"), ({"d": "n"}, "d (n)")):
+        [place] = table.measured_otherwise("int8", machines, "t.json")
+        assert place == (
+            f"t.json: measured on d (m), and this recipe's targets are {words}, where savings may differ"
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ from html_page import Page
 from small_run import write_recipe
 from torch import Tensor, nn
 
+Item = TypeVar("Item")
 QUIET = {"launch_sd": 0, "iteration_sd": 0}
 FLOAT = TabulatePlan("float", probes=6, rounds=2, iterations=11)
 
@@ -74,9 +77,8 @@ def test_what_a_device_takes_is_found_and_predicted(tmp_path: Path) -> None:
     """It takes a time for a multiply-accumulate and one for a node, and tells of no layer."""
     table = tabulate(small(), fake(), tmp_path / "t.json", FLOAT)
     assert LatencyTable.read(tmp_path / "t.json") == table
-    table.require_layers(
-        {size.name: (size.inputs, size.outputs) for size in layer_sizes(dissect(small(), "t"))}, "t"
-    )
+    sizes = layer_sizes(dissect(small(), "t"))
+    table.require_layers({size.name: (size.inputs, size.outputs, size.macs) for size in sizes}, "t")
     assert 4 < len(table.probes) <= 7 and table.probes[0].ms == pytest.approx(table.whole_ms)
     assert table.error is not None and table.error < 0.02  # nodes are not the same for every layer
     assert {probe.ms for probe in table.probes} - {table.whole_ms}
@@ -119,6 +121,25 @@ def test_what_is_computed_decides_whether_networks_are_the_same_and_weights_do_n
     assert computed_digest(small(seed=1)) == told
     others = [small(stride=2), small(nn.GELU), small(dilation=2), small(side=24)]
     assert len({told, *map(computed_digest, others)}) == 5
+
+
+def test_a_table_tells_how_many_networks_it_is_to_have(tmp_path: Path) -> None:
+    class Killed(Silent):
+        def track(self, items: Iterable[Item], *told: Any, **more: Any) -> Iterator[Item]:
+            yield from list(items)[:2]
+            raise KeyboardInterrupt
+
+    path, plan = tmp_path / "t.json", replace(FLOAT, probes=3)
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(small(), fake(), path, plan, Killed())
+    left = LatencyTable.read(path)
+    assert len(left.probes) == 2 and left.wanted is not None and left.wanted > 2
+    with pytest.raises(CompressError, match=f"holds 2 of {left.wanted} networks"):
+        left.require_complete("t")
+    fewer = tabulate(small(), fake(), path, replace(plan, probes=0))
+    assert (fewer.probes, fewer.wanted) == (left.probes, 2) and LatencyTable.read(path) == fewer
+    whole = tabulate(small(), fake(), path, plan)
+    assert len(whole.probes) == whole.wanted == left.wanted
 
 
 def test_what_cannot_be_made_smaller_is_refused(tmp_path: Path) -> None:
