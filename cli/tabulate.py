@@ -26,7 +26,8 @@ SLOWEST = 10
 )  # fmt: skip
 @devices_option
 @click.option(
-    "--int8/--float", "int8", default=True, show_default=True,
+    "--int8/--float", "int8", default=None,
+    show_default="what a recipe's passes end in; int8 for a network without a recipe",
     help="Whether the networks are quantized before they are timed, as by the pass quantize.",
 )  # fmt: skip
 @click.option(
@@ -51,7 +52,7 @@ def tabulate(
     model: str,
     name: str,
     devices_file: Path | None,
-    int8: bool,
+    int8: bool | None,
     probes: int,
     round_to: int,
     seed: int,
@@ -84,12 +85,12 @@ def tabulate(
     from ..progress import for_stream
 
     devices, progress = find_devices((name,), devices_file), for_stream()
-    precision: Precision = "int8" if int8 else "float"
     with quiet_stdout() if as_json else nullcontext():
         require_reached(devices)
         found = asked(model, devices, given_shapes(shapes), trust_pickle, progress)
-        plan = replace(found.plan, precision=precision, probes=probes, round_to=round_to, seed=seed)
-        place = path or Path(f"{found.name}-{folder_name(name)}-{precision}.json")
+        wanted: Precision = found.plan.precision if int8 is None else "int8" if int8 else "float"
+        plan = replace(found.plan, precision=wanted, probes=probes, round_to=round_to, seed=seed)
+        place = path or Path(f"{found.name}-{folder_name(name)}-{wanted}.json")
         told = measure(found.model, devices, place, plan, progress, found.limits)
         write_atomically(place.with_suffix(".html"), table_html(told).encode())
     if as_json:

@@ -194,12 +194,22 @@ def test_the_command_writes_a_table_and_its_page(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_a_recipe_decides_the_precision_unless_the_command_does(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, targets=["onnxruntime"], passes=[])
+    asked = ["tabulate", str(recipe), "-d", "fake", "--probes", "0", "-o", str(tmp_path / "t.json")]
+    for option, precision in (([], "float"), (["--int8"], "int8")):
+        done = CliRunner().invoke(cli, [*asked, *option])
+        assert done.exit_code == 0, done.output
+        assert LatencyTable.read(tmp_path / "t.json").precision == precision
+
+
 def test_a_network_without_a_recipe_needs_the_shape_of_its_input(tmp_path: Path) -> None:
     asked = ["tabulate", "edgepress.examples.digits.models:cnn", "-d", "fake", "--probes", "0"]
     refused = CliRunner().invoke(cli, asked)
     assert refused.exit_code == 2 and "input_shape" in refused.output
     done = CliRunner().invoke(cli, [*asked, "--input-shape", "1x32x32", "-o", str(tmp_path / "t.json")])
     assert done.exit_code == 0 and "not known: too few networks" in done.output
+    assert LatencyTable.read(tmp_path / "t.json").precision == "int8"
     assert "too few networks were timed" in Page((tmp_path / "t.html").read_text()).text.lower()
 
 
