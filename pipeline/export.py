@@ -18,6 +18,7 @@ from ..passes.graph.operators import CONVOLUTIONS, TRANSPOSED, aten
 from ..passes.quantization.deploy import deployable, onnx_translations
 from ..targets.graphs.onnx_graph import require_one_file
 from ..targets.graphs.portable import portable
+from .exporter_knowledge import gathered_once
 from .files import write_atomically
 from .onnx_files.inputs import pin
 
@@ -66,7 +67,7 @@ def to_program(model: Model, module: torch.nn.Module, opset: int) -> torch.onnx.
     batch = Dim.DYNAMIC
     translations = onnx_translations(opset)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), gathered_once():
             program = torch.onnx.export(
                 module,
                 inputs,
