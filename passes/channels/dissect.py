@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -22,6 +21,7 @@ from .channel_ties import ties_of
 from .dissected import Dissected
 from .groups import ChannelGroups
 from .kind import Kind
+from .named import Named
 from .names import joined
 from .soundness import sound
 from .surgery import UncuttableError
@@ -34,29 +34,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be made smaller. only, keep: patterns of names of layers, blocks and attentions; keep wins."""
+    """What may be made smaller, by names or patterns of layers and of what holds them, which stands for all in it.
+
+    only: units of which a maker is named, and blocks that are. keep: layers that lose neither inputs nor outputs, nor
+    a block that they lie in; keep wins.
+    """
 
     kinds: frozenset[Kind] = frozenset({Kind.CHANNELS, Kind.HEADS, Kind.BLOCK})
     only: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
-    def refusal(self, names: Sequence[str]) -> str | None:
-        """Why what goes by these names is left whole; None when it may go."""
-        if _any_matches(names, self.keep):
-            return "named by `keep`"
-        if self.only and not _any_matches(names, self.only):
-            return "not named by `only`"
-        return None
-
-
-def _any_matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
 
 def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
     """What the network of `model`, one made of modules, can do without; each part of it tried out.
 
-    what: who asks, as messages name it. CompressError where torch-pruning is not installed.
+    what: who asks, as messages name it. CompressError where torch-pruning is not installed, or a rule names nothing.
     """
     found, whole = _candidates(model, what, rules)
     found, wrong = sound(model, found)
@@ -66,6 +58,7 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
 
 def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list[Whole]]:
     """All that may go by the rules, and what may not, with the reasons."""
+    named = Named(model.module, what, rules.only, rules.keep)
     kinds = rules.kinds & {Kind.HEADS, Kind.HEAD_SIZE}
     attentions, whole = find_attentions(model.module, model.example_inputs, kinds)
     heads = [attention.removable for attention in attentions if attention.removable is not None]
@@ -76,7 +69,7 @@ def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list
     whole = [*whole, *uncut]
     found: list[Ties] = []
     for ties in [*channels, *heads, *(Ties(Unit(name, Kind.BLOCK, 1)) for name in names)]:
-        reason = rules.refusal(ties.layers)
+        reason = named.refusal(ties)
         clash = conflict(ties, found)
         if clash is not None:
             reason = f"{clash[0]} belongs to {clash[1]} too"

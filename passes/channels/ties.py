@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +38,14 @@ class Ties:
     doubt: str = ""
 
     @property
-    def layers(self) -> list[str]:
-        """What a user may name it by: the unit, and the layers that make what it consists of."""
-        reads = {*self.reads}
-        made = [tensor.rpartition(".")[0] for tensor, _ in self.tensors]
-        return [self.unit.name, *dict.fromkeys(name for name in made if name not in reads)]
+    def makers(self) -> list[str]:
+        """The unit, and the layers that make what it consists of or treat it channel by channel: all but readers."""
+        owning = Counter(tensor.rpartition(".")[0] for tensor, _ in self.tensors)
+        # One that reads its own channels, as on a residual, has tensors of them beside the inputs of its weight.
+        return [
+            self.unit.name,
+            *(name for name, count in owning.items() if name not in self.reads or count > 1),
+        ]
 
     @property
     def modules(self) -> set[str]:

@@ -46,10 +46,14 @@ class GatesOptions(Pass):
         " queries, keys and values), block (residual blocks, whole).",
     )
     only: tuple[str, ...] = Field(
-        (), description="Layers and blocks that alone may lose something, by name or pattern; empty: all."
+        (),
+        description="What alone may lose something, by name or pattern of layers, blocks or what holds them: channels"
+        " and heads of which a layer that makes them is named, and blocks that are; empty: all.",
     )
     keep: tuple[str, ...] = Field(
-        (), description="Layers and blocks that are left whole, by name or pattern (`head`, `blocks.0.*`)."
+        (),
+        description="What is left whole, by name or pattern of layers, blocks or what holds them (`head`,"
+        " `blocks.0.*`): neither its inputs nor its outputs are cut, and no block with any of it goes.",
     )
     least: float = Field(
         0.1, ge=0, le=1, description="Share of its channels or heads that each layer keeps at least."
