@@ -26,7 +26,7 @@ def test_an_exchange_is_confirmed_by_other_samples_where_there_are_any(
         return Exchanged({name: choices[:1] for name, choices in kept.items()}, (1.0, 0.5))
 
     monkeypatch.setattr(deciding, "exchange", lucky)
-    chosen = Gates(method="solver", target=0.6, round_to=1, training={"epochs": 0})  # type: ignore[arg-type]
+    chosen = Gates(method="solver", target=0.6, round_to=1, training={"epochs": 0})
     result = chosen.apply(tiny_gates.model(), tiny_gates.context(validation=validation))
     [note] = [note for note in result.notes if "exchanges between layers" in note]
     assert note.endswith(told)
