@@ -107,6 +107,7 @@ def image_folder(
 ) -> ImageSamples:
     """Index `folder`/CLASS/IMAGE, sub-folders of a class included.
 
+    Any first part of them has the classes in the proportions of all: passes look at the first few samples of a part.
     classes: those of all parts, of which `folder` may lack some; None for those of `folder`.
     CompressError for no classes, an empty class, a mean that does not fit.
     """
@@ -115,7 +116,7 @@ def image_folder(
     if not own:
         raise CompressError(f"data: {folder} has no sub-folders; an image folder has one sub-folder a class")
     named = list(classes or own)
-    files: list[tuple[Path, int]] = []
+    placed: list[tuple[float, int, Path]] = []
     ignored = deeper = 0
     for name in own:
         images, others, below = _indexed(folder / name)
@@ -124,15 +125,16 @@ def image_folder(
                 f"data: the class folder {folder / name} holds no image ({', '.join(IMAGE_SUFFIXES)})"
             )
         ignored, deeper = ignored + others, deeper + below
-        files += [(path, named.index(name)) for path in images]
-    if len(own) == 1 and classes is None and deeper == len(files):
+        placed += [((i + 0.5) / len(images), named.index(name), path) for i, path in enumerate(images)]
+    if len(own) == 1 and classes is None and deeper == len(placed):
         raise CompressError(
             f"data: {folder} has one sub-folder, {own[0]}, and images only deeper in it; an image folder has one"
             f" sub-folder a class: is it {folder / own[0]} that is meant?"
         )
     notes = [f"entries of {folder.name} that are no images, and were ignored: {ignored}"] if ignored else []
     notes += [f"images of {folder.name} in sub-folders of their class, and read: {deeper}"] if deeper else []
-    return ImageSamples(tuple(files), preprocess, tuple(named), tuple(notes))
+    files = tuple((path, label) for _, label, path in sorted(placed))
+    return ImageSamples(files, preprocess, tuple(named), tuple(notes))
 
 
 def image_parts(folder: Path, preprocess: Preprocessing) -> dict[str, Sequence[Sample]] | None:

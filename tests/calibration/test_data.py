@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from edgepress.calibration.data import DataParts
+from edgepress.calibration.images import image_parts
 from edgepress.calibration.sources import load_data
 from edgepress.errors import CompressError, UnsafeInputError
 from edgepress.pipeline.recipe.sections import ImagePreprocessing
@@ -151,6 +152,17 @@ def test_image_folder_resizes_and_normalizes(tmp_path: Path) -> None:
     }
     assert values == {100 * label + i: label for label in (0, 1) for i in range(10)}
     assert data.notes[0] == "entries of cells that are no images, and were ignored: 1"
+
+
+def test_any_first_images_of_a_folder_are_of_all_classes(tmp_path: Path) -> None:
+    for part, name, count in (("train", "a", 4), ("train", "b", 2), ("val", "a", 3), ("val", "b", 3)):
+        (tmp_path / "c" / part / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (8, 8), 10 * i).save(tmp_path / "c" / part / name / f"{i}.png")
+    parts = image_parts(tmp_path / "c", ImagePreprocessing(size=8, channels=1, mean=(0,), std=(1,)))
+    assert parts is not None
+    assert [int(label) for _, label in parts["train"]] == [0, 1, 0, 0, 1, 0]
+    assert [int(label) for _, label in parts["validation"]] == [0, 1, 0, 1, 0, 1]
 
 
 def test_colour_images_have_three_channels(tmp_path: Path) -> None:
