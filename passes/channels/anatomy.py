@@ -86,7 +86,8 @@ class LayerUse:
     """A layer that multiplies, or an attention's two products, as what stays decides how large it is.
 
     name: of the module; type: of its class, "attention" for the products. inputs, outputs: the channels that it reads
-    and makes; of an attention those of queries and of values. macs: of one sample. blocks: that it lies in.
+    and makes; of a depthwise convolution one and all, of an attention those of queries and of values. macs: of one
+    sample. blocks: that it lies in.
     """
 
     name: str

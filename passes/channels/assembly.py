@@ -112,10 +112,25 @@ def _layer(module: nn.Module, name: str, operators: Sequence[OperatorMacs], side
     if not isinstance(layer, _MULTIPLIES):
         return _products(layer, name, macs, blocks, sides)
     weight = sides.tensors[joined(name, "weight")]
-    transposed = bool(getattr(layer, "transposed", False))
-    incoming, outgoing = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
+    incoming = sides.reads.get(name) or _incoming(layer, weight)
+    outgoing = weight[1] if getattr(layer, "transposed", False) else weight[0]
     work = Term(macs / layer.weight.numel(), weight, blocks)  # every weight is used as often as any other
-    return LayerUse(name, type(layer).__name__, sides.reads.get(name, incoming), outgoing, (work,), blocks)
+    return LayerUse(name, type(layer).__name__, incoming, outgoing, (work,), blocks)
+
+
+def _incoming(layer: nn.Module, weight: Sequence[Side]) -> Side:
+    """What a layer reads, whose weight has these sides, where no unit owns any of it.
+
+    A depthwise convolution counts as one that reads a single channel for each that it makes: its work grows with its
+    channels, and not with their square.
+    """
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return weight[1]
+    if layer.transposed:
+        return weight[0]
+    depthwise = layer.groups == layer.in_channels == layer.out_channels
+    # Of other groups each weight has the inputs of its own one alone.
+    return weight[1] if depthwise or layer.groups == 1 else Side(layer.in_channels)
 
 
 def _products(layer: nn.Module, name: str, macs: float, blocks: tuple[str, ...], sides: Sides) -> LayerUse:
