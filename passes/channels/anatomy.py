@@ -87,7 +87,7 @@ class LayerUse:
 
     name: of the module; type: of its class, "attention" for the products. inputs, outputs: the channels that it reads
     and makes; of a depthwise convolution one and all, of an attention those of queries and of values. macs: of one
-    sample. blocks: that it lies in.
+    sample. blocks: that it lies in. uncounted: operators of it whose multiply-accumulates are not known.
     """
 
     name: str
@@ -96,6 +96,7 @@ class LayerUse:
     outputs: Side
     macs: tuple[Term, ...]
     blocks: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Anatomy:
     params: Mapping[str, Term]
     layers: tuple[LayerUse, ...]
     whole: tuple[Whole, ...] = ()
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """The operators whose multiply-accumulates are not known, and are in no term."""
+        return tuple(dict.fromkeys(each for layer in self.layers for each in layer.uncounted))
 
     def unit(self, name: str) -> Unit:
         """The unit of this name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -103,12 +103,18 @@ def _layers(model: Model, sides: Sides) -> list[LayerUse]:
     by_place: dict[str, list[OperatorMacs]] = {}
     for one in model.operator_macs():
         by_place.setdefault(one.place, []).append(one)
-    return [_layer(model.module, name, operators, sides) for name, operators in by_place.items()]
+    return [
+        replace(
+            _layer(model.module, name, sum(one.macs or 0 for one in operators), sides),
+            uncounted=tuple(str(one) for one in operators if one.macs is None),
+        )
+        for name, operators in by_place.items()
+    ]
 
 
-def _layer(module: nn.Module, name: str, operators: Sequence[OperatorMacs], sides: Sides) -> LayerUse:
+def _layer(module: nn.Module, name: str, macs: float, sides: Sides) -> LayerUse:
+    """What multiplies at a place. macs: of one sample, of all that is known."""
     layer, blocks = module.get_submodule(name), _around(name, sides.blocks)
-    macs = float(sum(one.macs or 0 for one in operators))
     if not isinstance(layer, _MULTIPLIES):
         return _products(layer, name, macs, blocks, sides)
     weight = sides.tensors[joined(name, "weight")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...calibration.measurement import FidelityRecord, MetricRecord
+from ...macs import listed
 from ..channels.anatomy import LayerUse
 from ..channels.assembly import inside
 from ..channels.dissected import Dissected
@@ -52,6 +53,7 @@ def details(dissected: Dissected, cost: Cost, series: Sequence[Smaller], chosen:
             "cost": cost.name,
             "unit": cost.unit,
             "whole_cost": cost.whole,
+            "uncounted": list(_uncounted(dissected, cost)),
             "series": [_row(dissected, cost, each) | {"chosen": each is chosen} for each in series],
             "units": [_unit(unit, cost, chosen, chosen.removal.skipped) for unit in anatomy.units],
             "layers": [_layer(layer, chosen.kept) for layer in anatomy.layers],
@@ -64,9 +66,10 @@ def summary(dissected: Dissected, cost: Cost, chosen: Smaller) -> list[str]:
     """One line on what it costs now, one on what went, and one on what could not go."""
     left = float(cost.of(gates_of(chosen.kept, dissected.anatomy.units)))
     units = dissected.anatomy.units
-    lines = [
-        f"{cost.name}: {_number(left)} of {_number(cost.whole)} {cost.unit} left ({left / cost.whole:.1%})"
-    ]
+    share = f"{_number(left)} of {_number(cost.whole)} {cost.unit} left ({left / cost.whole:.1%})"
+    uncounted = _uncounted(dissected, cost)
+    partly = f", of those that can be counted; unknown: {listed(uncounted)}" if uncounted else ""
+    lines = [f"{cost.name}: {share}{partly}"]
     gone = [unit for unit in units if chosen.kept.get(unit.name) == ()]
     narrowed = [unit for unit in units if unit.name in chosen.kept and unit not in gone]
     for kind in (Kind.CHANNELS, Kind.HEADS, Kind.HEAD_SIZE):
@@ -79,6 +82,11 @@ def summary(dissected: Dissected, cost: Cost, chosen: Smaller) -> list[str]:
     reasons = Counter(each.reason for each in dissected.anatomy.whole)
     lines += [f"left whole: {count} groups: {reason}" for reason, count in reasons.most_common()]
     return lines
+
+
+def _uncounted(dissected: Dissected, cost: Cost) -> tuple[str, ...]:
+    """The operators that the cost would be of too, were it known what they multiply."""
+    return dissected.anatomy.uncounted if cost.name == "macs" else ()
 
 
 def _row(dissected: Dissected, cost: Cost, smaller: Smaller) -> dict[str, Any]:

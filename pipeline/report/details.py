@@ -16,6 +16,12 @@ def rows_in(details: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
+def names_in(details: Mapping[str, Any], key: str) -> list[str]:
+    """The names that lie under `key`; what is no text is left out."""
+    names = details.get(key)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
 def number_in(value: object) -> float | None:
     """A value as a number that bars and sums can be made of; None for all others."""
     if isinstance(value, bool) or not isinstance(value, int | float):

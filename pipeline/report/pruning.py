@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...macs import listed
 from ...text import short
 from ..pages.words import UNKNOWN, count_size, is_share, metric_value, ms, percent
 from ..run_record import StepRecord
-from .details import name_in, number_in, rows_in
+from .details import name_in, names_in, number_in, rows_in
 from .units import Total, UnitRow, UnitScale, costliest_first, scale_of, share_text, totals, unit_row
 from .widths import Widths, widths
 
@@ -50,12 +51,16 @@ class LeftWhole:
 
 @dataclass(frozen=True)
 class Pruning:
-    """One pass that removed channels, heads and blocks. cost: in words; whole: of the network before it."""
+    """One pass that removed channels, heads and blocks.
+
+    cost: in words; whole: of the network before it. uncounted: the operators of which it is not known.
+    """
 
     step: StepRecord
     cost: str
     unit: str
     whole: float | None
+    uncounted: list[str]
     series: list[Point]
     units: list[UnitRow]
     scale: UnitScale
@@ -95,7 +100,7 @@ class Pruning:
         """The cost before and after, in one line."""
         chosen = self.chosen
         after = self.cost_text(chosen.cost if chosen is not None else None)
-        return f"{self.cost_text(self.whole)} → {after} ({self.left})"
+        return f"{self.cost_text(self.whole)} → {after} ({self.left}){self.partly}"
 
     @property
     def left(self) -> str:
@@ -105,6 +110,13 @@ class Pruning:
             return f"share left {UNKNOWN}"
         asked = "" if chosen.target is None else f", target {share_text(chosen.target)}"
         return f"{share_text(chosen.share)} left{asked}"
+
+    @property
+    def partly(self) -> str:
+        """What follows a share that is one of the countable cost alone; empty where all of it is known."""
+        if not self.uncounted:
+            return ""
+        return f", of those that can be counted; unknown: {listed(self.uncounted)}"
 
 
 def point_metric(point: Point) -> str:
@@ -130,6 +142,7 @@ def pruning(step: StepRecord) -> Pruning | None:
         cost=COSTS.get(cost, cost),
         unit=name_in(details, "unit"),
         whole=number_in(details.get("whole_cost")),
+        uncounted=[short(name) for name in names_in(details, "uncounted")],
         series=_series(rows_in(details, "series")),
         units=costliest_first(units),
         scale=scale_of(units),

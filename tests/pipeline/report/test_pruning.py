@@ -130,6 +130,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a layer of which nothing is told": ({"layers": [{}]}, "unknown unknown What each unit"),
     "a reason": ({"whole": [{"name": "head"}]}, "1 no reason given head"),
+    "what is no name": ({"uncounted": [7, {}]}, "49.9 % left, target 50.0 % channels 168"),
     "rows that are none": ({"layers": "all", "whole": None, "units": 3, "series": {}}, "left whole 0 no layer"),
 }  # fmt: skip
 
@@ -141,6 +142,18 @@ def test_what_is_unknown_is_told_and_is_never_zero(case: str, tmp_path: Path) ->
     assert told in text, text
     assert "nan" not in text.lower() and "None" not in text
     terminal(record(**changes))
+
+
+def test_a_share_of_what_can_be_counted_is_told_as_that(tmp_path: Path) -> None:
+    shown = record(
+        cost="macs", unit="multiply-accumulates", uncounted=[f"fft_r2c in 'head.{i}'" for i in range(7)]
+    )
+    told = "of those that can be counted; unknown: " + ", ".join(f"fft_r2c in 'head.{i}'" for i in range(5))
+    assert f"49.9 % left, target 50.0 %, {told} and 2 more" in words(page_of(shown, tmp_path))
+    rows = (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert f"(49.9 % left, target 50.0 %), {told} and 2 more; channels 192" in rows
+    assert told in " ".join(terminal(shown).split())
+    assert "can be counted" not in words(page_of(record(uncounted=[]), tmp_path))
 
 
 def test_a_bar_of_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
@@ -173,7 +186,10 @@ def test_a_hostile_name_is_only_text(name: str, tmp_path: Path) -> None:
         changes = {"name": name, "kind": name, "type": name, "reason": name}
         lists = {"units": UNITS, "layers": LAYERS, "whole": [{"name": "x", "reason": "y"}]}
         return record(
-            cost=name, unit=name, **{key: [row | changes for row in rows] for key, rows in lists.items()}
+            cost=name,
+            unit=name,
+            uncounted=[name],
+            **{key: [row | changes for row in rows] for key, rows in lists.items()},
         )
 
     plain, hostile = page_of(named("name"), tmp_path), page_of(named(name), tmp_path)
