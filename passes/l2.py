@@ -45,4 +45,4 @@ class L2(L2Options):
         from .lossy.stored import others_in, rebuilt, stored_in
 
         found = rebuilt(model, stored_in(plan), others_in(plan))
-        return replace(found, stored_bytes=plan.structure["bytes"])
+        return replace(found, stored_bytes=plan.structure["bytes"]) if plan.structure["axes"] else found

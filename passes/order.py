@@ -12,6 +12,7 @@ NEEDS_FLOAT = (
     " as it is"
 )
 """What to do about a network that came quantized."""
+CAME_QUANTIZED = f"the network is quantized already, and {NEEDS_FLOAT}"
 WORDS = {
     Form.MODULES: "made of modules",
     Form.GRAPH: "one graph of operators",
@@ -32,7 +33,7 @@ def order_problem(new: Pass, earlier: Iterable[Pass], start: Form = Form.MODULES
         left = each.leaves(form) if form in each.takes else form
         form, maker = left, maker if left == form else each
     if form is Form.INT8 and maker is None:
-        return f"the network is quantized already, and {NEEDS_FLOAT}"
+        return CAME_QUANTIZED
     return refusal(new, form, maker)
 
 
@@ -50,6 +51,8 @@ def refusal(chosen: Pass, form: Form, maker: Pass | None = None) -> str | None:
             else f"the network is {WORDS[form]} here, by the {maker.name} above"
         )
         return f"{made}: {_advice(chosen, form, maker)}"
+    if form is Form.INT8:
+        return CAME_QUANTIZED
     taken = " or ".join(WORDS[each] for each in Form if each in chosen.takes)
     return (
         f"the network is {WORDS[form]}, and {chosen.name} with these options takes one that is {taken}: give its"

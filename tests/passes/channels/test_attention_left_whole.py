@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attention_nets import Encoder, FusedAttention, GroupedQueryAttention
-from edgepress.examples.digits import models as digits
+from attention_nets import Encoder, FusedAttention, GroupedQueryAttention, TiedAttention
 from edgepress.passes.channels.attention import find_attentions
 from edgepress.passes.channels.kind import Kind
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ def torchvision_windows() -> tuple[nn.Module, Tensor]:
 
 LEFT_WHOLE: dict[str, tuple[Build, tuple[Kind, ...], str]] = {
     "nn.MultiheadAttention": (transformer_layer, HEADS, "nn.MultiheadAttention takes embed_dim / num_heads"),
-    "the digits ViT": (lambda: (digits.vit(), torch.randn(1, 1, 32, 32)), HEADS, "forward() has sizes from elsewhere"),
+    "sizes of the input": (lambda: encoder(TiedAttention()), HEADS, "forward() has sizes from elsewhere"),
     "EVA: heads as wide as the input": (eva, HEADS, "with fewer heads it does not run (RuntimeError: shape"),
     "heads that are mixed": (lambda: encoder(FusedAttention(talking=True)), HEADS, "not independent of one another"),
     "a size that is normed": (normed, HEAD_SIZE, "a norm or a rotary embedding mixes"),
