@@ -66,28 +66,36 @@ class Widths:
         self._sums: list[list[float]] = [
             [0.0, *each.values.cumsum(0).tolist()] for each in ranked
         ]  # of so many of the best choices
-        self._gates = {unit.name: torch.ones(unit.size, dtype=torch.float64) for unit in units}
-        self.at = [-1] * len(units)
-        self.put_all([len(each) - 1 for each in self.numbers])
+        self.at = [len(each) - 1 for each in self.numbers]
+        self._gates = [torch.ones(unit.size, dtype=torch.float64) for unit in units]
+        self._open = [-1] * len(units)  # at which numbers the gates are
+        self._costs: dict[tuple[int, ...], float] = {}  # by numbers: searches come by the same ones again and again
 
     def cost(self) -> float:
         """What the network costs now."""
+        now = tuple(self.at)
+        if now not in self._costs:
+            self._costs[now] = self._counted()
+        return self._costs[now]
+
+    def _counted(self) -> float:
+        for unit, (gate, order, at) in enumerate(zip(self._gates, self._order, self.at, strict=True)):
+            if at != self._open[unit]:
+                count = self.numbers[unit][at]
+                gate[order[:count]] = 1
+                gate[order[count:]] = 0
+                self._open[unit] = at
+        named = {unit.name: gate for unit, gate in zip(self.units, self._gates, strict=True)}
         with torch.no_grad():
-            return float(self._cost.of(self._gates))
+            return float(self._cost.of(named))
 
     def put(self, unit: int, at: int) -> None:
         """Make one unit as wide as its number `at` says."""
-        if at == self.at[unit]:
-            return
-        gate, order, count = self._gates[self.units[unit].name], self._order[unit], self.numbers[unit][at]
-        gate[order[:count]] = 1
-        gate[order[count:]] = 0
         self.at[unit] = at
 
     def put_all(self, at: Sequence[int]) -> None:
         """Make every unit as wide as its number there says."""
-        for unit, each in enumerate(at):
-            self.put(unit, each)
+        self.at[:] = at
 
     def keep(self, kept: Kept) -> None:
         """Make every unit as wide as it is among what stays, the best choices of numbers that may."""

@@ -77,8 +77,9 @@ def check_widths(kept: Kept, units: Sequence[Unit], round_to: int, least: float)
 def check_order(kept: Kept, scores: Mapping[str, Tensor]) -> None:
     """No choice stays while a better one of its unit goes."""
     for name, choices in kept.items():
-        gone = [float(s) for i, s in enumerate(scores[name]) if i not in choices]
-        assert not choices or min(float(scores[name][i]) for i in choices) >= max(gone)
+        stays = torch.zeros(len(scores[name]), dtype=torch.bool)
+        stays[list(choices)] = True
+        assert not choices or scores[name][stays].min() >= scores[name][~stays].max()
 
 
 def nothing_fits(
