@@ -28,14 +28,15 @@ Steps = NDArray[np.int16]
 Bits = NDArray[np.uint8]
 
 
-@compiled
-def following(state: int, odd: int) -> int:
+def _following(state: int, odd: int) -> int:
     """The state after a weight whose k is odd or not."""
     return (state >> 1) ^ (FEEDBACK * (state & 1)) ^ (INPUT * odd)
 
 
-FOLLOWING: Bits = np.array([[following(state, odd) for odd in range(2)] for state in range(STATES)], np.uint8)
+# Not by the compiled one: numba takes half a second for its first call, which many who import this do not make.
+FOLLOWING: Bits = np.array([[_following(state, odd) for odd in range(2)] for state in range(STATES)], np.uint8)
 """The same as a table, (STATES, 2), for compiled loops of other files."""
+following = compiled(_following)
 
 
 def positions(steps: Steps, kind: int) -> Positions:
