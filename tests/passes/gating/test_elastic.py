@@ -174,13 +174,13 @@ def test_sizes_that_were_trained_together_are_worth_more_than_cuts(
     objective = objective_of(dissected, structures)
     cut, trained = objective_of(dissected, structures).nested, objective.nested
     x, y = digits()["train"]
-    rows = [((image,), label) for image, label in zip(x[:480], y[:480], strict=True)]
+    rows = [((image,), label) for image, label in zip(x[:320], y[:320], strict=True)]
     context = replace(context_in(Path()), scratch=None)
     Stages("gates", Part("train", rows), context, None).train("elastic", objective, OPTIONS)
     for networks in (cut, trained):
         for size in range(len(structures)):
             with networks.at(size):
-                update_bn(x[:192].split(96), networks)
+                update_bn(x[:96].split(32), networks)
         networks.eval()
     before, after = (
         [accuracy(networks.extracted(size)) for size in range(len(structures))] for networks in (cut, trained)
@@ -196,4 +196,5 @@ def accuracy(network: nn.Module) -> float:
     """On samples that nothing has learned from."""
     x, y = digits()["test"]
     with torch.no_grad():
-        return float((network(x).argmax(1) == y).float().mean())
+        found = torch.cat([network(some).argmax(1) for some in x.split(50)])  # faster than all at once
+    return float((found == y).float().mean())
