@@ -34,7 +34,9 @@ def _following(state: int, odd: int) -> int:
 
 
 # Not by the compiled one: numba takes half a second for its first call, which many who import this do not make.
-FOLLOWING: Bits = np.array([[_following(state, odd) for odd in range(2)] for state in range(STATES)], np.uint8)
+FOLLOWING: Bits = np.array(
+    [[_following(state, odd) for odd in range(2)] for state in range(STATES)], np.uint8
+)
 """The same as a table, (STATES, 2), for compiled loops of other files."""
 following = compiled(_following)
 

@@ -69,7 +69,9 @@ class Widths:
         self.at = [len(each) - 1 for each in self.numbers]
         self._gates = [torch.ones(unit.size, dtype=torch.float64) for unit in units]
         self._open = [-1] * len(units)  # at which numbers the gates are
-        self._costs: dict[tuple[int, ...], float] = {}  # by numbers: searches come by the same ones again and again
+        self._costs: dict[
+            tuple[int, ...], float
+        ] = {}  # by numbers: searches come by the same ones again and again
 
     def cost(self) -> float:
         """What the network costs now."""
