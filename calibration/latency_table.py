@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic_core
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from ..errors import CompressError, cause
@@ -21,8 +22,11 @@ MAX_BYTES = 64 << 20
 """Most bytes of a file that is read as a table; one of a thousand layers and a hundred probes has 10 MB."""
 SHOWN = 4
 """Layers that an error names."""
+HINT = "measure one of this network by `compress tabulate`"
 ROUNDING = 1e-6
 """Of a width that is a sum of gates."""
+Known = Annotated[Milliseconds, Field(allow_inf_nan=False)]
+"""Milliseconds, or a ratio of two, that were measured or fitted: never NaN."""
 Precision = Literal["int8", "float"]
 Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Size = tuple[int, int, int]
@@ -45,11 +49,11 @@ class LayerLatency(Record, frozen=True):
     inputs: Count
     outputs: Count
     macs: Count
-    fixed: Milliseconds
-    both: Milliseconds
-    read: Milliseconds
-    made: Milliseconds
-    measured_ms: Milliseconds | None = None
+    fixed: Known
+    both: Known
+    read: Known
+    made: Known
+    measured_ms: Known | None = None
 
     @property
     def whole(self) -> float:
@@ -68,11 +72,11 @@ class Probe(Record, frozen=True):
     """
 
     widths: dict[str, tuple[Count, Count]]
-    ratios: tuple[Ratio, ...]
-    whole_ms: tuple[Milliseconds, ...]
-    layer_ms: dict[str, Milliseconds]
-    ms: Milliseconds
-    predicted_ms: Milliseconds | None = None
+    ratios: tuple[Known, ...]
+    whole_ms: tuple[Known, ...]
+    layer_ms: dict[str, Known]
+    ms: Known
+    predicted_ms: Known | None = None
 
 
 class LatencyTable(Record, frozen=True):
@@ -102,12 +106,19 @@ class LatencyTable(Record, frozen=True):
     settings: dict[str, Any]
     measured_at: str
     steps: Steps
-    whole_ms: Milliseconds
-    rest_ms: Milliseconds
+    whole_ms: Annotated[Known, Field(gt=0)]
+    rest_ms: Known
     layers: tuple[LayerLatency, ...]
     probes: tuple[Probe, ...]
     error: Ratio | None = None
     wanted: Count | None = None
+
+    @model_validator(mode="after")
+    def _layers_once(self) -> Self:
+        names = Counter(layer.name for layer in self.layers)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"layers: {short(twice[0])} is there twice")
+        return self
 
     def latency(self, widths: Widths) -> Tensor:
         """Milliseconds with these widths, float64, that gradients flow through; a layer that is not named is gone.
@@ -199,28 +210,27 @@ class LatencyTable(Record, frozen=True):
         return f"milliseconds are predicted by a table whose error is {told}"
 
     @classmethod
-    def read(cls, path: Path) -> LatencyTable:
-        """The table that a file holds; CompressError when it is none."""
+    def read(cls, path: Path, hint: str = HINT) -> LatencyTable:
+        """The table that a file holds; CompressError when it is none, with the hint at what to do."""
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise CompressError(f"{path}: larger than any table of latencies; {HINT}")
-            content = pydantic_core.from_json(path.read_bytes())
+                raise CompressError(f"{path}: larger than any table of latencies; {hint}")
+            content = pydantic_core.from_json(path.read_bytes(), allow_inf_nan=False)
         except OSError as error:
-            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {HINT}") from error
+            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {hint}") from error
         except ValueError as error:
-            raise CompressError(f"{path}: no table of latencies: {cause(error)}; {HINT}") from error
-        require_schema(content, str(path), "a table of latencies", SCHEMA_VERSION, HINT)
+            raise CompressError(f"{path}: no table of latencies: {cause(error)}; {hint}") from error
+        require_schema(content, str(path), "a table of latencies", SCHEMA_VERSION, hint)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"])) or "the whole"
             told = f"{place}: {first['msg']}"
-            raise CompressError(f"{path}: no complete table of latencies: {told}; {HINT}") from error
+            raise CompressError(f"{path}: no complete table of latencies: {told}; {hint}") from error
 
 
 _REFUSED = "measured of another network"
-HINT = "measure one of this network by `compress tabulate`"
 
 
 def share(width: Tensor, size: Tensor, step: int) -> Tensor:

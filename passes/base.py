@@ -112,7 +112,7 @@ class Pass(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     name: ClassVar[str]
     file_options: ClassVar[tuple[str, ...]] = ()
-    """Options that name a file; in a recipe they are relative to it, as all its files are."""
+    """Options that name a file, relative to the recipe as all its files are; the pass asks for it when it is needed."""
 
     @property
     @abstractmethod
@@ -138,6 +138,16 @@ class Pass(BaseModel, ABC):
     def files(self) -> tuple[Path, ...]:
         """The files that the pass reads, whose content its result depends on."""
         return tuple(path for network in self.networks() for path in network.files())
+
+    def require_files(self, batch: int) -> None:
+        """CompressError for a file of an option that is not there or of no use; asked before any work.
+
+        batch: samples that one inference is measured with.
+        """
+
+    def why_not(self, model: Model) -> str:
+        """Why the pass can do nothing with a model of a form that it takes, "" where it can; found without data."""
+        return ""
 
     def by_latency(self) -> bool:
         """Whether the result depends on milliseconds, out of a file or measured."""

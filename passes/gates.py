@@ -25,6 +25,20 @@ class Gates(GatesOptions):
         """The latency table, where one is named."""
         return () if self.table is None else (self.table,)
 
+    def require_files(self, batch: int) -> None:
+        """The table is there, is one, has all its networks, and was measured with as many samples at once."""
+        if self.table is None:
+            return
+        from .gating.table import read_table
+
+        read_table(self.name, self.table, batch)
+
+    def why_not(self, model: Model) -> str:
+        """Where nothing can be removed, the reasons."""
+        from .channels.dissect import dissect
+
+        return dissect(model, self.name, self.rules).anatomy.why_nothing
+
     def by_latency(self) -> bool:
         """Where that is the cost."""
         return self.cost == "latency"

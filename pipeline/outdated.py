@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CompressError
-from .packing.pruned_file import SIBLINGS, WEIGHTS, WIDTHS
+from .packing.pruned_names import SIBLINGS, WEIGHTS, WIDTHS
 from .recipe.sections import Recipe
 
 OUTDATED = (

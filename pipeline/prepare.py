@@ -223,8 +223,15 @@ class Prepared:
         passes = self.recipe.passes
         for index, chosen in enumerate(passes):
             reason = why_no_pass(model.module) or order_problem(chosen, passes[:index], model.form)
+            if not reason and index == 0:  # a later one is given another network
+                reason = chosen.why_not(model)
             if reason:
                 raise CompressError(f"pass {chosen.name}: {reason}")
+
+    def require_files(self) -> None:
+        """CompressError for a file of a pass's options that is not there or of no use."""
+        for chosen in self.recipe.passes:
+            chosen.require_files(self.recipe.measure.batch)
 
     def require_devices(self) -> None:
         """Raise DeviceUnavailableError for a target that the recipe requires and that is not here."""

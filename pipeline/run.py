@@ -82,6 +82,7 @@ def describe(recipe: Recipe, base: Path = Path(), trust_pickle: str | None = Non
     """What a run would do, without doing it: the facts that `compress run --dry-run` shows."""
     prepared = Prepared(recipe, base, trust_pickle)
     prepared.require_devices()
+    prepared.require_files()
     data, model = prepared.read()
     prepared.refuse_impossible(model)
     facts = model.facts()
@@ -119,6 +120,7 @@ class _Run:
         """The whole flow."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.prepared.require_devices()
+        self.prepared.require_files()
         remove_outdated(self.folder)
         data, model = self.prepared.read()
         self.prepared.refuse_impossible(model)

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ...macs import listed
 from .units import Gates, Kept, Unit
 
 
@@ -123,6 +124,17 @@ class Anatomy:
     def uncounted(self) -> tuple[str, ...]:
         """The operators whose multiply-accumulates are not known, and are in no term."""
         return tuple(dict.fromkeys(each for layer in self.layers for each in layer.uncounted))
+
+    @property
+    def why_nothing(self) -> str:
+        """The reasons, each with some of what it holds back, where there is nothing to make smaller; else ""."""
+        if self.units:
+            return ""
+        held: dict[str, list[str]] = {}
+        for each in self.whole:
+            held.setdefault(each.reason, []).append(each.name)
+        told = "; ".join(f"{listed(names)}: {reason}" for reason, names in held.items())
+        return f"nothing can be removed: {told or 'it has no two layers with channels between them'}"
 
     def unit(self, name: str) -> Unit:
         """The unit of this name."""

@@ -27,24 +27,28 @@ CANDIDATES, PAYERS = 8, 3
 
 @dataclass(frozen=True)
 class Effect:
-    """What a unit does to the loss. harm: the rise when it alone is cut as decided; regain: the fall when of all that
-    is decided it alone is left whole."""
+    """What a unit does to the loss. harm: of the network as it was, when in it this unit alone is cut as decided;
+    regain: the fall when of all that is decided it alone is left whole."""
 
     harm: float
     regain: float
 
 
 def leave_one_out(
-    loss: Loss, kept: Kept, units: Sequence[Unit], of: Collection[str] | None = None
+    before: Loss, loss: Loss, kept: Kept, units: Sequence[Unit], of: Collection[str] | None = None
 ) -> dict[str, Effect]:
-    """The effect of every unit that loses choices, or of these: two evaluations of the loss each, and two more."""
-    whole, cut = loss(gates_of({}, units)), loss(gates_of(kept, units))
+    """The effect of every unit that loses choices, or of these.
+
+    before: the loss of the network as it was, 0 where it is whole; loss: of the one that trained with its gates, which
+    no longer does well with all of them open.
+    """
+    cut = loss(gates_of(kept, units))
     effects = {}
     for name in kept if of is None else of:
         choices = kept[name]
         others = {other: each for other, each in kept.items() if other != name}
-        alone = loss(gates_of({name: choices}, units))
-        effects[name] = Effect(alone - whole, cut - loss(gates_of(others, units)))
+        harm = before(gates_of({name: choices}, units))
+        effects[name] = Effect(harm, cut - loss(gates_of(others, units)))
     return effects
 
 

@@ -90,7 +90,7 @@ class Deciding:
 
         Of many exchanges some help the samples that they are tried on by chance: others must agree, if there are any.
         """
-        effects = leave_one_out(self._loss, kept, self.units)
+        effects = leave_one_out(self._loss_before, self._loss, kept, self.units)
         found = exchange(
             self._loss,
             kept,
@@ -114,7 +114,7 @@ class Deciding:
             if not after < before:
                 return Decided(kept, effects, (f"{note}: taken back",))
         moved = [name for name, choices in found.kept.items() if kept.get(name) != choices]
-        effects |= leave_one_out(self._loss, found.kept, self.units, moved)
+        effects |= leave_one_out(self._loss_before, self._loss, found.kept, self.units, moved)
         return Decided(found.kept, {name: effects[name] for name in found.kept}, (note,))
 
     def _settle(self, kept: Kept) -> None:
@@ -165,6 +165,10 @@ class Deciding:
         for name, gate in gates.items():
             gate.start(ranks[name])
         return Tapped(Gated(self.network, self.dissected, gates), [], self.layers_alone)
+
+    def _loss_before(self, gates: Gates) -> float:
+        """How unlike itself the network as it was is with these gates."""
+        return self.lessons.unlike(fixed(self.whole, self.dissected, gates), TRIED)
 
     def _loss(self, gates: Gates) -> float:
         """How unlike the whole network the trained one is with these gates."""

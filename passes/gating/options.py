@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,9 +12,14 @@ from ..base import Pass
 from ..channels.kind import Kind
 from ..training.options import TrainingOptions
 
+if TYPE_CHECKING:
+    from ..channels.dissect import Rules
+
 CostName = Literal["params", "macs", "latency"]
 NOT_ELASTIC = ("targets", "method", "gradient", "gate_epochs", "gate_lr", "compensation")
 """Options that `elastic` has no use for: its structures are the solver's, and its weights are trained in place."""
+GATES_ALONE = ("gradient", "gate_epochs", "gate_lr")
+"""Options of gates that train."""
 
 
 class GatesOptions(Pass):
@@ -48,7 +53,8 @@ class GatesOptions(Pass):
     only: tuple[str, ...] = Field(
         (),
         description="What alone may lose something, by name or pattern of layers, blocks or what holds them: channels"
-        " and heads of which a layer that makes them is named, and blocks that are; empty: all.",
+        " and heads of which a layer that makes them is named, with all that is tied to these (the layers that a"
+        " residual adds up are cut together), and blocks that are; empty: all.",
     )
     keep: tuple[str, ...] = Field(
         (),
@@ -107,6 +113,13 @@ class GatesOptions(Pass):
             raise ValueError(f"table: is for cost: latency, and the cost is {self.cost}; write cost: latency")
         if not self.kinds:
             raise ValueError(f"kinds: expected at least one of {', '.join(Kind)}")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds: expected each kind once, got {', '.join(self.kinds)}")
+        unused = [name for name in GATES_ALONE if name in self.model_fields_set]
+        if self.method == "solver" and unused and not self.elastic:
+            raise ValueError(
+                f"method: solver trains no gates: leave out {', '.join(unused)}, or take method: gates"
+            )
         return self
 
     @model_validator(mode="after")
@@ -130,7 +143,9 @@ class GatesOptions(Pass):
                 raise ValueError(
                     f"{name}: expected shares of the cost above 0 and {most}, got {list(shares)}"
                 )
-            if any(after >= before for before, after in pairwise(shares)):
+            if name in self.model_fields_set and not shares:
+                raise ValueError(f"{name}: expected shares of the cost, got none; leave it out, or name some")
+            if any(float(f"{after:g}") >= float(f"{before:g}") for before, after in pairwise(shares)):
                 raise ValueError(f"{name}: expected each share below the one before it, got {list(shares)}")
         if self.elastic and "target" in self.model_fields_set and self.target not in self.elastic:
             raise ValueError(
@@ -139,6 +154,13 @@ class GatesOptions(Pass):
         if self.elastic and (self.elastic[0] != 1 or len(self.elastic) < 2):
             raise ValueError(f"elastic: expected 1.0 and smaller shares after it, got {list(self.elastic)}")
         return self
+
+    @property
+    def rules(self) -> Rules:
+        """What may be removed of a network."""
+        from ..channels.dissect import Rules
+
+        return Rules(frozenset(self.kinds), self.only, self.keep)
 
     @property
     def to_the_end(self) -> TrainingOptions:

@@ -8,12 +8,12 @@ from functools import cached_property
 from torch import nn
 
 from ...calibration.fidelity import Compared
-from ...calibration.latency_table import LatencyTable, Size
+from ...calibration.latency_table import Size
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.anatomy import LayerUse
-from ..channels.dissect import Rules, dissect
+from ..channels.dissect import dissect
 from ..channels.removal import Removal, removed
 from ..channels.units import Kept
 from ..teaching.likeness import Likeness
@@ -31,6 +31,7 @@ from .pieces import Latency
 from .planned import as_data
 from .repair import repaired
 from .shortfall import shortfall
+from .table import read_table
 from .told import Smaller, details, summary
 from .training_mode import layers_train_alone
 
@@ -51,16 +52,14 @@ class Phases:
             options.without_samples,
         )
         self._say("finding what can be removed")
-        rules = Rules(frozenset(options.kinds), options.only, options.keep)
-        self.dissected = dissect(model, options.name, rules)
+        self.dissected = dissect(model, options.name, options.rules)
         self.anatomy = self.dissected.anatomy
         self.units = self.anatomy.units
 
     def plan(self) -> PassPlan:
         """All phases, for one target after the other; the last one's network is handed on."""
-        if not self.units:
-            reasons = dict.fromkeys(f"{each.name}: {each.reason}" for each in self.anatomy.whole)
-            return PassPlan({}, {}, modified=False, notes=("nothing can be removed", *reasons))
+        if reason := self.anatomy.why_nothing:
+            raise CompressError(f"{self.options.name}: {reason}; leave out the pass, or let more be removed")
         example = self.model.example_inputs
         self.layers_alone = layers_train_alone(
             self.model.module, example, self.model.run(*example), self.options.name
@@ -192,10 +191,9 @@ class Phases:
         if self.options.cost != "latency":
             return None
         if self.options.table is not None:
-            table, where = LatencyTable.read(self.options.table), str(self.options.table)
+            table = read_table(self.options.name, self.options.table, self.context.batch)
+            where = str(self.options.table)
             table.require_layers({layer.name: _size(layer) for layer in self.anatomy.layers}, where)
-            table.require_batch(self.context.batch, where)
-            table.require_complete(where)
             self.notes += table.measured_otherwise(self.context.ends_in, self.context.machines, where)
         elif self.context.latency_table is not None:
             table = self.context.latency_table(self.model)

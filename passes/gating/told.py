@@ -55,7 +55,7 @@ def details(dissected: Dissected, cost: Cost, series: Sequence[Smaller], chosen:
             "whole_cost": cost.whole,
             "uncounted": list(_uncounted(dissected, cost)),
             "series": [_row(dissected, cost, each) | {"chosen": each is chosen} for each in series],
-            "units": [_unit(unit, cost, chosen, chosen.removal.skipped) for unit in anatomy.units],
+            "units": [_unit(unit, cost, chosen) for unit in anatomy.units],
             "layers": [_layer(layer, chosen.kept) for layer in anatomy.layers],
             "whole": [{"name": w.name, "reason": w.reason} for w in anatomy.whole],
         }
@@ -70,13 +70,13 @@ def summary(dissected: Dissected, cost: Cost, chosen: Smaller) -> list[str]:
     uncounted = _uncounted(dissected, cost)
     partly = f", of those that can be counted; unknown: {listed(uncounted)}" if uncounted else ""
     lines = [f"{cost.name}: {share}{partly}"]
-    gone = [unit for unit in units if chosen.kept.get(unit.name) == ()]
-    narrowed = [unit for unit in units if unit.name in chosen.kept and unit not in gone]
+    gone = [unit for unit in units if unit.kind is Kind.BLOCK and chosen.kept.get(unit.name) == ()]
     for kind in (Kind.CHANNELS, Kind.HEADS, Kind.HEAD_SIZE):
-        here = [unit for unit in narrowed if unit.kind is kind]
-        had, kept = sum(u.size * u.parts for u in here), sum(len(chosen.kept[u.name]) * u.parts for u in here)
-        if here:
-            lines.append(f"{kind.value.replace('_', ' ')}: {had} -> {kept} in {len(here)} groups")
+        sizes = [(unit.size * unit.parts, _left(unit, chosen)) for unit in units if unit.kind is kind]
+        had, kept = (sum(each) for each in zip(*sizes, strict=True)) if sizes else (0, 0)
+        if kept < had:
+            cut = sum(left < size for size, left in sizes)
+            lines.append(f"{kind.value.replace('_', ' ')}: {had} -> {kept} in {cut} of {len(sizes)} groups")
     if gone:
         lines.append(f"blocks removed: {', '.join(unit.name for unit in gone)}")
     reasons = Counter(each.reason for each in dissected.anatomy.whole)
@@ -105,20 +105,24 @@ def _row(dissected: Dissected, cost: Cost, smaller: Smaller) -> dict[str, Any]:
     }
 
 
-def _unit(unit: Unit, cost: Cost, chosen: Smaller, blocks: Sequence[str]) -> dict[str, Any]:
-    """blocks: those that are gone, with all that lies in them."""
+def _unit(unit: Unit, cost: Cost, chosen: Smaller) -> dict[str, Any]:
     closed = float(cost.of(gates_of({unit.name: ()}, [unit])))
     effect = chosen.effects.get(unit.name)
     return {
         "name": unit.name,
         "kind": unit.kind.value,
         "size": unit.size * unit.parts,
-        "kept": 0
-        if inside(unit.name, blocks)
-        else len(chosen.kept.get(unit.name, range(unit.size))) * unit.parts,
+        "kept": _left(unit, chosen),
         "saves": 1 - closed / cost.whole,
         "harm": effect.harm if effect else None,
     }
+
+
+def _left(unit: Unit, chosen: Smaller) -> int:
+    """How many of its choices are left; none of what lies in a block that is gone."""
+    if inside(unit.name, chosen.removal.skipped):
+        return 0
+    return len(chosen.kept.get(unit.name, range(unit.size))) * unit.parts
 
 
 def _layer(layer: LayerUse, kept: Kept) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def pass_rows(model: Model) -> list[PassRow]:
     from ..onnx_files.network import why_no_pass
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
-    reasons = {name: blocked or refusal(kind(), model.form) for name, kind in PASSES.items()}
+    reasons = {
+        name: blocked or refusal(kind(), model.form) or kind().why_not(model) for name, kind in PASSES.items()
+    }
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
 
 

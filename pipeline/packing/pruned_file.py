@@ -19,9 +19,8 @@ from ..files import write_atomically
 from ..ingest.checkpoint import load_into, read_checkpoint
 from ..ingest.removals import KEY, text_of
 from ..ingest.smaller import without_removed
+from .pruned_names import WEIGHTS, WIDTHS, sibling
 
-WEIGHTS, WIDTHS = "pruned.safetensors", "widths.json"
-SIBLINGS = "pruned-[01]*.safetensors"
 SCHEMA_VERSION = 1
 NEAR = 1e-5
 """Of the largest output: the same weights, perhaps laid out otherwise in memory, which chooses other kernels."""
@@ -44,9 +43,9 @@ def write_pruned(models: Sequence[Model], folder: Path) -> list[tuple[Path, str]
     loaded = _write_weights(model, model.whole, weights)
     write_atomically(widths, _widths(model.whole, loaded).encode())
     files = [(weights, "pruned-weights"), (widths, "widths")]
-    for share, sibling in model.siblings.items():
-        path = folder / f"pruned-{share}.safetensors"
-        _write_weights(sibling, model.whole, path)
+    for share, smaller in model.siblings.items():
+        path = folder / sibling(share)
+        _write_weights(smaller, model.whole, path)
         files.append((path, "pruned-weights"))
     return files
 

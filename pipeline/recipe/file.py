@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...passes.order import order_problem
 from ..budgets import KINDS
 from ..devices.file import DEVICES_FILE, read_devices, why_not_ahead
 from ..devices.sections import DeviceSection
-from .paths import is_callable_name, locate
+from .paths import absolute, is_callable_name, locate
 from .problems import Location, RecipeError, describe, unknown
 from .sections import Recipe, TargetSection
 from .validation import validated
@@ -90,7 +91,7 @@ def _read_passes(document: Document, data: dict[str, Any], folder: Path) -> list
             continue
         options = _with_files(document, options, location, folder)
         for key in PASSES[name].file_options:
-            _resolve(document, options, (*location, key), folder)
+            _resolve(document, options, (*location, key), folder, find=absolute)
         read = validated(document, PASSES[name], options, location)
         reason = order_problem(read, passes, start) if read else None
         if reason:
@@ -244,7 +245,7 @@ def _resolve_files(document: Document, data: dict[str, Any], folder: Path) -> No
         data["data"] = samples = dict(samples)
         source = samples.get("source")
         if isinstance(source, str) and not is_callable_name(source):
-            _resolve(document, samples, ("data", "source"), folder, folders=True)
+            _resolve(document, samples, ("data", "source"), folder, find=partial(locate, folders=True))
 
 
 def _resolve(
@@ -252,11 +253,11 @@ def _resolve(
     section: dict[str, Any],
     location: Location,
     folder: Path,
-    folders: bool = False,
+    find: Callable[[str, Path], Path] = locate,
 ) -> None:
     key = str(location[-1])
     if isinstance(section.get(key), str) and not document.is_bad(location):
         try:
-            section[key] = str(locate(section[key], folder, folders))
+            section[key] = str(find(section[key], folder))
         except ValueError as error:
             document.refuse(location, str(error))

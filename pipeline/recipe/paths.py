@@ -18,16 +18,14 @@ def is_callable_name(text: str) -> bool:
     return not text.startswith(PACKAGE) and re.fullmatch(FUNCTION, text) is not None
 
 
-def locate(text: str, folder: Path, folders: bool) -> Path:
+def locate(text: str, folder: Path, folders: bool = False) -> Path:
     """The absolute path of the file that `text` names; with `folders`, also of a folder or an .npz file.
 
     folder: the recipe's, which relative paths start from.
     `package:pkg.name/file` is looked up without importing anything: reading a recipe runs no code.
     Raises ValueError, with the reason in words, when there is no such file.
     """
-    if not text or not text.isprintable():
-        raise ValueError(f"expected a path, got {describe(text)}")
-    path = _in_package(text) if text.startswith(PACKAGE) else Path(os.path.abspath(folder / text))  # noqa: PTH100
+    path = absolute(text, folder)
     try:
         there, is_folder = path.exists(), path.is_dir()
     except OSError as error:
@@ -40,6 +38,13 @@ def locate(text: str, folder: Path, folders: bool) -> Path:
     if folders and not is_folder and path.suffix != ".npz":
         raise ValueError(f"expected pkg.module:factory, a folder or an .npz file, got {describe(text)}")
     return path
+
+
+def absolute(text: str, folder: Path) -> Path:
+    """The absolute path that `text` names, whether anything is there or not; as `locate` else."""
+    if not text or not text.isprintable():
+        raise ValueError(f"expected a path, got {describe(text)}")
+    return _in_package(text) if text.startswith(PACKAGE) else Path(os.path.abspath(folder / text))  # noqa: PTH100
 
 
 def _in_package(text: str) -> Path:

@@ -11,7 +11,7 @@ from ..pages import words as text
 from ..pages.jinja import clean, clean_markdown, page_environment
 from ..run_record import RunRecord
 from .proofs import all_proofs
-from .pruning import point_metric, pruning
+from .pruning import file_of, point_metric, pruning
 from .steps import CODE_BARS, code_sizes, coverage, sensitivity, training
 from .trade_off import trade_offs
 from .units import UNIT_LIMIT, UNIT_ROWS, share_text
@@ -81,6 +81,7 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "UNIT_LIMIT": UNIT_LIMIT,
         "UNIT_ROWS": UNIT_ROWS,
         "WIDTH_ROWS": WIDTH_ROWS,
+        "file_of": file_of,
     }
     return environment
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from ...macs import listed
 from ...text import short
+from ..packing.pruned_names import WEIGHTS, sibling
 from ..pages.words import UNKNOWN, count_size, is_share, metric_value, ms, percent
-from ..run_record import StepRecord
+from ..run_record import RunRecord, StepRecord
 from .details import name_in, names_in, number_in, rows_in
 from .units import Total, UnitRow, UnitScale, costliest_first, scale_of, share_text, totals, unit_row
 from .widths import Widths, widths
@@ -127,6 +128,14 @@ def point_metric(point: Point) -> str:
     if is_share(point.metric):
         return f"{100 * point.metric:.2f} ± {percent(error)}"
     return f"{point.metric:.4g} ± {error:.2g}"
+
+
+def file_of(point: Point, pruned: Pruning, record: RunRecord) -> str:
+    """The artefact that holds a network's weights, "" where none does."""
+    if point.target is None or pruned.step is not [s for s in record.steps if s.details.get("gates")][-1]:
+        return ""  # a later pass has left others in these files
+    name = WEIGHTS if point.chosen else sibling(f"{point.target:g}")
+    return name if any(artefact.path == name for artefact in record.artefacts) else ""
 
 
 def pruning(step: StepRecord) -> Pruning | None:

@@ -11,7 +11,8 @@ from ...text import one_line, short
 from ..int8_share import share_text
 from ..pages.words import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
 from ..run_record import RunRecord
-from .pruning import Pruning, pruning
+from .pruning import Pruning, file_of, point_metric, pruning
+from .units import share_text as share_text_of
 from .view import DeviceView, device_views, metric_text
 
 REASON_LIMIT = 1200  # of a broken budget, which may name layers
@@ -25,7 +26,7 @@ def summary(record: RunRecord) -> RenderableType:
     if record.budgets:
         parts.append(_budgets(record))
     pruned = [found for step in record.steps if (found := pruning(step)) is not None]
-    parts += [_pruned(found) for found in pruned]
+    parts += [_pruned(found, record) for found in pruned]
     parts += [_device(device) for device in device_views(record)]
     if record.artefacts:
         parts.append(_artefacts(record))
@@ -52,9 +53,31 @@ def _budgets(record: RunRecord) -> Table:
     return table
 
 
-def _pruned(found: Pruning) -> RenderableType:
-    lines = Text("\n".join(one_line(line, REASON_LIMIT) for line in found.lines))
-    return Group(Text(short(found.step.pass_name), "bold"), Padding(lines, (0, 0, 0, 2)))
+def _pruned(found: Pruning, record: RunRecord) -> RenderableType:
+    told: list[RenderableType] = [
+        Text("\n".join(one_line(line, REASON_LIMIT) for line in found.lines), overflow="fold")
+    ]
+    if len(found.series) > 1:
+        told.append(_series(found, record))
+    return Group(Text(short(found.step.pass_name), "bold"), Padding(Group(*told), (0, 0, 0, 2)))
+
+
+def _series(found: Pruning, record: RunRecord) -> Table:
+    """The networks of one training, which the line above tells the chosen one of."""
+    metric = f"{short(found.step.metric.name, 40)}, validation"
+    table = _table("target", short(found.cost, 40), metric, "KL, nats", "weights")
+    for point in found.series:
+        target = share_text_of(point.target) + (", chosen" if point.chosen else "")
+        divergence = NOT_MEASURED if point.kl is None else f"{point.kl:.3g}"
+        row = (
+            target,
+            found.cost_text(point.cost),
+            point_metric(point),
+            divergence,
+            file_of(point, found, record),
+        )
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _device(device: DeviceView) -> RenderableType:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..pages.words import MINUS, UNKNOWN, percent
+from ..pages.words import MINUS, NOT_MEASURED, UNKNOWN, percent
 from .details import name_in, number_in
 from .widths import Width
 
@@ -40,9 +40,9 @@ class UnitRow:
 
     @property
     def harm_text(self) -> str:
-        """The rise of the loss with its sign, or why there is none to tell."""
+        """The loss that its cut makes with its sign, or why there is none to tell."""
         if self.harm is None:
-            return UNKNOWN if self.is_cut else "not cut"
+            return NOT_MEASURED if self.is_cut else "not cut"
         return f"{self.harm:+.3g}".replace("-", MINUS) if self.harm else "0"
 
     @property

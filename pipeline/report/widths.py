@@ -74,8 +74,15 @@ class WidthRow:
         return self.inputs.changed and not self.outputs.changed
 
     @property
+    def unsized(self) -> bool:
+        """Whether it is one whose channels are not told apart, as of an attention that stays whole."""
+        return self.outputs is not None and self.outputs.had == 0
+
+    @property
     def title(self) -> str:
         """All that there is to tell, for who points at it."""
+        if self.unsized:
+            return f"{self.name} ({self.type}): {'removed' if self.gone else 'left whole'}"
         told = ", ".join(f"{side} {width_text(width)}" for side, width in self.sides)
         return f"{self.name} ({self.type}): {'removed; it had ' if self.gone else ''}{told}"
 

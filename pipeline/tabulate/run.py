@@ -70,10 +70,8 @@ def dissected_for_time(model: Model) -> Dissected:
             " that is made of modules, before passes change it"
         )
     dissected = dissect(model, WHAT, Rules(kinds=frozenset(Kind)))
-    if not dissected.anatomy.units:
-        reasons = [f"{whole.name}: {whole.reason}" for whole in dissected.anatomy.whole]
-        told = "; ".join(reasons[:3]) or "it has no two layers with channels between them"
-        raise CompressError(f"{WHAT}: nothing of {model.source or 'the network'} can be made smaller: {told}")
+    if reason := dissected.anatomy.why_nothing:
+        raise CompressError(f"{WHAT}: {model.source or 'the network'}: {reason}")
     return dissected
 
 
@@ -157,7 +155,7 @@ def _earlier(path: Path, key: str, progress: Progress) -> LatencyTable | None:
     """The table that lies at `path`, if its probes still hold."""
     if not path.exists():
         return None
-    found = LatencyTable.read(path)
+    found = LatencyTable.read(path, "delete it, or name another file with -o")
     if found.key == key:
         return found
     progress.say(f"{path}: of another network, device, version or precision; measured anew")

@@ -30,10 +30,19 @@ def pruned(scratch: Path, **options: Any) -> PassResult:
     return Gates.model_validate(FAST | options).apply(model(), context_in(scratch))
 
 
-def test_a_network_of_which_nothing_may_go_is_left_as_it_is(tmp_path: Path) -> None:
-    result = pruned(tmp_path, keep=["*"])
-    assert not result.modified and result.notes[0] == "nothing can be removed"
-    assert "stem.0: named by `keep`" in result.notes
+def test_a_network_of_which_nothing_may_go_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(CompressError) as told:
+        pruned(tmp_path, keep=["*"])
+    assert str(told.value).startswith("gates: nothing can be removed: ")
+    assert "stem.0" in str(told.value) and ": named by `keep`" in str(told.value)
+    assert str(told.value).endswith("; leave out the pass, or let more be removed")
+
+
+def test_why_nothing_can_be_removed_is_known_without_data() -> None:
+    chosen = Gates.model_validate({})
+    assert chosen.why_not(model()) == ""
+    recurrent = Model(nn.LSTM(4, 4, batch_first=True), (torch.zeros(1, 3, 4),))
+    assert chosen.why_not(recurrent).startswith("nothing can be removed: ")
 
 
 def test_a_target_that_cannot_be_met_is_refused_with_the_least_that_can(tmp_path: Path) -> None:
@@ -77,8 +86,8 @@ def test_one_training_leaves_a_network_for_each_target_and_says_what_it_is_worth
 
 
 def test_the_solver_decides_without_training(tmp_path: Path) -> None:
-    training = TrainingOptions(epochs=0)
-    result = pruned(tmp_path, method="solver", training=training)
+    chosen = Gates(method="solver", training=TrainingOptions(epochs=0))
+    result = chosen.apply(model(), context_in(tmp_path))
     assert result.model.facts().macs <= 0.5 * model().facts().macs  # type: ignore[operator]
     assert "training" not in result.plan.details or not result.plan.details["training"]
     # Half of the multiply-accumulates went, and what is left was refitted alone: digits are easy.

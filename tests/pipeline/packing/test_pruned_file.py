@@ -110,6 +110,14 @@ def test_the_same_network_is_the_same_file(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def test_other_sizes_of_the_same_training_lie_beside_it(tmp_path: Path) -> None:
+    whole = digits("cnn")
+    chosen, other = at_random(whole), at_random(whole, seed=1)
+    files = write_pruned([whole, replace(chosen, siblings={"0.8": other})], tmp_path)
+    assert [path.name for path, _ in files] == ["pruned.safetensors", "widths.json", "pruned-0.8.safetensors"]
+    assert_the_same(digits("cnn", tmp_path / "pruned-0.8.safetensors"), other)
+
+
 def test_the_last_network_of_modules_is_written(tmp_path: Path) -> None:
     whole = digits("cnn")
     small = by_distill(whole)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from edgepress.pipeline.pages.words import MINUS
-from edgepress.pipeline.report.pruning import Pruning, pruning
+from edgepress.pipeline.report.pruning import Pruning, file_of, pruning
 from edgepress.pipeline.report.terminal import summary
 from edgepress.pipeline.report.write import write_reports
-from edgepress.pipeline.run_record import RunRecord
+from edgepress.pipeline.run_record import ArtefactRecord, RunRecord
 from edgepress.text import short
 from html_page import Page
 from pruned_records import LAYERS, SERIES, UNITS, gates
@@ -59,7 +59,7 @@ def test_the_page_tells_the_numbers_of_the_details(tmp_path: Path) -> None:
         "65.0 % 2.73 ms 65.1 % 5.93 M 1.31 G not measured 97.1 % 0.0123",
         "50.0 % chosen 2.10 ms 49.9 % 4.25 M 1.04 G 86.10 % not measured 0.0312",
         "layer1.0.conv1 channels 64 → 40 12.0 % +0.0042",
-        "layer2.1 block removed 11.4 % unknown",
+        "layer2.1 block removed 11.4 % not measured",
         f"layer3.attn heads 6 → 4 unknown {MINUS}0.0007",
         "layer2.0.conv1 channels 128 30.0 % not cut",
         "removed with its block (2)",
@@ -74,12 +74,12 @@ def test_markdown_and_the_terminal_tell_the_same(tmp_path: Path) -> None:
     rows = (tmp_path / "report.md").read_text(encoding="utf-8")
     for told in (
         "latency 4.20 ms → 2.10 ms (49.9 % left, target 50.0 %); channels 192 → 168, 1 of 2 units cut; 1 of 1 blocks",
-        "| 65.0 % | 2.73 ms | 65.1 % | 5.93 M | 1.31 G | not measured | 97.1 % | 0.0123 |",
-        "| 50.0 % (chosen) | 2.10 ms | 49.9 % | 4.25 M | 1.04 G | 86.10 % | not measured | 0.0312 |",
+        "| 65.0 % | 2.73 ms | 65.1 % | 5.93 M | 1.31 G | not measured | 97.1 % | 0.0123 | – |",
+        "| 50.0 % (chosen) | 2.10 ms | 49.9 % | 4.25 M | 1.04 G | 86.10 % | not measured | 0.0312 | – |",
         "| layer2.1.conv1 | Conv2d | removed | removed |",
         "| head | Linear | 512 → 320 | 10 |",
         f"| layer3.attn | heads | 6 → 4 | unknown | {MINUS}0.0007 |",
-        "| 2 | named by keep |",
+        "| 2 | named by keep | aux.0, aux.1 |",
     ):
         assert told in rows, rows
     shown = terminal(record())
@@ -90,6 +90,34 @@ def test_markdown_and_the_terminal_tell_the_same(tmp_path: Path) -> None:
         "left whole: 3, for 2 reasons (in the report)",
     ):
         assert told in shown, shown
+
+
+def test_the_files_of_a_series_are_named(tmp_path: Path) -> None:
+    names = ("pruned.safetensors", "pruned-0.8.safetensors")
+    files = [ArtefactRecord(path=name, kind="pruned-weights", bytes=1, sha256="ab" * 32) for name in names]
+    shown = record().model_copy(update={"artefacts": files})
+    rows = ("0.0041 pruned-0.8.safetensors", "0.0123 –", "0.0312 pruned.safetensors")
+    page = words(page_of(shown, tmp_path))
+    assert all(row in page for row in rows), page
+    assert "0.0041 | pruned-0.8.safetensors |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    told = " ".join(terminal(shown).split())
+    for row in (
+        "target latency top1, validation KL, nats weights",
+        "80.0 % 3.36 ms 87.10 ± 2.57 % 0.0041 pruned-0.8.safetensors",
+        "65.0 % 2.73 ms not measured 0.0123 50.0 %, chosen",
+        "50.0 %, chosen 2.10 ms 86.10 % 0.0312 pruned.safetensors",
+    ):
+        assert row in told, told
+
+
+def test_what_a_later_pass_overwrote_is_not_named() -> None:
+    first = step("gates", 0.861, 2_000, details=gates())
+    shown = run(steps=[STEPS[0], first, step("gates", 0.86, 1_000, details=gates())])
+    files = [ArtefactRecord(path="pruned.safetensors", kind="pruned-weights", bytes=1, sha256="ab" * 32)]
+    shown = shown.model_copy(update={"artefacts": files})
+    of_step = [pruning(each) for each in shown.steps[1:]]
+    found = [file_of(each.series[-1], each, shown) for each in of_step if each is not None]
+    assert found == ["", "pruned.safetensors"]
 
 
 def test_a_step_that_prunes_nothing_has_no_part_of_its_own(tmp_path: Path) -> None:
@@ -122,11 +150,11 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
         {"series": [{}]}, "unknown chosen unknown unknown unknown unknown not measured not measured"
     ),
     "what the cost is": ({"cost": None, "unit": None}, "unknown 2 of 4"),
-    "a unit of which nothing is told": ({"units": [{}, 7]}, "unknown unknown unknown unknown unknown Left whole"),
+    "a unit of which nothing is told": ({"units": [{}, 7]}, "unknown unknown unknown unknown not measured Left whole"),
     "a size that cannot be": ({"units": [UNITS[0] | {"kept": 65}]}, "layer1.0.conv1 channels unknown 12.0 % +0.0042"),
     "numbers that are none": (
         {"units": [UNITS[0] | {"saves": "much", "harm": float("nan")}]},
-        "layer1.0.conv1 channels 64 → 40 unknown unknown",
+        "layer1.0.conv1 channels 64 → 40 unknown not measured",
     ),
     "a layer of which nothing is told": ({"layers": [{}]}, "unknown unknown What each unit"),
     "a reason": ({"whole": [{"name": "head"}]}, "1 no reason given head"),

@@ -144,7 +144,7 @@ def test_a_table_tells_how_many_networks_it_is_to_have(tmp_path: Path) -> None:
 
 def test_what_cannot_be_made_smaller_is_refused(tmp_path: Path) -> None:
     alone = Model(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), (torch.randn(1, 1, 4, 4),), source="alone")
-    with pytest.raises(CompressError, match="tabulate: nothing of alone can be made smaller: "):
+    with pytest.raises(CompressError, match="tabulate: alone: nothing can be removed: "):
         tabulate(alone, fake(), tmp_path / "t.json", FLOAT)
     with pytest.raises(
         CompressError, match="tabulate: small is graph, of which no layer can be made smaller"
