@@ -41,8 +41,9 @@ def sha256_file(path: Path) -> str:
 def require_file(path: Path, what: str) -> None:
     """CompressError unless `path` is a file with something in it."""
     if not path.is_file():
+        if path.is_dir():
+            raise CompressError(f"{what}: {path} is a folder, not a file; name a file in it")
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise CompressError(f"{what}: {path} {problem}{did_you_mean(path.name, near)}")
+        raise CompressError(f"{what}: {path} does not exist{did_you_mean(path.name, near)}")
     if path.stat().st_size == 0:
         raise CompressError(f"{what}: {path} is empty (0 bytes)")

@@ -232,6 +232,15 @@ def _plain(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(as_networks_take_it(x, f"data: input {i}") for i, x in enumerate(inputs))
 
 
+def _what_to_check(module: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Weights and inputs of two types, or else the shape."""
+    odd = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if odd and any(x.dtype == torch.float32 for x in inputs):
+        types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in odd))
+        return f"its weights are {types}: let the factory return the network in float32 (network.float())"
+    return "check model.input_shape, or the shape of the data's samples"
+
+
 def _checked(
     section: ModelSection,
     module: nn.Module,
@@ -248,7 +257,7 @@ def _checked(
     except Exception as error:
         raise CompressError(
             f"{section.source}: the network fails on an example input of shape {shapes}: {describe(error)};"
-            f" check model.input_shape, or the shape of the data's samples"
+            f" {_what_to_check(module, inputs)}"
         ) from error
     outputs = found if isinstance(found, tuple) else (found,)
     for output in outputs:

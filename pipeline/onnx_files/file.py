@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2 * 2**30  # protobuf's own limit
 MAX_EXTERNAL_BYTES = 64 * 2**30
 MAX_INPUT_BYTES = 4 * 2**30  # what one call is fed, with every dynamic size 1
+WEIGHTS_ALONE = (".safetensors", ".pt", ".pth")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization")
+
+
+def _require_graph(path: Path, what: str) -> None:
+    """CompressError unless there is a file, and by its name one that may hold a graph."""
+    require_file(path, what)
+    if path.suffix.lower() in WEIGHTS_ALONE:
+        raise CompressError(
+            f"{what}: {path} holds weights and no graph; give the ONNX file of that network, which in a run's folder is"
+            " model.onnx"
+        )
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -29,7 +40,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    require_file(path, "model.source")
+    _require_graph(path, "model.source")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UnsafeInputError(
             f"{path} has {path.stat().st_size:,} bytes; ONNX files have at most {MAX_FILE_BYTES:,}"
@@ -67,7 +78,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """
     import onnx
 
-    require_file(path, "model")
+    _require_graph(path, "model")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors, and those of the file system, share no base class

@@ -25,6 +25,9 @@ def small(classes=3):
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
                          nn.Linear(144, classes))
 
+def doubles():
+    return small().double()
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
@@ -192,6 +195,11 @@ def test_several_inputs_and_outputs_keep_their_names(folder: Path) -> None:
             "ingest_networks:small",
             {"shape": (3, 8, 8)},
             "fails on an example input of shape (1, 3, 8, 8): RuntimeError: ",
+        ),
+        (
+            "ingest_networks:doubles",
+            {},
+            "; its weights are float64: let the factory return the network in float32 (network.float())",
         ),
         (
             "ingest_networks:Odd",
