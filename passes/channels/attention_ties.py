@@ -65,9 +65,7 @@ class Way:
 
 def ties_of_attention(root: nn.Module, layout: Layout, kind: Kind, way: Way) -> Ties:
     """What belongs to the choices if the guesses are right. root: has the attention, and what is beside it alone."""
-    sizes = layout.sizes
-    alike = f"{sizes.heads} heads of {sizes.size}, {sizes.groups} of keys"
-    ties = Ties(Unit(layout.name, kind, choices_of(layout, kind), alike=alike))
+    ties = Ties(Unit(layout.name, kind, choices_of(layout, kind)))
     columns = layout.columns.owner(kind)
     owners: Owners = {f"{layout.projection}.weight": {1: columns}, **way.own}
     parameters = dict(root.named_parameters())

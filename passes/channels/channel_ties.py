@@ -32,7 +32,7 @@ def ties_of(groups: ChannelGroups, group: Any) -> Ties:
     """The ties of one group; UncuttableError, in words that follow its name, where a layer is not understood."""
     names, parts = groups.names, _parts(groups, group)
     size = groups.channels(group) // parts
-    ties = Ties(Unit(names[id(group[0].dep.target.module)], Kind.CHANNELS, size, parts, _alike(group)))
+    ties = Ties(Unit(names[id(group[0].dep.target.module)], Kind.CHANNELS, size, parts))
     for item in group:
         layer = item.dep.target.module
         name = names.get(id(layer))
@@ -87,13 +87,6 @@ def _tie(ties: Ties, name: str, layer: nn.Module, role: _Role, index: Tensor, ch
         own(ties.tensors, (f"{name}.{leaf}", dim), length, index[here], choice[here])
     for count in role.counts:
         own(ties.sizes, (name, count), role.width, index, choice)
-
-
-def _alike(group: Any) -> str:
-    """What the group is made of: the kinds of layers, and how often each comes."""
-    kinds = [type(item.dep.target.module).__name__ for item in group]
-    counts = {kind: kinds.count(kind) for kind in sorted(set(kinds)) if not kind.startswith("_")}
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _parts(groups: ChannelGroups, group: Any) -> int:

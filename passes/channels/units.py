@@ -17,14 +17,12 @@ class Unit:
 
     name: of the layer that makes the channels, of the attention, or of the block; no two units share one.
     size: how many choices. parts: a choice is one channel in each of so many equal parts (grouped convolutions).
-    alike: what it may be ranked among: units of the same structure (Isomorphic pruning, Fang et al., ECCV 2024).
     """
 
     name: str
     kind: Kind
     size: int
     parts: int = 1
-    alike: str = ""
 
 
 Kept = Mapping[str, tuple[int, ...]]

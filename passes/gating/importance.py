@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...errors import CompressError
-from ..channels.kind import Kind
 from ..channels.units import Gates, Unit
 from .cost import Cost
 from .widths import Widths
@@ -56,25 +55,11 @@ def worth(importance: Mapping[str, Tensor], cost: Cost, units: Sequence[Unit]) -
     return {unit.name: importance[unit.name] / price for unit, price in zip(units, prices, strict=True)}
 
 
-def standing(
-    scores: Mapping[str, Tensor], units: Sequence[Unit], isomorphic: bool = False
-) -> dict[str, Tensor]:
-    """The rank of each choice among all, over their number: (size,) in (0, 1]. Of equal scores the first stand higher.
-
-    isomorphic: among those of units of the same structure alone (Isomorphic pruning, Fang et al., ECCV 2024), where
-    scores of unlike units are not to be compared.
-    """
-    groups: dict[tuple[str, ...], list[Unit]] = {}
-    for unit in units:
-        known = unit.alike or unit.kind is Kind.BLOCK
-        key = (unit.kind, unit.alike if known else unit.name) if isomorphic else ()
-        groups.setdefault(key, []).append(unit)
-    found: dict[str, Tensor] = {}
-    for group in groups.values():
-        together = torch.cat([scores[unit.name].double() for unit in group])
-        order = torch.argsort(together, descending=True, stable=True)
-        ranks = torch.empty(len(together))
-        ranks[order] = torch.arange(len(together), 0, -1, dtype=ranks.dtype) / len(together)
-        each = torch.split(ranks, [unit.size for unit in group])
-        found |= {unit.name: values for unit, values in zip(group, each, strict=True)}
-    return found
+def standing(scores: Mapping[str, Tensor], units: Sequence[Unit]) -> dict[str, Tensor]:
+    """The rank of each choice among all over their number, (size,) in (0, 1]; of equal scores the first is higher."""
+    together = torch.cat([scores[unit.name].double() for unit in units])
+    order = torch.argsort(together, descending=True, stable=True)
+    ranks = torch.empty(len(together))
+    ranks[order] = torch.arange(len(together), 0, -1, dtype=ranks.dtype) / len(together)
+    each = torch.split(ranks, [unit.size for unit in units])
+    return {unit.name: values for unit, values in zip(units, each, strict=True)}

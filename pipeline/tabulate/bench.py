@@ -22,7 +22,7 @@ from ...targets.measuring.turns import LaunchPlan, measure_rounds
 from ..export import export
 from ..launch_inputs import example_feeds
 from .attributed import times_by_layer
-from .smaller import widths_of
+from .smaller import layer_widths
 
 if TYPE_CHECKING:
     from ...model import Model
@@ -90,7 +90,7 @@ class Bench:
         whole, smaller = ([launch.result for launch in of(launches, label)] for label in engines)
         ratios = [exp(paired_log_ratio(one, other)) for one, other in zip(whole, smaller, strict=True)]
         return Probe(
-            widths=widths_of(self.dissected.anatomy, kept),
+            widths=layer_widths(self.dissected.anatomy, kept),
             ratios=tuple(ratios),
             whole_ms=tuple(result.median_ns / 1e6 for result in whole),
             layer_ms=built.layer_ms,

@@ -28,7 +28,7 @@ from ..run_record import plain_settings
 from ..store import key_of
 from .bench import Bench, TabulatePlan
 from .computed import computed_digest
-from .smaller import random_kept, widths_of
+from .smaller import drawn_kept, layer_widths
 
 if TYPE_CHECKING:
     from ...isolated import Limits
@@ -96,8 +96,8 @@ def _measured(bench: Bench, path: Path, progress: Progress) -> LatencyTable:
     probes = list(table.probes) if table is not None else []
     known, draw = [probe.widths for probe in probes], random.Random(plan.seed)
     missing = []
-    for kept in [{}, *(random_kept(anatomy, draw, plan.round_to) for _ in range(plan.probes))]:
-        if (widths := widths_of(anatomy, kept)) not in known:
+    for kept in [{}, *(drawn_kept(anatomy, draw, plan.round_to) for _ in range(plan.probes))]:
+        if (widths := layer_widths(anatomy, kept)) not in known:
             known.append(widths)
             missing.append(kept)
     progress.say(f"{label}: timing {len(missing)} networks in {plan.precision}; {len(probes)} are known")

@@ -22,7 +22,7 @@ MOST_BLOCKS = 0.5
 """Share of the blocks that are out, at most and about."""
 
 
-def random_kept(anatomy: Anatomy, draw: random.Random, round_to: int) -> dict[str, tuple[int, ...]]:
+def drawn_kept(anatomy: Anatomy, draw: random.Random, round_to: int) -> dict[str, tuple[int, ...]]:
     """What stays of each unit in a network of random size: its first choices, in the steps that `gates` cuts in.
 
     Sizes are spread evenly on a logarithmic scale. Which choices stay does not matter to time.
@@ -42,7 +42,7 @@ def random_kept(anatomy: Anatomy, draw: random.Random, round_to: int) -> dict[st
     return kept
 
 
-def widths_of(anatomy: Anatomy, kept: Kept) -> dict[str, tuple[int, int]]:
+def layer_widths(anatomy: Anatomy, kept: Kept) -> dict[str, tuple[int, int]]:
     """The inputs and outputs of each layer that is there when only `kept` stays."""
     gates = gates_of(kept, anatomy.units)
     return {

@@ -68,13 +68,13 @@ def chain(widths: list[int], blocks: int = 0) -> Anatomy:
     last = Side(3)
     for i, width in enumerate(widths):
         side = Side(width, owned(f"c{i}", width))
-        units.append(Unit(f"c{i}", Kind.CHANNELS, width, alike=f"of {width}"))
+        units.append(Unit(f"c{i}", Kind.CHANNELS, width))
         positions = max(1, 1024 >> (2 * i * 4 // len(widths)))
         layers.append(LayerUse(f"c{i}", "Conv2d", last, side, (Term(9 * positions, (last, side)),)))
         params[f"c{i}.weight"] = Term(9, (last, side))
         if i < blocks:
             hidden = Side(width, owned(f"h{i}", width))
-            units += [Unit(f"h{i}", Kind.CHANNELS, width), Unit(f"b{i}", Kind.BLOCK, 1, alike="block")]
+            units += [Unit(f"h{i}", Kind.CHANNELS, width), Unit(f"b{i}", Kind.BLOCK, 1)]
             for name, sides in (("in", (side, hidden)), ("out", (hidden, side))):
                 macs = Term(positions, sides, (f"b{i}",))
                 layers.append(LayerUse(f"b{i}.{name}", "Conv2d", *sides, (macs,), (f"b{i}",)))

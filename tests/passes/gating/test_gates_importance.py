@@ -1,4 +1,4 @@
-"""Taylor importance against gates closed one at a time, and ranks among what is alike."""
+"""Taylor importance against gates closed one at a time, and ranks."""
 
 from __future__ import annotations
 
@@ -50,34 +50,15 @@ def test_a_loss_that_says_nothing_is_refused(factor: float, message: str) -> Non
         taylor([linear(factor)], UNITS)
 
 
-def test_choices_stand_among_those_of_like_units_alone() -> None:
-    units = [
-        Unit("a", Kind.CHANNELS, 2, alike="mlp"),
-        Unit("b", Kind.CHANNELS, 2, alike="mlp"),
-        Unit("c", Kind.CHANNELS, 2, alike="stream"),
-        Unit("d", Kind.CHANNELS, 1),
-        Unit("e", Kind.CHANNELS, 1),
-        Unit("f", Kind.BLOCK, 1),
-        Unit("g", Kind.BLOCK, 1),
-    ]
-    values = {
-        "a": [4.0, 3.0],
-        "b": [1.0, 2.0],
-        "c": [900.0, 800.0],
-        "d": [0.0],
-        "e": [7.0],
-        "f": [5.0],
-        "g": [6.0],
+def test_choices_stand_by_their_scores_among_all() -> None:
+    units = [Unit("a", Kind.CHANNELS, 2), Unit("b", Kind.CHANNELS, 2), Unit("c", Kind.BLOCK, 1)]
+    scores = {"a": torch.tensor([4.0, 3.0]), "b": torch.tensor([1.0, 900.0]), "c": torch.tensor([3.0])}
+    found = {name: each.tolist() for name, each in standing(scores, units).items()}
+    assert found == {
+        "a": pytest.approx([0.8, 0.6]),
+        "b": pytest.approx([0.2, 1.0]),
+        "c": pytest.approx([0.4]),
     }
-    scores = {name: torch.tensor(each) for name, each in values.items()}
-    found = standing(scores, units, isomorphic=True)
-    expected = {"a": [1, 0.75], "b": [0.25, 0.5], "c": [1, 0.5], "d": [1], "e": [1], "f": [0.5], "g": [1]}
-    assert {name: each.tolist() for name, each in found.items()} == expected
-    alone = standing(scores, units)
-    ranked = sorted(
-        ((float(s), n, i) for n, each in scores.items() for i, s in enumerate(each)), reverse=True
-    )
-    assert [float(alone[name][i]) * 10 for _, name, i in ranked] == pytest.approx(list(range(10, 0, -1)))
 
 
 def test_worth_is_importance_for_what_a_choice_costs() -> None:

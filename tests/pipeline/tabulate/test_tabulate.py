@@ -26,7 +26,7 @@ from edgepress.pipeline.tabulate.bench import TabulatePlan
 from edgepress.pipeline.tabulate.computed import computed_digest
 from edgepress.pipeline.tabulate.page import table_html
 from edgepress.pipeline.tabulate.run import layer_sizes, tabulate
-from edgepress.pipeline.tabulate.smaller import random_kept, widths_of
+from edgepress.pipeline.tabulate.smaller import drawn_kept, layer_widths
 from edgepress.progress import Silent
 from html_page import Page
 from small_run import write_recipe
@@ -154,15 +154,15 @@ def test_what_cannot_be_made_smaller_is_refused(tmp_path: Path) -> None:
 
 def test_random_widths_are_multiples_and_blocks_are_out_now_and_then() -> None:
     anatomy, draw = dissect(small(), "test").anatomy, random.Random(0)
-    drawn = [random_kept(anatomy, draw, 8) for _ in range(50)]
+    drawn = [drawn_kept(anatomy, draw, 8) for _ in range(50)]
     (wide,) = [unit.name for unit in anatomy.units if unit.size == 32]
     assert {len(one.get(wide, range(32))) for one in drawn} == {8, 16, 24, 32}
     out = ["2.0" in one for one in drawn]
     assert 0 < sum(out) < 25  # half of the blocks at most, and none in some
     gone = next(one for one in drawn if "2.0" in one and wide in one)
-    widths, left = widths_of(anatomy, gone), len(gone[wide])
+    widths, left = layer_widths(anatomy, gone), len(gone[wide])
     assert "2.0.first" not in widths and widths["0"] == (1, left) and widths["5"] == (left, 4)
-    assert len(widths_of(anatomy, {})) == len(anatomy.layers)
+    assert len(layer_widths(anatomy, {})) == len(anatomy.layers)
 
 
 def test_a_real_device_tells_the_time_of_every_layer(tmp_path: Path) -> None:
