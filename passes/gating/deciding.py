@@ -20,7 +20,7 @@ from .decided import Decided, remembered
 from .gate import Gate
 from .held_out import keep_where_no_worse
 from .importance import standing, taylor, worth
-from .lessons import TRIED, Lessons
+from .lessons import Lessons
 from .objective import Gating, Ramp
 from .options import GatesOptions
 from .projection import project, widened
@@ -88,9 +88,13 @@ class Deciding:
     def _tried_out(self, kept: Kept, share: float, gates: Mapping[str, Tensor] | None) -> Decided:
         """What stays after exchanges between layers, and what each unit does.
 
-        Of many exchanges some help the samples that they are tried on by chance: others must agree, if there are any.
+        Of many exchanges some help the samples that they are tried on by chance: others must agree, and where there are
+        none nothing is exchanged.
         """
         effects = leave_one_out(self._loss_before, self._loss, kept, self.units)
+        if not self.lessons.others:
+            note = f"{share:g}: no exchanges between layers: the validation part has too few samples to confirm them"
+            return Decided(kept, effects, (note,))
         found = exchange(
             self._loss,
             kept,
@@ -104,15 +108,13 @@ class Deciding:
         )
         if len(found.losses) == 1:
             return Decided(kept, effects)
+        before, after = (self._loss_on_others(each) for each in (kept, found.kept))
         note = (
             f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
-            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}"
+            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}, on others {before:.4g} -> {after:.4g}"
         )
-        if self.lessons.others:
-            before, after = (self._loss_on_others(each) for each in (kept, found.kept))
-            note += f", on others {before:.4g} -> {after:.4g}"
-            if not after < before:
-                return Decided(kept, effects, (f"{note}: taken back",))
+        if not after < before:
+            return Decided(kept, effects, (f"{note}: taken back",))
         moved = [name for name, choices in found.kept.items() if kept.get(name) != choices]
         effects |= leave_one_out(self._loss_before, self._loss, found.kept, self.units, moved)
         return Decided(found.kept, {name: effects[name] for name in found.kept}, (note,))
@@ -168,12 +170,12 @@ class Deciding:
 
     def _loss_before(self, gates: Gates) -> float:
         """How unlike itself the network as it was is with these gates."""
-        return self.lessons.unlike(fixed(self.whole, self.dissected, gates), TRIED)
+        return self.lessons.unlike_where_tried(fixed(self.whole, self.dissected, gates))
 
     def _loss(self, gates: Gates) -> float:
         """How unlike the whole network the trained one is with these gates."""
         self.network.eval()
-        return self.lessons.unlike(fixed(self.network, self.dissected, gates), TRIED)
+        return self.lessons.unlike_where_tried(fixed(self.network, self.dissected, gates))
 
     def _loss_on_others(self, kept: Kept) -> float:
         gated = fixed(self.network, self.dissected, gates_of(kept, self.units))

@@ -30,7 +30,7 @@ WORK = 2e11
 FEWEST, MOST = 32, 256
 """Samples that are looked at, whatever they take."""
 TRIED = 128
-"""Of these, those on which one change of many is tried."""
+"""Of these, the most on which one change of many is tried: half of the held-out ones where there are fewer."""
 FIT_LEAST = 128
 """Samples that a regression has at least, where calibration has so many."""
 FITTED = 0.75
@@ -64,7 +64,9 @@ class Lessons:
         self.held_out = list(self._batches(validation.head(self.samples), BATCH))
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
-        tried = sum(len(batch[0]) for batch in self.held_out[: self._count(TRIED)])
+        batch = model.static_batch or BATCH
+        self._tried = min(-(-TRIED // batch), max(1, -(-len(validation) // batch) // 2))
+        tried = sum(len(batch[0]) for batch in self.held_out[: self._tried])
         self._beyond = validation.between(tried, tried + self.samples)
 
     @property
@@ -81,14 +83,16 @@ class Lessons:
             self.options.teacher_weight,
         )
 
-    def unlike(self, network: nn.Module, most: int = MOST) -> float:
+    def unlike(self, network: nn.Module) -> float:
         """How unlike the whole network's outputs those of another one are, on samples that nothing was fitted to.
 
         The KL divergence in nats of logits, the squared error over the variance of other outputs; means over samples.
-        most: samples that are looked at, in whole batches.
         """
-        judged = list(zip(self.held_out, self._wanted, strict=True))[: self._count(most)]
-        return self._unlike(network, judged)
+        return self._unlike(network, list(zip(self.held_out, self._wanted, strict=True)))
+
+    def unlike_where_tried(self, network: nn.Module) -> float:
+        """The same on the first of them, by which one change of many is chosen."""
+        return self._unlike(network, list(zip(self.held_out, self._wanted, strict=True))[: self._tried])
 
     def unlike_on_others(self, network: nn.Module) -> float:
         """The same on `others`."""
@@ -96,7 +100,7 @@ class Lessons:
 
     @cached_property
     def others(self) -> list[Judged]:
-        """Held-out samples beyond those that single changes are tried on; none where there are no more."""
+        """Held-out samples beyond those that single changes are tried on; none where all are one batch."""
         batches = self._batches(self._beyond, BATCH)
         return [(batch, self._run(self.model.module, batch)) for batch in batches]
 
@@ -106,10 +110,6 @@ class Lessons:
             for batch, wanted in judged
         ]
         return float(torch.cat(losses).double().mean())
-
-    def _count(self, most: int) -> int:
-        """Of batches, that hold so many samples."""
-        return -(-most // (self.model.static_batch or BATCH))
 
     def importance_losses(self, dissected: Dissected) -> Iterator[Loss]:
         """One loss a sample, or the mean over a static batch, with all outputs drawn from the whole network's own.
