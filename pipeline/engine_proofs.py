@@ -77,8 +77,13 @@ def judged(
     """
     part, validation = context.data.judge, context.data.validation
     ranked, classes = ranked_outputs(candidate.compressed_onnx), labels_are_classes(validation)
-    parities = {}
-    for label, forward in forwards.items():
+    parities: dict[str, ParityRecord] = {}
+    metrics: dict[str, MetricRecord] = {}
+    fidelity = None
+    for (
+        label,
+        forward,
+    ) in forwards.items():  # all that is asked of one engine at once: a device keeps one open
         wanted = candidate.reference if label == COMPRESSED else candidate.float_reference
         found = outputs_of(forward, validation, batch)
         limit = _limit(label, candidate, own_default=DEFAULT in forwards)
@@ -88,9 +93,7 @@ def judged(
             context.progress.say(f"{device}: looking for the layer of {label} that differs")
             proof = proof.model_copy(update={"where": find_layer(label, limit, proof, wanted, found)})
         parities[label] = proof
-    context.progress.say(f"{device}: measuring {context.metric.name} on {len(part)} samples")
-    metrics, fidelity = {}, None
-    for label, forward in forwards.items():
+        context.progress.say(f"{device}: measuring {context.metric.name} of {label} on {len(part)} samples")
         if label == COMPRESSED:
             reference = candidate.model.float_original
             metrics[label], fidelity = metric_and_fidelity(forward, batch, reference, context)

@@ -1,17 +1,13 @@
-"""A whole run on a small network: the record, the exit code, reuse, kill and resume."""
-
-from __future__ import annotations
-
-import json
-import os
-import signal
-import subprocess
+import shutil
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from edgepress.cli import cli
 from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
@@ -19,11 +15,13 @@ from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.report.read import load_run
 from edgepress.pipeline.run import compress, describe
+from edgepress.pipeline.run_record import RunRecord
 from edits import replaced
+from forked import ended, killed, started
 from safetensors.torch import save_file
-from small_run import NETWORK, ONNXRUNTIME, OPENVINO, write_recipe
+from small_run import ABSENT, NETWORK, ONNXRUNTIME, OPENVINO, write_recipe
 
-ABSENT = "openvino:NPU.7"  # no machine has so many
+ONE_OF_TWO = [ONNXRUNTIME, ABSENT]
 
 
 @pytest.fixture
@@ -31,18 +29,49 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
+    """A finished run on both runtimes, and its record; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("both")
+    return folder, compress(write_recipe(folder), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one device that is here and one that is not; nobody writes into it."""
+    return finished(tmp_path_factory.mktemp("measured"), ONE_OF_TWO)
+
+
+@pytest.fixture(scope="module")
+def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of no device, for tests that do not look at any; nobody writes into it."""
+    return finished(tmp_path_factory.mktemp("undecided"), [ABSENT])
+
+
+def finished(folder: Path, targets: list[str]) -> Path:
+    compress(write_recipe(folder, targets=targets), folder / "run")
+    return folder
+
+
 @pytest.fixture
-def light(tmp_path: Path) -> Path:
-    """For tests that do not look at devices."""
-    return write_recipe(tmp_path, targets=[ONNXRUNTIME])
+def done(measured: Path, tmp_path: Path) -> Path:
+    """The recipe of that run, in a folder of the test's own with a copy of what it left."""
+    return copied(measured, tmp_path)
 
 
-def run_cli(recipe: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(recipe, out, *options), capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def unjudged(undecided: Path, tmp_path: Path) -> Path:
+    return copied(undecided, tmp_path)
 
 
-def command(recipe: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "edgepress.cli", "run", str(recipe), "-o", str(out), *options]
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    sys.modules.pop("small_network", None)
+    return to / "recipe.yaml"
+
+
+def run_cli(recipe: Path, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["run", str(recipe), "-o", str(out), *options], prog_name="compress")
 
 
 def test_a_student_of_four_bits_runs_in_int8_and_comes_with_its_packed_weights(tmp_path: Path) -> None:
@@ -73,8 +102,8 @@ def test_a_student_needs_samples_to_learn_from(tmp_path: Path) -> None:
         compress(recipe, tmp_path / "run")
 
 
-def test_a_run_leaves_a_record_that_holds_what_it_promises(recipe: Path, tmp_path: Path) -> None:
-    record = compress(recipe, tmp_path / "run")
+def test_a_run_leaves_a_record_that_holds_what_it_promises(both: tuple[Path, RunRecord]) -> None:
+    folder, record = both
     assert record.verdict == "PASS", record.reason
     assert [s.pass_name for s in record.steps] == ["float", "quantize"]
     assert record.steps[0].metric.n == 200 and record.steps[0].metric.part == "test"
@@ -91,14 +120,14 @@ def test_a_run_leaves_a_record_that_holds_what_it_promises(recipe: Path, tmp_pat
         assert alike.agreement > 0.9 and 0 <= alike.kl < 0.01  # INT8 moves these outputs by a few per cent
     sizes = {a.path: a.bytes for a in record.artefacts}
     assert {"float.onnx", "model.onnx"} <= sizes.keys()
-    assert sizes == {path: (tmp_path / "run" / path).stat().st_size for path in sizes}
+    assert sizes == {path: (folder / "run" / path).stat().st_size for path in sizes}
     for name in ("run.json", "report.html", "report.md", "junit.xml"):
-        assert (tmp_path / "run" / name).is_file()
-    assert load_run(tmp_path / "run") == record
+        assert (folder / "run" / name).is_file()
+    assert load_run(folder / "run") == record
 
 
-def test_layers_before_and_after_carry_the_names_of_modules(recipe: Path, tmp_path: Path) -> None:
-    record = compress(recipe, tmp_path / "run")
+def test_layers_before_and_after_carry_the_names_of_modules(both: tuple[Path, RunRecord]) -> None:
+    _, record = both
     target = record.targets[0]
     for engine in (target.baseline, target.compressed):
         assert engine is not None
@@ -106,15 +135,16 @@ def test_layers_before_and_after_carry_the_names_of_modules(recipe: Path, tmp_pa
         assert {"stem.0", "block.0", "block.2", "head"} <= names
 
 
-def test_a_broken_promise_is_a_verdict_and_exit_code_3(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], budgets={"bytes": "100 B"})
-    done = run_cli(recipe, tmp_path / "run")
-    assert done.returncode == 3, done.stderr
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["verdict"] == "FAIL"
+def test_a_broken_promise_is_a_verdict_and_exit_code_3(done: Path) -> None:
+    write_recipe(done.parent, targets=ONE_OF_TWO, budgets={"bytes": "100 B"})
+    result = run_cli(done, done.parent / "run")
+    assert result.exit_code == 3, result.stderr
+    assert load_run(done.parent / "run").verdict == "FAIL"
 
 
-def test_a_second_run_reuses_everything_and_says_so(recipe: Path, tmp_path: Path) -> None:
-    first = compress(recipe, tmp_path / "run")
+def test_a_second_run_reuses_everything_and_says_so(both: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    folder, first = both
+    recipe = copied(folder, tmp_path)
     exported = (tmp_path / "run" / "model.onnx").stat().st_mtime_ns
     second = compress(recipe, tmp_path / "run")
     assert (tmp_path / "run" / "model.onnx").stat().st_mtime_ns == exported
@@ -128,71 +158,66 @@ def test_a_second_run_reuses_everything_and_says_so(recipe: Path, tmp_path: Path
         assert not before.compressed.latency_ms.cached and after.compressed.latency_ms.cached
         assert after.compressed.latency_ms.measured_at == before.compressed.latency_ms.measured_at
     assert first.artefacts == second.artefacts
-    again = compress(recipe, tmp_path / "run", remeasure=True)
+
+
+def test_on_request_it_measures_again_what_it_reuses(done: Path) -> None:
+    again = compress(done, done.parent / "run", remeasure=True)
     latency = again.targets[0].compressed.latency_ms  # type: ignore[union-attr]
     assert latency is not None and not latency.cached and again.steps[1].cached
 
 
-def test_a_changed_option_is_another_step(light: Path, tmp_path: Path) -> None:
-    compress(light, tmp_path / "run")
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[{"quantize": {"ranges": "minmax"}}])
-    assert [s.cached for s in compress(recipe, tmp_path / "run").steps] == [True, False]
+def test_a_changed_option_is_another_step(unjudged: Path) -> None:
+    write_recipe(unjudged.parent, targets=[ABSENT], passes=[{"quantize": {"ranges": "minmax"}}])
+    assert [s.cached for s in compress(unjudged, unjudged.parent / "run").steps] == [True, False]
 
 
-def test_changed_weights_are_another_model(light: Path, tmp_path: Path) -> None:
+def test_changed_weights_are_another_model(unjudged: Path) -> None:
     import torch
 
-    compress(light, tmp_path / "run")
     namespace: dict[str, object] = {}
     exec(NETWORK, namespace)
     torch.manual_seed(1)
-    save_file(namespace["net"]().state_dict(), tmp_path / "net.safetensors")  # type: ignore[operator]
-    assert [s.cached for s in compress(light, tmp_path / "run").steps] == [False, False]
+    save_file(namespace["net"]().state_dict(), unjudged.parent / "net.safetensors")  # type: ignore[operator]
+    assert [s.cached for s in compress(unjudged, unjudged.parent / "run").steps] == [False, False]
 
 
-def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    recipe, killed, whole = (
-        write_recipe(tmp_path, targets=[ONNXRUNTIME]),
-        tmp_path / "killed",
-        tmp_path / "whole",
-    )
-    process = subprocess.Popen(
-        command(recipe, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    finished = lambda: len(list((killed / "steps").glob("*/manifest.json")))  # noqa: E731
+def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(measured: Path, tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path, targets=ONE_OF_TWO), tmp_path / "killed"
+    process = started(compress, recipe, folder)
+    kept = lambda: len(list((folder / "steps").glob("*/manifest.json")))  # noqa: E731
     deadline = time.monotonic() + 240
-    while finished() < 2 and time.monotonic() < deadline and process.poll() is None:
+    while kept() < 2 and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "run.json").exists()
-    resumed = run_cli(recipe, killed, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert process.is_alive(), "the run ended before it could be killed"
+    killed(process)
+    assert not (folder / "run.json").exists()
+    resumed = run_cli(recipe, folder, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
     assert "quantize: reused, finished in an earlier run" in resumed.stderr
-    assert run_cli(recipe, whole).returncode == 0
-    digests = [{a.path: a.sha256 for a in load_run(folder).artefacts} for folder in (killed, whole)]
+    digests = [{a.path: a.sha256 for a in load_run(f).artefacts} for f in (folder, measured / "run")]
     assert digests[0] == digests[1] and len(digests[0]) >= 4
 
 
-def test_a_damaged_entry_of_the_store_is_done_again(light: Path, tmp_path: Path) -> None:
-    compress(light, tmp_path / "run")
-    for tensors in (tmp_path / "run" / "steps").glob("*/tensors.safetensors"):
+def test_a_damaged_entry_of_the_store_is_done_again(unjudged: Path) -> None:
+    damaged = 0
+    for tensors in (unjudged.parent / "run" / "steps").glob("*/tensors.safetensors"):
         tensors.write_bytes(tensors.read_bytes()[:-1] + b"\0\0")
-    assert not any(s.cached for s in compress(light, tmp_path / "run").steps)
+        damaged += 1
+    assert damaged >= 2
+    assert not any(s.cached for s in compress(unjudged, unjudged.parent / "run").steps)
 
 
 def test_a_required_device_that_is_not_here_stops_the_run_before_any_work(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, targets=[{ABSENT: {"required": True}}])
     with pytest.raises(DeviceUnavailableError, match=rf"{ABSENT} is required and not here"):
         compress(recipe, tmp_path / "run")
-    assert run_cli(recipe, tmp_path / "run").returncode == 5
+    assert run_cli(recipe, tmp_path / "run").exit_code == 5
 
 
-def test_a_device_that_is_not_here_and_not_required_is_reported_with_its_reason(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME, ABSENT])
-    target = compress(recipe, tmp_path / "run").targets[1]
-    assert target.status == "unavailable" and "NPU.7" in target.reason
+def test_a_device_that_is_not_here_and_not_required_is_reported_with_its_reason(measured: Path) -> None:
+    record = load_run(measured / "run")
+    assert record.verdict == "PASS", record.reason
+    assert record.targets[1].status == "unavailable" and "NPU.7" in record.targets[1].reason
 
 
 def test_dry_run_touches_nothing(recipe: Path) -> None:
@@ -212,34 +237,36 @@ def test_a_network_without_passes_is_proven_and_passes(tmp_path: Path) -> None:
     assert "float, f32: ONNX → openvino:CPU" in edges and "compressed: ONNX → onnxruntime" in edges
 
 
-def test_a_run_in_which_no_device_ran_is_inconclusive(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, targets=[ABSENT])
-    assert compress(recipe, tmp_path / "run").verdict == "INCONCLUSIVE"
-    assert run_cli(recipe, tmp_path / "run").returncode == 4
+def test_a_run_in_which_no_device_ran_is_inconclusive(unjudged: Path) -> None:
+    assert load_run(unjudged.parent / "run").verdict == "INCONCLUSIVE"
+    assert run_cli(unjudged, unjudged.parent / "run").exit_code == 4
 
 
 def test_a_changed_metric_function_is_measured_again(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[], metric="small_metric:score", budgets={})
+    recipe = write_recipe(tmp_path, targets=[ABSENT], passes=[], metric="small_metric:score", budgets={})
     metric = "import torch\ndef score(outputs, labels):\n    return torch.full((len(labels),), {})\n"
-    (tmp_path / "small_metric.py").write_text(metric.format(0.25))
-    run_cli(recipe, tmp_path / "run")
-    assert load_run(tmp_path / "run").steps[0].metric.value == 0.25
-    (tmp_path / "small_metric.py").write_text(metric.format(0.75))
-    run_cli(recipe, tmp_path / "run")
-    record = load_run(tmp_path / "run")
-    assert record.steps[0].metric.value == 0.75 and not record.steps[0].cached
+
+    def by_a_new_process(value: float) -> Any:
+        """By a process that reads the function as it is now."""
+        (tmp_path / "small_metric.py").write_text(metric.format(value))
+        assert ended(started(compress, recipe, tmp_path / "run")) == 0
+        return load_run(tmp_path / "run").steps[0]
+
+    assert by_a_new_process(0.25).metric.value == 0.25
+    again = by_a_new_process(0.75)
+    assert again.metric.value == 0.75 and not again.cached
 
 
-def test_a_failed_run_leaves_no_older_verdict_behind(light: Path, tmp_path: Path) -> None:
-    compress(light, tmp_path / "run")
+def test_a_failed_run_leaves_no_older_verdict_behind(done: Path) -> None:
+    run = done.parent / "run"
+    assert (run / "run.json").exists() and (run / "report.html").exists()
     broken = {"source": "small_network:net", "weights": "recipe.yaml"}
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], model=broken)
-    assert run_cli(recipe, tmp_path / "run").returncode == 2
-    assert not (tmp_path / "run" / "run.json").exists() and not (tmp_path / "run" / "report.html").exists()
+    write_recipe(done.parent, targets=ONE_OF_TWO, model=broken)
+    assert run_cli(done, run).exit_code == 2
+    assert not (run / "run.json").exists() and not (run / "report.html").exists()
 
 
 def test_two_runs_in_one_folder_do_not_mix(recipe: Path, tmp_path: Path) -> None:
-    from edgepress.errors import CompressError
     from edgepress.pipeline.lock import locked
 
     folder = tmp_path / "run"
@@ -248,29 +275,29 @@ def test_two_runs_in_one_folder_do_not_mix(recipe: Path, tmp_path: Path) -> None
         compress(recipe, folder)
 
 
-def test_two_runs_at_once_share_what_one_of_them_computed(light: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    processes = [
-        subprocess.Popen(command(light, tmp_path / name, "--store", str(store))) for name in ("one", "other")
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+def test_two_runs_at_once_share_what_one_of_them_computed(tmp_path: Path) -> None:
+    recipe, store = write_recipe(tmp_path, targets=[ABSENT]), tmp_path / "store"
+    processes = [started(_stored, recipe, tmp_path / name, store) for name in ("one", "other")]
+    assert [ended(process) for process in processes] == [0, 0]
     one, other = (load_run(tmp_path / name) for name in ("one", "other"))
     assert sorted([one.steps[1].cached, other.steps[1].cached]) == [False, True]
     assert {a.kind: a.sha256 for a in one.artefacts} == {a.kind: a.sha256 for a in other.artefacts}
     assert not (tmp_path / "one" / "steps").exists() and not list(store.glob(".*"))
 
 
-def test_an_onnx_model_with_weights_beside_it_runs(tmp_path: Path) -> None:
+def _stored(recipe: Path, folder: Path, store: Path) -> None:
+    compress(recipe, folder, store=store)
+
+
+def test_an_onnx_model_with_weights_beside_it_runs(measured: Path, tmp_path: Path) -> None:
     import onnx
 
-    recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[])
-    compress(recipe, tmp_path / "first")
-    whole = onnx.load(tmp_path / "first" / "float.onnx")
+    whole = onnx.load(measured / "run" / "float.onnx")
     onnx.save(
         whole, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=100
     )
     recipe = write_recipe(tmp_path, targets=[ONNXRUNTIME], passes=[], model={"source": "net.onnx"})
-    assert compress(recipe, tmp_path / "second").verdict == "PASS"
+    assert compress(recipe, tmp_path / "run").verdict == "PASS"
 
 
 def test_a_quantized_onnx_file_of_a_fixed_batch_runs_as_it_is(tmp_path: Path) -> None:
@@ -293,15 +320,14 @@ def test_a_quantized_onnx_file_of_a_fixed_batch_runs_as_it_is(tmp_path: Path) ->
     assert [proof.n for proof in record.proofs] == [64] and record.steps[0].metric.n == 200
 
 
-def test_a_network_of_a_factory_and_its_own_exported_file_share_a_store(tmp_path: Path) -> None:
+def test_a_network_of_a_factory_and_its_own_exported_file_share_a_store(
+    measured: Path, tmp_path: Path
+) -> None:
     """Both are exported to the same bytes, and passes name layers, which the two call otherwise."""
-    quick = {"quantize": {"ranges": "minmax", "equalization": "off", "sensitivity_samples": 4}}
-    (tmp_path / "factory").mkdir()
-    own = write_recipe(tmp_path / "factory", targets=[ONNXRUNTIME], passes=[quick])
-    compress(own, tmp_path / "first", store=tmp_path / "store")
-    (tmp_path / "file").mkdir()
-    exported = {"source": str(tmp_path / "first" / "float.onnx")}
-    from_file = write_recipe(tmp_path / "file", targets=[ONNXRUNTIME], passes=[quick], model=exported)
-    record = compress(from_file, tmp_path / "second", store=tmp_path / "store")
+    store = tmp_path / "store"
+    shutil.copytree(measured / "run" / "steps", store)
+    exported = {"source": str(measured / "run" / "float.onnx")}
+    recipe = write_recipe(tmp_path, targets=ONE_OF_TWO, model=exported)
+    record = compress(recipe, tmp_path / "run", store=store)
     assert record.verdict == "PASS", record.reason
     assert [step.cached for step in record.steps] == [False, False]
