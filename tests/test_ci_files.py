@@ -67,26 +67,56 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["github.yml", "gitlab.yml", "pre-push.sh"])
-def test_the_steps_run(name: str, repository: Path) -> None:
-    summary = repository / "summary.md"
+NOTED = """\
+#!/bin/sh
+[ "$1" != run ] || [ -f "$2" ] || exit 2
+echo "$*" >> "$NOTED"
+"""
+"""A `compress` that only notes how it was called."""
+
+
+def run_steps(
+    name: str, repository: Path, path: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run all steps of a CI file. path: where its `compress` lies."""
     if name == "github.yml":  # what actions/checkout does in the second step
         shutil.copytree(repository / ".git", repository / ".baseline" / ".git")
         subprocess.run(["git", "checkout", "-q", "."], cwd=repository / ".baseline", check=True)
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
         "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
-        "GITHUB_STEP_SUMMARY": str(summary),
+        **environment,
     }
     script = "set -e\n" + simulated("\n".join(steps_of(name)))
-    done = subprocess.run(
+    return subprocess.run(
         ["sh", "-c", script, "sh"], cwd=repository, env=environment, capture_output=True, text=True
     )
+
+
+def test_the_steps_gate(repository: Path) -> None:
+    summary = repository / "summary.md"
+    own = Path(sys.executable).parent
+    done = run_steps("github.yml", repository, own, GITHUB_STEP_SUMMARY=str(summary))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS: All 4 measures hold." in done.stdout
     assert (repository / "gate" / "junit.xml").is_file()
     assert summary.read_text().startswith("## Gate: PASS\n")
+
+
+@pytest.mark.parametrize("name", ["github.yml", "gitlab.yml", "pre-push.sh"])
+def test_the_steps_of_each_file_run_the_same_commands(name: str, repository: Path, tmp_path_factory) -> None:
+    """Each finds both recipes where it says they are; what the commands do is the same then."""
+    place = tmp_path_factory.mktemp("bin")
+    (place / "compress").write_text(NOTED)
+    (place / "compress").chmod(0o755)
+    done = run_steps(name, repository, place, NOTED=str(place / "noted"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place / "noted").read_text().splitlines() == [
+        "run .baseline/recipe.yaml -o runs/baseline",
+        "run recipe.yaml -o runs/candidate",
+        "gate --baseline runs/baseline --candidate runs/candidate --device quiet --data recipe.yaml -o gate",
+    ]
 
 
 def test_a_hook_in_a_linked_worktree_leaves_its_branch_alone(repository: Path, tmp_path_factory) -> None:
