@@ -12,24 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 from edits import replaced
+from small_run import write_recipe
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "docs" / "ci"
 pytestmark = pytest.mark.skipif(not CI.is_dir(), reason="needs a checkout")
 
-RECIPE = """\
-name: digits
-model:
-  source: edgepress.examples.digits.models:cnn
-  weights: package:edgepress.examples.digits/cnn.safetensors
-data:
-  source: edgepress.examples.digits.data:digits
-  calibration_samples: 16
-passes:
-  - quantize: {ranges: minmax, equalization: "off", bias_correction: false, sensitivity_samples: 0}
-targets: [quiet]
-measure: {pairs: 2, iterations: 11, warmup_s: 0.1}
-"""
 DEVICES = "devices:\n  quiet: { runtime: fake, noise: { launch_sd: 0.001 } }\n"
 
 
@@ -54,11 +42,11 @@ def simulated(script: str) -> str:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A repository with a recipe on the branch main, whose remote `origin` is itself."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    write_recipe(tmp_path, passes=[], targets=["quiet"], budgets={})
     (tmp_path / "devices.yaml").write_text(DEVICES)
     for command in (
         "git init -q -b main",
-        "git add recipe.yaml devices.yaml",
+        "git add .",
         "git -c user.name=a -c user.email=a@b commit -q -m recipe",
         "git remote add origin .",
         "git fetch -q origin",
