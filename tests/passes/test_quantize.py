@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pydantic
 import pytest
-import quantization_nets
 import torch
 from edgepress.calibration.data import Part
 from edgepress.calibration.sqnr import sqnr_db
@@ -19,6 +16,7 @@ from edgepress.passes.base import PassPlan, PassResult
 from edgepress.passes.order import order_problem
 from edgepress.passes.quantization.quantizers import ActivationQuantizer, quantizers_of
 from edgepress.passes.quantize import Quantize
+from forked import ended, started
 from quantization_nets import ASYMMETRIC, context_of, labelled_by, model_of, residual_model, samples
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -84,29 +82,20 @@ def test_every_range_method_on_every_grid(ranges: str, scheme: dict[str, object]
     assert "sensitivity" not in result.plan.details
 
 
-REBUILD = """
-import json, sys
-from pathlib import Path
-import torch
-from safetensors.torch import load_file, save_file
-sys.path.insert(0, sys.argv[2])
-from edgepress.passes.base import PassPlan
-from edgepress.passes.quantize import Quantize
-from quantization_nets import context_of, residual_model, samples
-folder = Path(sys.argv[1])
-plan = PassPlan(json.loads((folder / "plan.json").read_text()), load_file(folder / "plan.safetensors"))
-part = samples(40, 3, 8, 8)
-rebuilt = Quantize().rebuild(residual_model(), plan, context_of(part))
-save_file({"outputs": rebuilt.run(torch.stack([x[0] for x, _ in part.samples]))[0]}, folder / "outputs.safetensors")
-"""
+def rebuild(folder: Path) -> None:
+    """Write the outputs of the model that the folder's plan makes."""
+    plan = PassPlan(json.loads((folder / "plan.json").read_text()), load_file(folder / "plan.safetensors"))
+    part = samples(40, 3, 8, 8)
+    rebuilt = Quantize().rebuild(residual_model(), plan, context_of(part))
+    outputs = rebuilt.run(torch.stack([x[0] for x, _ in part.samples]))[0]
+    save_file({"outputs": outputs}, folder / "outputs.safetensors")
 
 
 def test_a_stored_plan_rebuilds_the_same_model_in_another_process(tmp_path: Path) -> None:
     result = Quantize(keep_float=("one",), equalization="on").apply(residual_model(), context_of(PART))
     (tmp_path / "plan.json").write_text(json.dumps(result.plan.structure))
     save_file(result.plan.tensors, tmp_path / "plan.safetensors")
-    support = Path(quantization_nets.__file__).parent
-    subprocess.run([sys.executable, "-c", REBUILD, tmp_path, support], check=True)
+    assert ended(started(rebuild, tmp_path)) == 0
     outputs = load_file(tmp_path / "outputs.safetensors")["outputs"]
     assert torch.equal(outputs, result.model.run(INPUTS)[0])
 

@@ -1,7 +1,4 @@
-"""Gates trained into the digits CNN, as a program of its own: `python gating_job.py FOLDER [STEP]`.
-
-Kills itself with SIGKILL before step STEP.
-"""
+"""Gates trained into the digits CNN by a job that may kill its process."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from edgepress.passes.teaching.task import first_batch, read_task
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.stage import Stages
 from safetensors.torch import save_file
-from slim_job import as_program, context_in, trained_cnn
+from slim_job import context_in, trained_cnn
 
 OPTIONS = TrainingOptions(epochs=6, batch=16, lr=1e-3, checkpoint_seconds=0, keep="last")
 UNITS = ("stem.0", "blocks.0.first.0", "blocks.3.depthwise.0")
@@ -48,7 +45,10 @@ def objective_over(folder: Path, gradient: Gradient = "constant", step: int | No
 
 
 def run(folder: Path, step: int | None = None) -> Gating:
-    """Train in a folder, from what an earlier run left in it; write all that the network holds, and the history."""
+    """Train in a folder, from what an earlier run left in it; write all that the network holds, and the history.
+
+    Kills the process with SIGKILL before step `step`.
+    """
     context = context_in(folder / "scratch", step)
     objective = objective_over(folder, step=step)
     stages = Stages("slim", context.data.train, context, None)
@@ -56,7 +56,3 @@ def run(folder: Path, step: int | None = None) -> Gating:
     save_file(objective.network.state_dict(), folder / "weights.safetensors")
     (folder / "told.json").write_text(json.dumps([notes, stages.histories]))
     return objective
-
-
-if __name__ == "__main__":
-    as_program(run)

@@ -1,14 +1,12 @@
-"""A pass of no name that trains gates into the digits CNN, as a program of its own: `python slim_job.py FOLDER [STEP]`.
+"""A pass of no name that trains gates into the digits CNN, and may kill its process.
 
 It brings what a pass has of its own, and no more: a module with parameters, which of them learn, a term of the loss and
-what changes while it trains. Kills itself with SIGKILL before step STEP.
+what changes while it trains.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from edgepress.passes.teaching.likeness import Likeness, Teacher
 from edgepress.passes.teaching.taps import Tapped, frozen
 from edgepress.passes.teaching.task import first_batch, read_task
 from edgepress.passes.teaching.taught import Taught
-from edgepress.passes.training import parallel, serving
 from edgepress.passes.training.job import Group
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.schedule import Moment
@@ -97,7 +94,10 @@ def objective_over(context: PassContext) -> Slim:
 
 
 def run(folder: Path, step: int | None = None) -> Slim:
-    """Train in a folder, from what an earlier run left in it; write weights, and what the report would be told."""
+    """Train in a folder, from what an earlier run left in it; write weights, and what the report would be told.
+
+    Kills the process with SIGKILL before step `step`.
+    """
     context = context_in(folder / "scratch", step)
     objective = objective_over(context)
     stages = Stages("slim", context.data.train, context, None)
@@ -105,17 +105,3 @@ def run(folder: Path, step: int | None = None) -> Slim:
     save_file(objective.network.network.state_dict(), folder / "weights.safetensors")
     (folder / "told.json").write_text(json.dumps([notes, stages.histories]))
     return objective
-
-
-def as_program(run: Callable[[Path, int | None], object]) -> None:
-    """Run a job as the arguments of the program say: FOLDER [STEP]."""
-    torch.set_num_threads(1)
-    with parallel.joined() as first:
-        if first:
-            run(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
-        else:
-            serving.serve()
-
-
-if __name__ == "__main__":
-    as_program(run)

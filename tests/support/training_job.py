@@ -1,7 +1,7 @@
-"""A small training, as a program of its own: `python training_job.py FOLDER OPTIONS [STEP]`.
+"""A small training, which may kill its process, and as a program: `python training_job.py FOLDER OPTIONS [...]`.
 
-Trains a quantized student of a small network, killing itself with SIGKILL before step STEP, and writes the
-weights. Under torchrun all processes take part.
+Trains quantized students of a small network, one for each folder and its options, and writes their weights. Under
+torchrun all processes take part.
 """
 
 from __future__ import annotations
@@ -49,18 +49,23 @@ def network() -> nn.Module:
     )
 
 
+def run(folder: Path, options: dict[str, Any], step: int | None = None) -> None:
+    """Train in a folder, from what an earlier run left in it; kills the process with SIGKILL before step `step`."""
+    folder.mkdir(exist_ok=True)
+    context = context_of(samples(32, 1, 8, 8), scratch=folder / "scratch", progress=Killed(step))
+    plan = Distill.model_validate_json(json.dumps(options)).plan(model_of(network(), 1, 8, 8), context)
+    save_file(plan.tensors, folder / "weights.safetensors")
+    (folder / "details.json").write_text(json.dumps([plan.structure, plan.details]))
+
+
 def main() -> None:
-    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    step = int(sys.argv[3]) if len(sys.argv) > 3 else None
     torch.set_num_threads(1)
     with parallel.joined() as first:
         if not first:
             serving.serve()
             return
-        context = context_of(samples(32, 1, 8, 8), scratch=folder / "scratch", progress=Killed(step))
-        plan = Distill.model_validate_json(json.dumps(options)).plan(model_of(network(), 1, 8, 8), context)
-        save_file(plan.tensors, folder / "weights.safetensors")
-        (folder / "details.json").write_text(json.dumps([plan.structure, plan.details]))
+        for folder, options in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+            run(Path(folder), json.loads(options))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import gating_job
@@ -18,6 +15,7 @@ from edgepress.passes.channels.units import Kept
 from edgepress.passes.gating.objective import BAND, SHARE, Gating, Ramp
 from edgepress.passes.gating.projection import project
 from edgepress.passes.training.draws import Draws
+from forked import ended, started
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -65,8 +63,7 @@ def test_what_trains_is_told_by_name(trained: tuple[Path, Gating]) -> None:
 def test_killed_within_an_epoch_it_ends_with_the_very_same_gates_and_weights(
     trained: tuple[Path, Gating], tmp_path: Path
 ) -> None:
-    command = [sys.executable, gating_job.__file__, str(tmp_path), "14"]
-    assert subprocess.run(command, env={**os.environ}, check=False, timeout=300).returncode == -signal.SIGKILL
+    assert ended(started(gating_job.run, tmp_path, 14)) == -signal.SIGKILL
     gating_job.run(tmp_path)
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (trained[0], tmp_path))
     assert ours.keys() == theirs.keys()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,9 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.training.job import Group
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.stage import Stages
+from forked import ended, started
 from safetensors.torch import load_file
 from torch import nn
-
-
-def killed(folder: Path, step: int) -> int:
-    folder.mkdir()
-    command = [sys.executable, slim_job.__file__, str(folder), str(step)]
-    return subprocess.run(command, env={**os.environ}, check=False, timeout=300).returncode
 
 
 class TestAPassOfItsOwn:
@@ -61,8 +53,9 @@ class TestAPassOfItsOwn:
     def test_killed_within_an_epoch_it_ends_with_the_very_same_weights(self, tmp_path: Path) -> None:
         whole, other = tmp_path / "whole", tmp_path / "killed"
         whole.mkdir()
+        other.mkdir()
         slim_job.run(whole)
-        assert killed(other, 6) == -signal.SIGKILL  # the third step of the second epoch
+        assert ended(started(slim_job.run, other, 6)) == -signal.SIGKILL  # the third step of the second epoch
         assert not (other / "weights.safetensors").exists()
         assert slim_job.run(other).open == 0.5
         ours, theirs = (load_file(folder / "weights.safetensors") for folder in (whole, other))

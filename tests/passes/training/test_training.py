@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import training_job
 from edgepress.errors import CompressError
 from edgepress.passes.training.augment import augmented
 from edgepress.passes.training.draws import Draws, sample_order
@@ -20,13 +21,14 @@ from edgepress.passes.training.job import Forward, Group, Job
 from edgepress.passes.training.loop import train
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.schedule import Moment, learning_rate
+from forked import ended, started
 from quantization_nets import samples
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 HERE = Path(__file__).parent
-SUPPORT = HERE.parents[1] / "support"
+SUPPORT = Path(training_job.__file__).parent
 OPTIONS: dict[str, Any] = {
     "weight_bits": 4,
     "rounding": "stochastic",
@@ -262,20 +264,16 @@ class TestLoop:
         assert history == expected
 
 
-def run(folder: Path, options: dict[str, Any], *more: str, processes: int = 1) -> int:
-    folder.mkdir(exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+def torchrun(processes: int, jobs: dict[Path, dict[str, Any]]) -> int:
+    """Train in each folder, with its options, in so many processes; returns the exit code."""
     command = [
-        sys.executable,
-        *launcher,
-        str(SUPPORT / "training_job.py"),
-        str(folder),
-        json.dumps(options),
-        *more,
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
+        training_job.__file__,
+        *(text for folder, options in jobs.items() for text in (str(folder), json.dumps(options))),
     ]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE, SUPPORT))),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(SUPPORT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(command, env=environment, check=False, timeout=300).returncode
@@ -287,24 +285,30 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def test_a_run_killed_within_an_epoch_ends_with_the_very_same_weights(tmp_path: Path) -> None:
-    assert run(tmp_path / "whole", OPTIONS) == 0
-    assert run(tmp_path / "killed", OPTIONS, "7") == -signal.SIGKILL  # the fourth step of the second epoch
-    assert not (tmp_path / "killed" / "weights.safetensors").exists()
-    assert run(tmp_path / "killed", OPTIONS, "14") == -signal.SIGKILL
-    assert run(tmp_path / "killed", OPTIONS) == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
-    details = [(tmp_path / name / "details.json").read_text() for name in ("whole", "killed")]
-    assert details[0] == details[1]
+    whole, other = tmp_path / "whole", tmp_path / "killed"
+    training_job.run(whole, OPTIONS)
+    for step in (7, 14):  # the fourth step of the second epoch, and one that the first checkpoint leads to
+        assert ended(started(training_job.run, other, OPTIONS, step)) == -signal.SIGKILL
+        assert not (other / "weights.safetensors").exists()
+    training_job.run(other, OPTIONS)
+    assert same_weights(whole, other)
+    assert (whole / "details.json").read_text() == (other / "details.json").read_text()
 
 
-@pytest.mark.parametrize("bits", ["float", 4])
-def test_two_processes_train_the_same_weights(tmp_path: Path, bits: str | int) -> None:
+def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
     """20 steps at a small rate: sums in another order differ in their last bit, which grows at a rounding edge."""
     training = {**OPTIONS["training"], "lr": 1e-4}
-    options = {**OPTIONS, "weight_bits": bits, "rounding": "deterministic", "training": training}
-    assert run(tmp_path / "one", options) == 0
-    assert run(tmp_path / "two", options, processes=2) == 0
-    ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+    options = {**OPTIONS, "rounding": "deterministic", "training": training}
+    students: dict[str, dict[str, Any]] = {
+        "float": {**options, "weight_bits": "float"},
+        "4 bits": {**options, "weight_bits": 4},
+    }
+    assert torchrun(2, {tmp_path / f"{name}, two": each for name, each in students.items()}) == 0
+    for name, each in students.items():
+        training_job.run(tmp_path / f"{name}, one", each)
+        ours, theirs = (
+            load_file(tmp_path / f"{name}, {count}" / "weights.safetensors") for count in ("one", "two")
+        )
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
