@@ -80,10 +80,8 @@ def judged(
     parities: dict[str, ParityRecord] = {}
     metrics: dict[str, MetricRecord] = {}
     fidelity = None
-    for (
-        label,
-        forward,
-    ) in forwards.items():  # all that is asked of one engine at once: a device keeps one open
+    # All that is asked of one engine at once: a device keeps one open.
+    for label, forward in forwards.items():
         wanted = candidate.reference if label == COMPRESSED else candidate.float_reference
         found = outputs_of(forward, validation, batch)
         limit = _limit(label, candidate, own_default=DEFAULT in forwards)

@@ -1,3 +1,7 @@
+"""A whole run on a small network: the record, the exit code, reuse, kill and resume."""
+
+from __future__ import annotations
+
 import shutil
 import sys
 import time
