@@ -64,7 +64,7 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
     recipe = place / f"{kind}.yaml"
     document = yaml.safe_load((place / "recipe.yaml").read_text())
     document["targets"] = ["faulty"]
-    document["measure"] |= {"timeout_s": 4} if kind == "hang" else {"memory": "1 GB"}
+    document["measure"] |= {"timeout_s": 2} if kind == "hang" else {"memory": "1 GB"}
     recipe.write_text(yaml.safe_dump(document))
     record = compress(recipe, place / "run", remeasure=True)  # without the fault it was measured before
     assert record.verdict == "FAIL"
@@ -84,8 +84,8 @@ def test_a_fault_is_the_record_of_its_target_and_of_no_other(
     [
         pytest.param(
             "build:hang",
-            {"timeout_s": 4},
-            r"no answer within 4 s \(measure\.timeout_s raises it\) while building model\.onnx",
+            {"timeout_s": 2},
+            r"no answer within 2 s \(measure\.timeout_s raises it\) while building model\.onnx",
             id="a build that hangs",
         ),
         pytest.param(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgepress.errors import CompressError
 from edgepress.pipeline.comparison.collect import load_comparison
 from edgepress.pipeline.devices.file import find_devices
 from edgepress.pipeline.gate.run import GatePlan, gate
+from edgepress.pipeline.gate.sequential import Limits
 from edgepress.pipeline.lint import lint_file
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.run import compress
@@ -28,7 +30,7 @@ from tiny_onnx import conv_float
 
 OWN_TARGET = Path(__file__).parents[1] / "support" / "own_target"
 AGENT = [sys.executable, "-P", "-m", "edgepress.targets.remote.agent"]
-QUICK = GatePlan(launches=LaunchPlan(iterations=11, warmup_s=0.1))
+QUICK = GatePlan(Limits(looks=(6,)), LaunchPlan(iterations=11, warmup_s=0))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ def test_an_engine_file_alone_is_gated(tmp_path: Path) -> None:
     TARGETS["plain"].build(tmp_path / "tiny.onnx", TargetOptions(), tmp_path / "engine")
     np.savez(tmp_path / "inputs.npz", x=np.ones((1, 8, 8, 8), np.float32))
     engine = tmp_path / "engine" / "model.plain"
-    plan = GatePlan(launches=QUICK.launches, inputs=tmp_path / "inputs.npz")
+    plan = replace(QUICK, inputs=tmp_path / "inputs.npz")
     gated = gate(engine, engine, find_devices(["plain"], None), plan)
     assert gated.verdict != "FAIL", gated.reason
     both = sum(path.stat().st_size for path in engine.parent.iterdir())
