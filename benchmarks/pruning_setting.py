@@ -48,20 +48,21 @@ class Network:
 BASELINES = ("depth", "uniform", "depth-width", "tp-l1", "tp-group-norm")
 BY_TABLE = ("gates-latency", "solver")
 """Methods that are driven by a latency table."""
-NO_SEARCH = {"ranges": "minmax", "equalization": "off", "sensitivity_samples": 0}
+AS_SHIPPED = {"sensitivity_samples": 0}
+"""Of `quantize`: its defaults, without a table that nobody looks at here."""
 NETWORKS = {
     "solar-cnn": Network(
         EXAMPLES / "solar" / "cnn.yaml",
         epochs=6,
         training={"batch": 32, "lr": 5e-4, "augment": FLIPS},
         seconds_a_step=0.32,
-        quantize=NO_SEARCH,
+        quantize=AS_SHIPPED,
         calibration=128,
         timed=100,
         targets={
             **dict.fromkeys(BASELINES, (0.45,)),
             "gates-latency": (0.45,),
-            "gates-macs": (0.2,),
+            "gates-macs": (0.3, 0.2),
             "gates-params": (0.3,),
             "solver": (0.45,),
         },
@@ -88,7 +89,7 @@ NETWORKS = {
         epochs=8,
         training={"batch": 32, "lr": 1e-3, "augment": ["shift"]},
         seconds_a_step=0.02,
-        quantize=NO_SEARCH,
+        quantize=AS_SHIPPED,
         calibration=128,
         timed=100,
         targets={
