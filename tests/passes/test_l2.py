@@ -125,10 +125,10 @@ def test_commands_take_the_file(run: tuple[Path, Any], tmp_path: Path) -> None:
 
 
 def test_without_training_it_meets_the_size_all_the_same(tmp_path: Path) -> None:
-    path = recipe(tmp_path, {"bytes": "60kB", **UNTRAINED}, "60 kB")
+    path = recipe(tmp_path, {"bytes": "25kB", **UNTRAINED}, "25 kB", model=model_section(tmp_path))
     record = compress(path, tmp_path / "run", progress=Silent())
     size = (tmp_path / "run" / "model.l2z").stat().st_size
-    assert 57_000 <= size <= 60_000
+    assert 23_750 <= size <= 25_000
     assert record.verdict == "PASS", record.reason
 
 
@@ -207,9 +207,10 @@ def test_an_interrupted_search_goes_on_with_each_sizes_own_training(
 
 
 def test_a_size_below_the_graph_itself_is_refused(tmp_path: Path) -> None:
-    path = recipe(tmp_path, {"bytes": "2kB", **UNTRAINED, "importance_samples": 32}, targets=[ABSENT])
+    options = {"bytes": "300B", **UNTRAINED, "importance_samples": 32}
+    path = recipe(tmp_path, options, model=model_section(tmp_path), targets=[ABSENT])
     with pytest.raises(
-        CompressError, match=r"l2: 2,000 bytes cannot be reached: the coarsest codes make a file"
+        CompressError, match=r"l2: 300 bytes cannot be reached: the coarsest codes make a file"
     ):
         compress(path, tmp_path / "run", progress=Silent())
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from digits_mlp import model_section
 from edgepress.form import Form
 from edgepress.passes.l2 import L2
 from edgepress.passes.order import order_problem
@@ -22,15 +23,15 @@ QUICK = {"ranges": "minmax", "equalization": "off", "bias_correction": False, "s
 CLOSED = {"importance_samples": 64, "transform_epochs": 0, "training": {"epochs": 0}}
 
 
-def run(folder: Path, first: dict[str, Any], ratio: float, target: str = "onnxruntime") -> tuple[Path, Any]:
+def run(folder: Path, first: dict[str, Any], ratio: float, **sections: Any) -> tuple[Path, Any]:
     path = folder / "recipe.yaml"
     text = recipe_text(
         name="small",
         metric="top1",
         passes=[first, {"l2": {"ratio": ratio, **CLOSED}}],
-        targets=[target],
         budgets={"metric_drop": "2 points"},
         measure={"pairs": 2, "iterations": 11},
+        **sections,
     )
     path.write_text(text)
     return folder / "run", compress(path, folder / "run", progress=Silent())
@@ -77,7 +78,8 @@ def test_a_run_that_is_repeated_writes_the_same_file(small: tuple[Path, Any]) ->
 
 def test_weights_of_four_bits_are_packed_too(tmp_path: Path) -> None:
     distill = {"weight_bits": 4, "ranges": "minmax", "equalization": "off", "training": {"epochs": 0}}
-    folder, record = run(tmp_path, {"distill": distill}, 9, ABSENT)
+    network = model_section(tmp_path)
+    folder, record = run(tmp_path, {"distill": distill}, 9, model=network, targets=[ABSENT])
     assert record.steps[2].bytes == (folder / "model.l2z").stat().st_size <= record.steps[0].bytes / 9
     unpack_file(folder / "model.l2z", tmp_path / "back.onnx")
     assert (tmp_path / "back.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
