@@ -27,9 +27,9 @@ CONTEXT.set_forkserver_preload(
 )  # what cannot be imported, each process imports itself
 
 
-def started(function: Callable[..., Any], *args: Any, **environment: str) -> ForkServerProcess:
+def started(function: Callable[..., Any], *args: Any) -> ForkServerProcess:
     """`function(*args)` in a process that leads a group of its own; both are pickled."""
-    process = CONTEXT.Process(target=_alone, args=(function, args, environment))
+    process = CONTEXT.Process(target=_alone, args=(function, args))
     process.start()
     return process
 
@@ -51,7 +51,6 @@ def killed(process: ForkServerProcess) -> None:
     process.join()
 
 
-def _alone(function: Callable[..., Any], args: tuple[Any, ...], environment: dict[str, str]) -> None:
+def _alone(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.setsid()
-    os.environ.update(environment)
     function(*args)
