@@ -20,7 +20,8 @@ SURE = 0.05
 
 @dataclass(frozen=True)
 class Point:
-    """One network. latency: as a share of the original's; scores: 1 or 0 for each test sample, (n,)."""
+    """One network. latency: as a share of the original's; scores: 1 or 0 for each test sample, (n,); kl: of its float
+    outputs from the original's, in nats."""
 
     method: str
     target: float
@@ -29,6 +30,7 @@ class Point:
     logs: tuple[float, ...]
     group: str
     scores: Scores
+    kl: float = 0.0
 
 
 def at_latency(curve: Sequence[Point], original: Point, latency: float) -> tuple[Scores, bool]:
@@ -143,6 +145,45 @@ def faster(points: Sequence[Point], one: str, other: str) -> list[dict[str, Any]
                     }
                 )
         rows += [min(candidates, key=lambda row: row["ratio"])] if candidates else []
+    return rows
+
+
+def as_alike(points: Sequence[Point], original: Point, one: str, other: str) -> list[dict[str, Any]]:
+    """Latency of `one` over that of `other` at equal KL divergence from the original, for each target of `other`.
+
+    Accuracies of single trainings differ by a point for chance alone; divergences tell networks apart much earlier. The
+    latency of `one` is read off its curve of the same seed, straight between neighbours in KL, the original at 0;
+    where the curve ends before that KL, its last network is taken, which says less than there is (`reached`). The
+    interval is Student's over the logarithms of the seeds.
+    """
+    from edgepress.calibration.statistics import geometric_mean
+
+    rows = []
+    for target in sorted({p.target for p in points if p.method == other}, reverse=True):
+        ratios, reached = [], True
+        for theirs in (p for p in points if (p.method, p.target) == (other, target)):
+            curve = sorted(
+                [original, *(p for p in points if (p.method, p.seed) == (one, theirs.seed))],
+                key=lambda point: point.kl,
+            )
+            if len(curve) > 1:
+                latency = np.interp(theirs.kl, [p.kl for p in curve], [p.latency for p in curve])
+                ratios.append(float(latency) / theirs.latency)
+                reached &= theirs.kl <= curve[-1].kl
+        if ratios:
+            ratio, ci95 = geometric_mean(ratios)
+            rows.append(
+                {
+                    "one": one,
+                    "other": other,
+                    "other_target": target,
+                    "ratio": ratio,
+                    "ci95": list(ci95),
+                    "seeds": len(ratios),
+                    "reached": reached,
+                    "faster": ci95[1] < 1,
+                }
+            )
     return rows
 
 

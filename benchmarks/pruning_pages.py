@@ -50,6 +50,10 @@ FASTER = ("network", "no less accurate than", "latency ratio (95 % interval)", "
 LOST = "Accuracy lost by the INT8 engine to the original's, in points; the interval is over test samples.\n\n"
 EQUALLY = "Between two networks of a method, and the original, its accuracy is read off a straight line.\n\n"
 FASTEST = "The fastest network that is on the mean no less accurate.\n\n"
+ALIKE = (
+    "Latency at equal KL divergence from the original, read off a straight line between the networks of a seed; the"
+    " interval is over seeds.\n\n"
+)
 LIKENESS = "KL (nats) and agreement of the float network's outputs with the original's.\n\n"
 PREDICTED = ("network", "seed", "predicted", "measured (95 % interval)", "predicted / measured")
 NEAR = 0.1
@@ -78,6 +82,7 @@ original's in the same rounds of launches; engines that differ in nothing but th
             [row for row in record["nearest"] if _near(row)],
         ),
         ("Driven by latency or by multiply-accumulates", FASTEST, _faster, record["latency_driven"]),
+        ("The same, by divergence", ALIKE, _as_alike, record["as_alike"]),
         ("Latency as the table predicts it, and measured", "", _predictions, record["predicted"]),
         ("Solver or trained gates", FASTEST, _faster, record["solver"]),
         ("All networks", LIKENESS, _networks, [original, *record["rows"]]),
@@ -168,6 +173,23 @@ def _nearest(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['points']:+.2f}",
                 f"{row['p']:.3f}",
                 f"{row['p_holm']:.3f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _as_alike(rows: Sequence[dict[str, Any]]) -> str:
+    """Latency at equal divergence."""
+    return markdown_table(
+        ("ours", "other", "latency, ours/other", "seeds", "ours is faster"),
+        [
+            [
+                LABELS[row["one"]],
+                f"{LABELS[row['other']]} {row['other_target']:g}",
+                f"{'' if row['reached'] else 'at most '}{row['ratio']:.3f} ({_span(row['ci95'], 3)})",
+                f"{row['seeds']}",
+                "yes" if row["faster"] else "not told apart",
             ]
             for row in rows
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pruning_comparison import Point, compared, faster, mcnemar_per_seed, means
+from pruning_comparison import Point, as_alike, compared, faster, mcnemar_per_seed, means
 from pruning_engines import scores_of
 from pruning_latency import timed
 from pruning_methods import BASELINES, OURS, kept_plan
@@ -29,7 +29,9 @@ def written(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: d
         }
         for cell, row in found.items()
     ]
-    original, *points = [_point(setting, cell, latencies[cell.label]) for cell in found]
+    original, *points = [
+        _point(setting, cell, latencies[cell.label], row["float"]["kl"]) for cell, row in found.items()
+    ]
     ours = [m for m in OURS if any(p.method == m for p in points)]
     others = [m for m in BASELINES if any(p.method == m for p in points)]
     rivals = [(a, b) for a in ours for b in others] + [(ours[0], b) for b in ours[1:]]
@@ -46,6 +48,8 @@ def written(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: d
         "at_equal_latency": [row for pair in rivals for row in compared(points, original, *pair)],
         "nearest": [row for pair in rivals for row in mcnemar_per_seed(points, *pair)],
         "latency_driven": faster(points, "gates-latency", "gates-macs"),
+        "as_alike": as_alike(points, original, "gates-latency", "gates-macs")
+        + as_alike(points, original, "solver", "gates-macs"),
         "predicted": _predicted(setting, found, latencies),
         "solver": faster(points, "solver", "gates-latency") + faster(points, "gates-latency", "solver"),
     }
@@ -57,7 +61,7 @@ def written(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: d
     return broken
 
 
-def _point(setting: Setting, cell: Cell, latency: dict[str, Any]) -> Point:
+def _point(setting: Setting, cell: Cell, latency: dict[str, Any], kl: float) -> Point:
     logs = tuple(latency["logs"])
     return Point(
         cell.method,
@@ -67,6 +71,7 @@ def _point(setting: Setting, cell: Cell, latency: dict[str, Any]) -> Point:
         logs,
         latency["group"],
         scores_of(setting, cell),
+        kl,
     )
 
 

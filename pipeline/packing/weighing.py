@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,17 +47,22 @@ class Weighing:
 
 @dataclass(frozen=True)
 class _Exported:
-    """A graph, and which tensor of the network each of its initializers is: (initializer, tensor, transposed)."""
+    """A graph, and which tensor of the network each of its initializers is: (initializer, tensor, transposed).
+
+    fixed: the tensors that the graph does not hold as they are, exactly once (folded, or merged with equal ones): it
+    serves networks in which these are the same.
+    """
 
     proto: onnx.ModelProto
     places: tuple[tuple[str, str, bool], ...]
     shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
+    fixed: Mapping[str, Tensor]
 
     @classmethod
     def of(
         cls, model: Model, tensors: Mapping[str, Tensor], path: Path, options: Mapping[str, int]
-    ) -> _Exported | None:
-        """The export of a model, left at `path`; None where it does not hold each tensor as it is, exactly once."""
+    ) -> _Exported:
+        """The export of a model, left at `path`."""
         import onnx
 
         from ..export import export  # which loads Brevitas: unpacking does without
@@ -66,13 +72,15 @@ class _Exported:
         for initializer in proto.graph.initializer:
             if (found := _tensor_of(initializer, tensors)) is not None:
                 places.append((initializer.name, *found))
-        if sorted(name for _, name, _ in places) != sorted(tensors):
-            return None
-        return cls(proto, tuple(places), {name: (t.shape, t.dtype) for name, t in tensors.items()})
+        count = Counter(name for _, name, _ in places)
+        once = tuple(place for place in places if count[place[1]] == 1)
+        fixed = {name: t.detach().clone() for name, t in tensors.items() if count[name] != 1}
+        return cls(proto, once, {name: (t.shape, t.dtype) for name, t in tensors.items()}, fixed)
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a network with these tensors has this graph, as far as names, shapes and types tell."""
-        return {name: (t.shape, t.dtype) for name, t in tensors.items()} == self.shapes
+        alike = {name: (t.shape, t.dtype) for name, t in tensors.items()} == self.shapes
+        return alike and all(torch.equal(tensors[name], before) for name, before in self.fixed.items())
 
     def write(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         """The graph with these tensors as a file."""

@@ -73,3 +73,20 @@ def test_another_network_is_exported_anew(exports: list[int]) -> None:
     size = weighing(wider.successor(capture(wider), Form.GRAPH))
     assert len(exports) == 2
     assert size == Weighing()(wider.successor(capture(wider), Form.GRAPH))
+
+
+def test_a_graph_that_merges_tensors_serves_networks_in_which_these_are_the_same(exports: list[int]) -> None:
+    """As zero points and scales of an INT8 network are, while its integers change."""
+
+    def changed(seed: int) -> Model:
+        net = Net(0).eval()
+        net.first.bias.data.copy_(net.norm.bias.data)
+        torch.manual_seed(seed)
+        nn.init.normal_(net.conv.weight)
+        found = Model(net, (torch.randn(1, 1, 6, 6),), ("input",), ("logits",))
+        return found.successor(capture(found), Form.GRAPH)
+
+    weighing = Weighing()
+    found = [weighing(changed(seed)) for seed in (1, 2, 3)]
+    assert len(exports) == 1
+    assert found == [Weighing()(changed(seed)) for seed in (1, 2, 3)]
