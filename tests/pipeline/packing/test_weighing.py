@@ -76,7 +76,7 @@ def test_another_network_is_exported_anew(exports: list[int]) -> None:
 
 
 def test_a_graph_that_merges_tensors_serves_networks_in_which_these_are_the_same(exports: list[int]) -> None:
-    """As zero points and scales of an INT8 network are, while its integers change."""
+    """As biases that are all zero are, while its weights change."""
 
     def changed(seed: int) -> Model:
         net = Net(0).eval()
