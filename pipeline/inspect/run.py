@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...model import Model
+    from ...passes.base import Pass
     from ..ingest.state_dicts import Checkpoint
     from ..recipe.sections import ModelSection
 
@@ -126,9 +127,18 @@ def pass_rows(model: Model) -> list[PassRow]:
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
     reasons = {
-        name: blocked or refusal(kind(), model.form) or kind().why_not(model) for name, kind in PASSES.items()
+        name: blocked or refusal(kind(), model.form) or _why_not(kind(), model)
+        for name, kind in PASSES.items()
     }
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
+
+
+def _why_not(chosen: Pass, model: Model) -> str:
+    """Why a pass can do nothing with a network, or why that could not be found out."""
+    try:
+        return chosen.why_not(model)
+    except CompressError as error:
+        return str(error)
 
 
 def _inspect_weights(checkpoint: Checkpoint) -> Inspection:
