@@ -35,9 +35,9 @@ class Gates(GatesOptions):
 
     def why_not(self, model: Model) -> str:
         """Where nothing can be removed, the reasons."""
-        from .channels.dissect import dissect
+        from .channels.dissect import why_nothing
 
-        return dissect(model, self.name, self.rules).anatomy.why_nothing
+        return why_nothing(model, self.name, self.rules)
 
     def by_latency(self) -> bool:
         """Where that is the cost."""

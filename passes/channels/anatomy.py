@@ -108,6 +108,15 @@ class Whole:
     reason: str
 
 
+def nothing_of(whole: Iterable[Whole]) -> str:
+    """That nothing can be removed, for these reasons, each with some of what it holds back."""
+    held: dict[str, list[str]] = {}
+    for each in whole:
+        held.setdefault(each.reason, []).append(each.name)
+    told = "; ".join(f"{listed(names)}: {reason}" for reason, names in held.items())
+    return f"nothing can be removed: {told or 'it has no two layers with channels between them'}"
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """The units of a network and what depends on them.
@@ -127,14 +136,8 @@ class Anatomy:
 
     @property
     def why_nothing(self) -> str:
-        """The reasons, each with some of what it holds back, where there is nothing to make smaller; else ""."""
-        if self.units:
-            return ""
-        held: dict[str, list[str]] = {}
-        for each in self.whole:
-            held.setdefault(each.reason, []).append(each.name)
-        told = "; ".join(f"{listed(names)}: {reason}" for reason, names in held.items())
-        return f"nothing can be removed: {told or 'it has no two layers with channels between them'}"
+        """Why there is nothing to make smaller, "" where there is."""
+        return "" if self.units else nothing_of(self.whole)
 
     def unit(self, name: str) -> Unit:
         """The unit of this name."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .anatomy import Whole
+from .anatomy import Whole, nothing_of
 from .assembly import anatomy_of, sides_of
 from .attention import find_attentions
 from .blocks import find_blocks
@@ -54,6 +54,12 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
     found, wrong = sound(model, found)
     sides = sides_of(model.module, found)
     return Dissected(anatomy_of(model, found, sides, [*whole, *wrong]), sides)
+
+
+def why_nothing(model: Model, what: str, rules: Rules = Rules()) -> str:
+    """Why the rules leave nothing to make smaller, "" where they do: quickly, as nothing is tried out. Errors alike."""
+    found, whole = _candidates(model, what, rules)
+    return "" if found else nothing_of(whole)
 
 
 def _candidates(model: Model, what: str, rules: Rules) -> tuple[list[Ties], list[Whole]]:
