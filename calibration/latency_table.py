@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from ..errors import CompressError, cause
-from ..record import Count, Milliseconds, Ratio, Record, require_schema
+from ..record import Count, Milliseconds, Record, require_schema
 from ..text import short
 
 SCHEMA_VERSION = 1
@@ -110,7 +110,7 @@ class LatencyTable(Record, frozen=True):
     rest_ms: Known
     layers: tuple[LayerLatency, ...]
     probes: tuple[Probe, ...]
-    error: Ratio | None = None
+    error: Known | None = None
     wanted: Count | None = None
 
     @model_validator(mode="after")
@@ -226,8 +226,8 @@ class LatencyTable(Record, frozen=True):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"])) or "the whole"
-            told = f"{place}: {first['msg']}"
-            raise CompressError(f"{path}: no complete table of latencies: {told}; {hint}") from error
+            told = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+            raise CompressError(f"{path}: no usable table of latencies: {told}; {hint}") from error
 
 
 _REFUSED = "measured of another network"

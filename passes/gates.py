@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..calibration.named import is_callable_name
 from ..form import Form
 from .base import PassContext, PassPlan
-from .gating.options import GatesOptions
+from .gating.options import NOTHING_HINT, GatesOptions
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -37,7 +37,8 @@ class Gates(GatesOptions):
         """Where nothing can be removed, the reasons."""
         from .channels.dissect import why_nothing
 
-        return why_nothing(model, self.name, self.rules)
+        reason = why_nothing(model, self.name, self.rules)
+        return f"{reason}; {NOTHING_HINT}" if reason else ""
 
     def by_latency(self) -> bool:
         """Where that is the cost."""

@@ -42,7 +42,8 @@ def require_file(path: Path, what: str) -> None:
     """CompressError unless `path` is a file with something in it."""
     if not path.is_file():
         if path.is_dir():
-            raise CompressError(f"{what}: {path} is a folder, not a file; name a file in it")
+            such = ", as model.onnx" if (path / "model.onnx").is_file() else ""
+            raise CompressError(f"{what}: {path} is a folder, not a file; name a file in it{such}")
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CompressError(f"{what}: {path} does not exist{did_you_mean(path.name, near)}")
     if path.stat().st_size == 0:

@@ -114,7 +114,8 @@ def nothing_of(whole: Iterable[Whole]) -> str:
     for each in whole:
         held.setdefault(each.reason, []).append(each.name)
     told = "; ".join(f"{listed(names)}: {reason}" for reason, names in held.items())
-    return f"nothing can be removed: {told or 'it has no two layers with channels between them'}"
+    none = "it has no channels between two layers, attention heads or residual blocks of the kinds asked for"
+    return f"nothing can be removed: {told or none}"
 
 
 @dataclass(frozen=True)

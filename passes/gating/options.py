@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CostName = Literal["params", "macs", "latency"]
 NOT_ELASTIC = ("targets", "method", "gradient", "gate_epochs", "gate_lr", "compensation")
 """Options that `elastic` has no use for: its structures are the solver's, and its weights are trained in place."""
+NOTHING_HINT = "leave out the pass, or let more be removed (kinds, only, keep)"
+"""What to do where there is nothing to remove."""
 GATES_ALONE = ("gradient", "gate_epochs", "gate_lr")
 """Options of gates that train."""
 
@@ -146,7 +148,9 @@ class GatesOptions(Pass):
             if name in self.model_fields_set and not shares:
                 raise ValueError(f"{name}: expected shares of the cost, got none; leave it out, or name some")
             if any(float(f"{after:g}") >= float(f"{before:g}") for before, after in pairwise(shares)):
-                raise ValueError(f"{name}: expected each share below the one before it, got {list(shares)}")
+                raise ValueError(
+                    f"{name}: expected each share below the one before it (six digits count), got {list(shares)}"
+                )
         if self.elastic and "target" in self.model_fields_set and self.target not in self.elastic:
             raise ValueError(
                 f"target: expected one of the sizes of elastic, {list(self.elastic)}, got {self.target}"

@@ -26,7 +26,7 @@ from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
 from .held_out import least
 from .lessons import Lessons
-from .options import GatesOptions
+from .options import NOTHING_HINT, GatesOptions
 from .pieces import Latency
 from .planned import as_data
 from .repair import repaired
@@ -59,7 +59,7 @@ class Phases:
     def plan(self) -> PassPlan:
         """All phases, for one target after the other; the last one's network is handed on."""
         if reason := self.anatomy.why_nothing:
-            raise CompressError(f"{self.options.name}: {reason}; leave out the pass, or let more be removed")
+            raise CompressError(f"{self.options.name}: {reason}; {NOTHING_HINT}")
         example = self.model.example_inputs
         self.layers_alone = layers_train_alone(
             self.model.module, example, self.model.run(*example), self.options.name

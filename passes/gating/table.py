@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -14,12 +15,14 @@ def read_table(what: str, path: Path, batch: int) -> LatencyTable:
 
     batch: samples in one inference; 0: not known.
     """
-    if not path.exists():
-        raise CompressError(
-            f"{what}: table: no such file: {path}; `compress tabulate RECIPE --device NAME -o"
-            f" {shlex.quote(path.name)}` beside the recipe measures one"
-        )
-    table = LatencyTable.read(path)
-    table.require_batch(batch, str(path))
-    table.require_complete(str(path))
+    where = f"{what}: table: {path}"
+    if not os.path.lexists(path):
+        measures = f"`compress tabulate RECIPE --device NAME -o {shlex.quote(str(path))}` measures one"
+        raise CompressError(f"{where}: there is no such file; {measures}")
+    try:
+        table = LatencyTable.read(path)
+    except CompressError as error:
+        raise CompressError(f"{what}: table: {error}") from error
+    table.require_batch(batch, where)
+    table.require_complete(where)
     return table

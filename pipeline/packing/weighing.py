@@ -49,8 +49,8 @@ class Weighing:
 class _Exported:
     """A graph, and which tensor of the network each of its initializers is: (initializer, tensor, transposed).
 
-    fixed: the tensors that the graph does not hold as they are, exactly once (folded, or merged with equal ones): it
-    serves networks in which these are the same.
+    fixed: the tensors that the graph does not hold as they are, exactly once, for themselves alone (folded, or merged
+    with equal ones): it serves networks in which these are the same.
     """
 
     proto: onnx.ModelProto
@@ -73,9 +73,10 @@ class _Exported:
             if (found := _tensor_of(initializer, tensors)) is not None:
                 places.append((initializer.name, *found))
         count = Counter(name for _, name, _ in places)
-        once = tuple(place for place in places if count[place[1]] == 1)
-        fixed = {name: t.detach().clone() for name, t in tensors.items() if count[name] != 1}
-        return cls(proto, once, {name: (t.shape, t.dtype) for name, t in tensors.items()}, fixed)
+        alone = {name for name in tensors if count[name] == 1 and not _has_equal(name, tensors)}
+        own = tuple(place for place in places if place[1] in alone)
+        fixed = {name: t.detach().clone() for name, t in tensors.items() if name not in alone}
+        return cls(proto, own, {name: (t.shape, t.dtype) for name, t in tensors.items()}, fixed)
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a network with these tensors has this graph, as far as names, shapes and types tell."""
@@ -89,6 +90,13 @@ class _Exported:
             tensor = tensors[name].detach().cpu()
             stored[place].raw_data = (tensor.T if transposed else tensor).contiguous().numpy().tobytes()
         write_atomically(path, self.proto.SerializeToString(deterministic=True))
+
+
+def _has_equal(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether another tensor has the same values, as they are or transposed: an export may keep one for both."""
+    own = tensors[name]
+    others = [t for other, t in tensors.items() if other != name and t.dtype == own.dtype]
+    return any(torch.equal(own, t) or (t.dim() == 2 and torch.equal(own, t.mT)) for t in others)
 
 
 def _tensor_of(initializer: onnx.TensorProto, tensors: Mapping[str, Tensor]) -> tuple[str, bool] | None:

@@ -131,11 +131,18 @@ def point_metric(point: Point) -> str:
 
 
 def file_of(point: Point, pruned: Pruning, record: RunRecord) -> str:
-    """The artefact that holds a network's weights, "" where none does."""
-    if point.target is None or pruned.step is not [s for s in record.steps if s.details.get("gates")][-1]:
-        return ""  # a later pass has left others in these files
-    name = WEIGHTS if point.chosen else sibling(f"{point.target:g}")
-    return name if any(artefact.path == name for artefact in record.artefacts) else ""
+    """The artefact that holds the weights of a network of a series, "" where none is known to.
+
+    A later pass may have left its own in the chosen one's file; then the others of the series are not written.
+    """
+    last = [step for step in record.steps if step.details.get("gates")][-1]
+    paths = {artefact.path for artefact in record.artefacts}
+    others = {
+        sibling(f"{each.target:g}") for each in pruned.series if not each.chosen and each.target is not None
+    }
+    if pruned.step is not last or not others or not others <= paths or point.target is None:
+        return ""
+    return WEIGHTS if point.chosen else sibling(f"{point.target:g}")
 
 
 def pruning(step: StepRecord) -> Pruning | None:

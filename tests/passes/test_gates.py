@@ -35,7 +35,7 @@ def test_a_network_of_which_nothing_may_go_is_refused_with_the_reasons(tmp_path:
         pruned(tmp_path, keep=["*"])
     assert str(told.value).startswith("gates: nothing can be removed: ")
     assert "stem.0" in str(told.value) and ": named by `keep`" in str(told.value)
-    assert str(told.value).endswith("; leave out the pass, or let more be removed")
+    assert str(told.value).endswith("; leave out the pass, or let more be removed (kinds, only, keep)")
 
 
 def test_why_nothing_can_be_removed_is_known_without_data() -> None:

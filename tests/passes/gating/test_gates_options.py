@@ -36,7 +36,10 @@ class Options(GatesOptions):
     [
         ({"target": 1.0}, "less than 1"),
         ({"target": 0.0}, "greater than 0"),
-        ({"targets": [0.5, 0.5]}, r"targets: expected each share below the one before it, got \[0.5, 0.5\]"),
+        (
+            {"targets": [0.5, 0.5]},
+            r"targets: expected each share below the one before it \(six digits count\), got \[0.5, 0.5\]",
+        ),
         ({"targets": [0.5, 0.65]}, "below the one before it"),
         ({"targets": [0.50000001, 0.5]}, "below the one before it"),
         ({"targets": []}, "targets: expected shares of the cost, got none; leave it out, or name some"),

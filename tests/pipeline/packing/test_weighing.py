@@ -66,6 +66,22 @@ def test_a_graph_that_merges_equal_tensors_serves_no_other_weights(exports: list
     assert len(exports) == 2
 
 
+@pytest.mark.parametrize("name", ["norm", "first"])
+def test_of_merged_tensors_either_may_change(exports: list[int], name: str) -> None:
+    def network(changes: bool) -> Model:
+        net = Net(0).eval()
+        net.first.bias.data.copy_(net.norm.bias.data)
+        if changes:
+            net.get_submodule(name).bias.data.add_(1)
+        found = Model(net, (torch.randn(1, 1, 6, 6),), ("input",), ("logits",))
+        return found.successor(capture(found), Form.GRAPH)
+
+    weighing = Weighing()
+    weighing(network(changes=False))
+    assert weighing(network(changes=True)) == Weighing()(network(changes=True))
+    assert len(exports) == 3
+
+
 def test_another_network_is_exported_anew(exports: list[int]) -> None:
     weighing = Weighing()
     weighing(model(0))

@@ -92,32 +92,45 @@ def test_markdown_and_the_terminal_tell_the_same(tmp_path: Path) -> None:
         assert told in shown, shown
 
 
-def test_the_files_of_a_series_are_named(tmp_path: Path) -> None:
-    names = ("pruned.safetensors", "pruned-0.8.safetensors")
+SERIES_FILES = ("pruned.safetensors", "pruned-0.8.safetensors", "pruned-0.65.safetensors")
+
+
+def with_files(shown: RunRecord, *names: str) -> RunRecord:
     files = [ArtefactRecord(path=name, kind="pruned-weights", bytes=1, sha256="ab" * 32) for name in names]
-    shown = record().model_copy(update={"artefacts": files})
-    rows = ("0.0041 pruned-0.8.safetensors", "0.0123 –", "0.0312 pruned.safetensors")
+    return shown.model_copy(update={"artefacts": files})
+
+
+def files_of(shown: RunRecord) -> list[list[str]]:
+    pruned = [found for each in shown.steps if (found := pruning(each)) is not None]
+    return [[file_of(point, each, shown) for point in each.series] for each in pruned]
+
+
+def test_the_files_of_a_series_are_named(tmp_path: Path) -> None:
+    shown = with_files(record(), *SERIES_FILES)
     page = words(page_of(shown, tmp_path))
-    assert all(row in page for row in rows), page
+    kl = ("0.0041", "0.0123", "0.0312")
+    files = ("pruned-0.8.safetensors", "pruned-0.65.safetensors", "pruned.safetensors")
+    assert all(f"{one} {file}" in page for one, file in zip(kl, files, strict=True)), page
     assert "0.0041 | pruned-0.8.safetensors |" in (tmp_path / "report.md").read_text(encoding="utf-8")
     told = " ".join(terminal(shown).split())
     for row in (
         "target latency top1, validation KL, nats weights",
         "80.0 % 3.36 ms 87.10 ± 2.57 % 0.0041 pruned-0.8.safetensors",
-        "65.0 % 2.73 ms not measured 0.0123 50.0 %, chosen",
+        "65.0 % 2.73 ms not measured 0.0123 pruned-0.65.safetensors",
         "50.0 %, chosen 2.10 ms 86.10 % 0.0312 pruned.safetensors",
     ):
         assert row in told, told
 
 
-def test_what_a_later_pass_overwrote_is_not_named() -> None:
+def test_files_that_a_later_pass_has_left_its_own_weights_in_are_not_named() -> None:
+    """A student in float, say: then the others of the series are not written."""
+    assert files_of(with_files(record(), "pruned.safetensors")) == [["", "", ""]]
     first = step("gates", 0.861, 2_000, details=gates())
-    shown = run(steps=[STEPS[0], first, step("gates", 0.86, 1_000, details=gates())])
-    files = [ArtefactRecord(path="pruned.safetensors", kind="pruned-weights", bytes=1, sha256="ab" * 32)]
-    shown = shown.model_copy(update={"artefacts": files})
-    of_step = [pruning(each) for each in shown.steps[1:]]
-    found = [file_of(each.series[-1], each, shown) for each in of_step if each is not None]
-    assert found == ["", "pruned.safetensors"]
+    twice = run(steps=[STEPS[0], first, step("gates", 0.86, 1_000, details=gates())])
+    assert files_of(with_files(twice, *SERIES_FILES)) == [
+        ["", "", ""],
+        ["pruned-0.8.safetensors", "pruned-0.65.safetensors", "pruned.safetensors"],
+    ]
 
 
 def test_a_step_that_prunes_nothing_has_no_part_of_its_own(tmp_path: Path) -> None:
