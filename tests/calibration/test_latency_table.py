@@ -178,6 +178,14 @@ def test_a_file_holds_a_table_and_nothing_else_is_read(tmp_path: Path) -> None:
             "layers: Field",
         ),
         "negative": (json.dumps({**told, "rest_ms": -1}).encode(), "rest_ms: "),
+        "no number": (json.dumps({**told, "whole_ms": "NaN"}).encode(), "whole_ms: "),
+        "an error of no number": (json.dumps({**told, "error": "NaN"}).encode(), "error: "),
+        "NaN": (json.dumps({**told, "rest_ms": float("nan")}).encode(), "no table of latencies: "),
+        "takes no time": (json.dumps({**told, "whole_ms": 0}).encode(), "whole_ms: "),
+        "a layer twice": (
+            json.dumps({**told, "layers": told["layers"] + told["layers"][:1]}).encode(),
+            f"the whole: layers: {told['layers'][0]['name']} is there twice",
+        ),
         "no step": (json.dumps({**told, "steps": [0, 1]}).encode(), "steps.0: "),
     }
     for content, words in cases.values():

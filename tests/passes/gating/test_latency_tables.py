@@ -85,3 +85,22 @@ def test_a_table_that_tells_nothing_of_this_network_is_refused(case: str, tmp_pa
     side, changes, words = REFUSED[case]
     with pytest.raises(CompressError, match=words):
         notes_on(table_of(model(cnn(), side), **changes), model(cnn()), tmp_path, batch=1)
+
+
+def test_a_table_is_asked_for_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "tables" / "cpu.json"
+    chosen = Gates.model_validate({"cost": "latency", "table": path})
+    with pytest.raises(CompressError) as told:
+        chosen.require_files(batch=1)
+    assert str(told.value) == (
+        f"gates: table: {path}: there is no such file; `compress tabulate RECIPE --device NAME -o {path}` measures one"
+    )
+    path.parent.mkdir()
+    path.write_text("{}")
+    with pytest.raises(CompressError, match=f"gates: table: {path}: not a table of latencies"):
+        chosen.require_files(batch=1)
+    path.write_text(table_of(model(cnn())).model_dump_json())
+    chosen.require_files(batch=1)
+    with pytest.raises(CompressError, match=f"gates: table: {path}: measured with batch 1, and the recipe's"):
+        chosen.require_files(batch=8)
+    Gates().require_files(batch=1)
