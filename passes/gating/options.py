@@ -145,8 +145,6 @@ class GatesOptions(Pass):
                 raise ValueError(
                     f"{name}: expected shares of the cost above 0 and {most}, got {list(shares)}"
                 )
-            if name in self.model_fields_set and not shares:
-                raise ValueError(f"{name}: expected shares of the cost, got none; leave it out, or name some")
             if any(float(f"{after:g}") >= float(f"{before:g}") for before, after in pairwise(shares)):
                 raise ValueError(
                     f"{name}: expected each share below the one before it (six digits count), got {list(shares)}"

@@ -42,8 +42,6 @@ class Options(GatesOptions):
         ),
         ({"targets": [0.5, 0.65]}, "below the one before it"),
         ({"targets": [0.50000001, 0.5]}, "below the one before it"),
-        ({"targets": []}, "targets: expected shares of the cost, got none; leave it out, or name some"),
-        ({"elastic": []}, "elastic: expected shares of the cost, got none"),
         ({"kinds": ["block", "block"]}, "kinds: expected each kind once, got block, block"),
         (
             {"method": "solver", "gate_lr": 0.1, "gate_epochs": 2},
