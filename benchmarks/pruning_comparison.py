@@ -30,7 +30,7 @@ class Point:
     logs: tuple[float, ...]
     group: str
     scores: Scores
-    kl: float = 0.0
+    kl: float
 
 
 def at_latency(curve: Sequence[Point], original: Point, latency: float) -> tuple[Scores, bool]:

@@ -54,9 +54,7 @@ def _budgets(record: RunRecord) -> Table:
 
 
 def _pruned(found: Pruning, record: RunRecord) -> RenderableType:
-    told: list[RenderableType] = [
-        Text("\n".join(one_line(line, REASON_LIMIT) for line in found.lines), overflow="fold")
-    ]
+    told: list[RenderableType] = [Text("\n".join(one_line(line, REASON_LIMIT) for line in found.lines))]
     if len(found.series) > 1:
         told.append(_series(found, record))
     return Group(Text(short(found.step.pass_name), "bold"), Padding(Group(*told), (0, 0, 0, 2)))
