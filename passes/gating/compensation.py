@@ -4,7 +4,8 @@ After a removal each layer that lost inputs, or whose inputs are others than bef
 puts out in the whole network: W, b = argmin ||Y - X Wᵀ - b||² + λ ||W - W_S||², where X are the inputs as the smaller
 network gives them, all layers before compensated already, Y the whole network's outputs of the same samples, and W_S
 the weights that are left (OSSCAR, Meng et al. 2024, arXiv 2403.12983; CORP 2026). Nothing is trained, and no label is
-looked at. That layers whose inputs merely changed are fitted as well matters most behind a removed block.
+looked at. That layers whose inputs merely changed are fitted as well matters most behind a removed block. The errors
+are weighted by how much their position matters (`matters.py`): of a transformer that classifies, one token of many.
 """
 
 from __future__ import annotations
@@ -51,18 +52,20 @@ def compensate(
     fit: Sequence[Batch],
     held_out: Sequence[Batch],
     factors: Mapping[str, float | Sequence[float]] = MappingProxyType({}),
+    matters: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> list[Compensated]:
     """Compensate the layers of `smaller` in place, in the order of their calls; a row for each that was to be.
 
     whole, smaller: in eval mode, layers of the same names; what `cut` says is kept is what `smaller` has left, tensors
     multiplied by their `factors`. Both take any number of samples: all go through at once, so that a layer is fitted
     with those before it fitted already.
+    matters: how much each position of a layer's outputs counts, (positions,), positive; all alike of one not named.
     fit, held_out: batches of inputs. A layer takes of a few λ the one that serves the held-out samples best, none where
     none makes its error smaller. Whether that serves the network's outputs is for the caller to see.
     Only weights and biases change, and the running means of BatchNorms, which stand for the bias that a layer before
     one lacks. Layers that see what they saw before stay bit for bit.
     """
-    run = _Compensation(whole, smaller, cut, factors, fit, held_out)
+    run = _Compensation(whole, smaller, cut, factors, matters, fit, held_out)
     run.fit_all()
     return run.rows
 
@@ -76,6 +79,7 @@ class _Compensation:
         smaller: nn.Module,
         cut: Cut,
         factors: Mapping[str, float | Sequence[float]],
+        matters: Mapping[str, Tensor],
         fit: Sequence[Batch],
         held_out: Sequence[Batch],
     ) -> None:
@@ -86,7 +90,7 @@ class _Compensation:
         self.calls = calls_in_order(whole, tuple(x[:1] for x in inputs))
         left = {name for name, _ in smaller.named_modules()}
         fittable = {name: call for name, call in self.calls.items() if name in left and not _unfit(call)}
-        self.wanted = WholeOutputs(whole, inputs, self.share, fittable, cut, factors)
+        self.wanted = WholeOutputs(whole, inputs, self.share, fittable, cut, factors, matters)
 
     def fit_all(self) -> None:
         """Run the smaller network once, and fit each layer when it is come to, before it multiplies."""
@@ -106,14 +110,14 @@ class _Compensation:
         outputs = inputs @ product.weight.flatten(1).T
         lacking = wanted - (outputs if product.bias is None else outputs + product.bias)
         split = round(len(inputs) * self.share)
-        fit, held_out = (
-            Rows(inputs[part].flatten(0, 1), lacking[part].flatten(0, 1))
-            for part in (slice(split), slice(split, None))
+        rest = slice(split, None)
+        weights = sampled.weights.expand(len(inputs), -1)
+        fit, held_out, judged = (
+            Rows(inputs[part].flatten(0, 1), outputs[part].flatten(0, 1), weights[part].flatten())
+            for outputs, part in ((lacking, slice(split)), (lacking, rest), (wanted, rest))
         )
-        judged = wanted[split:].flatten(0, 1).double()
-        spread = float((judged - judged.mean(0)).square().sum())
-        if held_out.energy() > ROUNDING * float(judged.square().sum()):
-            self._change(product, fit, held_out, max(spread, SMALLEST))
+        if held_out.energy() > ROUNDING * judged.energy():
+            self._change(product, fit, held_out, max(judged.spread(), SMALLEST))
 
     def _before_norm(self, name: str, made: Tensor) -> Tensor:
         """What a layer is to put out so that the norm behind it, which may have changed, puts out what it did."""

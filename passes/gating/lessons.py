@@ -23,14 +23,15 @@ from ..teaching.taps import frozen
 from ..teaching.task import TASK_SAMPLES, first_batch, read_task
 from ..training.draws import generator
 from .importance import Loss
+from .matters import where_it_matters
 from .options import GatesOptions
 
 WORK = 2e11
 """Multiply-accumulates that one look at samples may take: about a second on two cores."""
-FEWEST, MOST = 32, 256
-"""Samples that are looked at, whatever they take."""
-TRIED = 128
-"""Of these, the most on which one change of many is tried: half of the held-out ones where there are fewer."""
+FEWEST, MOST = 128, 256
+"""Samples that importance is taken of, and that what decides is judged by, whatever they take."""
+TRIED = 32, 128
+"""The fewest and the most on which one change of many is tried: half of the held-out ones where there are fewer."""
 FIT_LEAST = 128
 """Samples that a regression has at least, where calibration has so many."""
 FITTED = 0.75
@@ -50,7 +51,8 @@ class Lessons:
     def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
         """macs: of one sample."""
         self.options, self.model, self.seed = options, model, context.seed
-        self.samples = int(min(MOST, max(FEWEST, WORK / max(macs, 1.0))))
+        affordable = WORK / max(macs, 1.0)
+        self.samples = int(min(MOST, max(FEWEST, affordable)))
         calibration, validation = (
             self._mixed(p) for p in (context.data.calibration, context.data.validation)
         )
@@ -65,7 +67,8 @@ class Lessons:
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
         batch = model.static_batch or BATCH
-        self._tried = min(-(-TRIED // batch), max(1, -(-len(validation) // batch) // 2))
+        tried_at_most = int(min(max(TRIED), max(min(TRIED), affordable)))
+        self._tried = min(-(-tried_at_most // batch), max(1, -(-len(validation) // batch) // 2))
         tried = sum(len(batch[0]) for batch in self.held_out[: self._tried])
         self._beyond = validation.between(tried, tried + self.samples)
 
@@ -124,8 +127,21 @@ class Lessons:
     def _drawn_loss(
         self, dissected: Dissected, gates: Gates, inputs: Batch, drawn: torch.Generator
     ) -> Tensor:
-        outputs = fixed(self.model.module, dissected, gates)(*inputs)
-        found = drawn_log_likelihoods(outputs if isinstance(outputs, tuple) else (outputs,), self.task, drawn)
+        return self._drawn(fixed(self.model.module, dissected, gates)(*inputs), drawn)
+
+    @cached_property
+    def matters(self) -> dict[str, Tensor]:
+        """How much each position of a layer's outputs matters to the whole network's, by the layer's name."""
+        return where_it_matters(
+            self.model.module,
+            self.fit[0],
+            lambda index, outputs: self._drawn(outputs, generator(self.seed, "matters", index)),
+        )
+
+    def _drawn(self, outputs: object, drawn: torch.Generator) -> Tensor:
+        """The log-likelihood of what is drawn from outputs."""
+        given = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+        found = drawn_log_likelihoods(given, self.task, drawn)
         # Squares of gradients are to be means over the draws of each output, as the divergence is.
         each = [likelihood / math.sqrt(draws) for likelihood, draws in found]
         return torch.stack([*each, torch.zeros((), requires_grad=True)]).sum()

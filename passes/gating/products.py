@@ -70,20 +70,27 @@ class Sampled:
     """Where a layer's outputs are looked at.
 
     axis: of inputs and outputs, the one along which the samples lie, alone or each in several parts.
-    positions: of the other axes but the channels', flattened, the same of each sample; ascending.
+    positions: of the other axes but the channels', flattened, the same of each sample; ascending. weights: how much
+    each of them counts, so that weighted sums over them stand for such sums over all.
     """
 
     axis: int
     positions: Tensor
+    weights: Tensor
 
     @classmethod
-    def spread(cls, axis: int, positions: int, wanted: float) -> Sampled:
-        """At least `wanted` of so many positions of a sample, as far as there are: always the same, and in no pattern.
+    def drawn(cls, axis: int, matters: Tensor, wanted: float) -> Sampled:
+        """At least `wanted` of a sample's positions, as far as there are, always the same: those that matter more are
+        drawn rather, and then count less.
 
-        Even distances would meet the rows of a map, and see some of its columns only.
+        matters: (positions,), positive. The draws are systematic (Madow 1949) in random order: even distances would
+        meet the rows of a map, and see some of its columns only.
         """
-        order = torch.randperm(positions, generator=torch.Generator().manual_seed(0))
-        return cls(axis, order[: math.ceil(wanted)].sort().values)
+        chances = _chances(matters.double(), min(math.ceil(wanted), len(matters)))
+        order = torch.randperm(len(matters), generator=torch.Generator().manual_seed(0))
+        steps = (chances[order].cumsum(0) + 0.5).floor()
+        chosen = order[steps.diff(prepend=steps.new_zeros(1)) > 0].sort().values
+        return cls(axis, chosen, (matters / chances)[chosen].to(matters))
 
     def channels_last(self, tensor: Tensor) -> Tensor:
         """A tensor (..., channels) at these places: (samples, positions, channels)."""
@@ -95,6 +102,25 @@ class Sampled:
         """A tensor (samples, ..., *sizes) of so many sizes at these places: (samples, ..., positions)."""
         places: list[Any] = list(torch.unravel_index(self.positions, tensor.shape[-rank:]))
         return tensor[(..., *places)]
+
+
+def _chances(matters: Tensor, wanted: int) -> Tensor:
+    """How likely each position is drawn: in proportion to what it matters, but for those that are drawn for sure."""
+    sure = torch.zeros(len(matters), dtype=torch.bool)
+    while True:
+        rest = matters.masked_fill(sure, 0.0)
+        share = (wanted - int(sure.sum())) / rest.sum() if not bool(sure.all()) else 0.0
+        chances = torch.where(sure, 1.0, rest * share)
+        if not bool((chances > 1).any()):
+            return chances
+        sure |= chances >= 1
+
+
+def sample_axis(one: Product, many: Product, samples: int) -> int | None:
+    """The axis of the inputs that is so many times as long as with one sample, as there are samples; None of none."""
+    shapes = one.inputs.shape, many.inputs.shape
+    axes = range(1) if many.settings else range(len(shapes[0]) - 1)
+    return next((axis for axis in axes if shapes[1][axis] == samples * shapes[0][axis]), None)
 
 
 class Products(TorchFunctionMode):

@@ -38,7 +38,15 @@ def _refitted(model: Model, network: nn.Module, removal: Removal, lessons: Lesso
     trial = keep_where_no_worse(
         network,
         lambda: rows.extend(
-            compensate(model.module, network, removal.cut, lessons.fit, lessons.choose, removal.factors)
+            compensate(
+                model.module,
+                network,
+                removal.cut,
+                lessons.fit,
+                lessons.choose,
+                removal.factors,
+                lessons.matters,
+            )
         ),
         lessons.unlike,
     )

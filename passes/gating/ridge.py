@@ -17,19 +17,35 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Rows:
-    """What a layer was given, (rows, inputs), and what its outputs lack there, (rows, outputs)."""
+    """What a layer was given, (rows, inputs), and what its outputs lack there, (rows, outputs).
+
+    weights: how much each row counts, (rows,), positive.
+    """
 
     inputs: Tensor
     lacking: Tensor
+    weights: Tensor
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows at a time, in float64."""
-        for x, y in zip(torch.split(self.inputs, ROWS), torch.split(self.lacking, ROWS), strict=True):
-            yield x.double(), y.double()
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Some rows at a time, and their weights, (rows, 1), in float64."""
+        parts = (torch.split(each, ROWS) for each in (self.inputs, self.lacking, self.weights[:, None]))
+        for x, y, w in zip(*parts, strict=True):
+            yield x.double(), y.double(), w.double()
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The weighted means of inputs and of what the outputs lack, float64."""
+        sums = [((w * x).sum(0), (w * y).sum(0), w.sum()) for x, y, w in self.chunks()]
+        x, y, total = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        return x / total, y / total
 
     def energy(self) -> float:
-        """The sum of squares of what the outputs lack."""
-        return sum(float(y.square().sum()) for _, y in self.chunks())
+        """The weighted sum of squares of what the outputs lack."""
+        return sum(float((w * y.square()).sum()) for _, y, w in self.chunks())
+
+    def spread(self) -> float:
+        """The same of differences from the mean."""
+        _, mean = self.means()
+        return sum(float((w * (y - mean).square()).sum()) for _, y, w in self.chunks())
 
 
 @dataclass(frozen=True)
@@ -41,23 +57,24 @@ class Change:
     ridge: float
 
     def error(self, rows: Rows) -> float:
-        """The sum of squares of what the outputs still lack."""
-        return sum(float((y - x @ self.weight.T - self.bias).square().sum()) for x, y in rows.chunks())
+        """The weighted sum of squares of what the outputs still lack."""
+        return sum(
+            float((w * (y - x @ self.weight.T - self.bias).square()).sum()) for x, y, w in rows.chunks()
+        )
 
 
 def changes(rows: Rows, with_bias: bool) -> Iterator[Change]:
-    """argmin ||lacking - X Wᵀ - b||² + λ ||W||² for each λ of `RIDGES`, times the mean diagonal of XᵀX.
+    """argmin ||lacking - X Wᵀ - b||² + λ ||W||² for each λ of `RIDGES`, times the mean diagonal of XᵀX, rows weighted.
 
     with_bias: whether b is free, and not held back, X then being centered; else b is 0. There are none where all inputs
     are zeros (or all alike), or something is not finite.
     """
-    x_mean = rows.inputs.mean(0, dtype=torch.float64) * with_bias
-    y_mean = rows.lacking.mean(0, dtype=torch.float64) * with_bias
+    x_mean, y_mean = (mean * with_bias for mean in rows.means())
     gram, products = x_mean.new_zeros(len(x_mean), len(x_mean)), x_mean.new_zeros(len(x_mean), len(y_mean))
-    for x, y in rows.chunks():
+    for x, y, w in rows.chunks():
         centered = x - x_mean
-        gram += centered.T @ centered
-        products += centered.T @ (y - y_mean)
+        gram += (w * centered).T @ centered
+        products += (w * centered).T @ (y - y_mean)
     mean = float(gram.diagonal().mean())
     if not (math.isfinite(mean) and mean > 0):
         return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..channels.surgery import Cut
-from .products import Call, Product, Products, Sampled
+from .products import Call, Product, Products, Sampled, sample_axis
 
 LEAST_ROWS, ROWS_PER_INPUT = 4096, 8
 """How many rows a layer is fitted to, where the samples have so many: the larger of the two."""
@@ -33,13 +33,15 @@ class WholeOutputs:
         calls: dict[str, Call],
         cut: Cut,
         factors: Mapping[str, float | Sequence[float]],
+        matters: Mapping[str, Tensor],
     ) -> None:
         """share: of the inputs, that layers are fitted to. calls: of the layers that are asked for, in their order.
 
-        cut, factors: what is kept of the outputs, and by what weights are multiplied, as `compensate` has them.
+        cut, factors: what is kept of the outputs, and by what weights are multiplied, and matters: how much positions
+        count, as `compensate` has them.
         """
         self.whole, self.inputs, self.share, self.calls = whole, inputs, share, calls
-        self.cut, self.factors, self.order = cut, factors, list(calls)
+        self.cut, self.factors, self.matters, self.order = cut, factors, matters, list(calls)
         self.held: dict[str, tuple[Sampled, Tensor] | None] = {}
 
     def take(self, name: str) -> tuple[Sampled, Tensor] | None:
@@ -66,21 +68,14 @@ class WholeOutputs:
             self.whole(*self.inputs)
 
     def _rows(self, product: Product, outputs: Tensor) -> tuple[Sampled, Tensor] | None:
-        axis = self._sample_axis(product)
+        axis = sample_axis(self.calls[product.name].product, product, len(self.inputs[0]))
         if axis is None:
             return None
         channels, samples = outputs.shape[product.channel_axis], outputs.shape[axis]
         asked = max(LEAST_ROWS, ROWS_PER_INPUT * product.weight[0].numel())
-        sampled = Sampled.spread(
-            axis, outputs.numel() // (channels * samples), asked / (samples * self.share)
-        )
+        alike = torch.ones(outputs.numel() // (channels * samples))
+        sampled = Sampled.drawn(axis, self.matters.get(product.name, alike), asked / (samples * self.share))
         kept, factor = kept_outputs(self.cut, product.name), self.factors.get(f"{product.name}.weight", 1.0)
         rows = product.made(outputs, sampled)
         rows = rows if kept is None else rows[..., kept]
         return sampled, rows * torch.tensor(factor, dtype=rows.dtype, device=rows.device)
-
-    def _sample_axis(self, product: Product) -> int | None:
-        """The axis of the inputs that is so many times as long as with one sample, as there are samples."""
-        one, all_ = self.calls[product.name].product.inputs.shape, product.inputs.shape
-        axes = range(1) if product.settings else range(len(one) - 1)
-        return next((axis for axis in axes if all_[axis] == len(self.inputs[0]) * one[axis]), None)

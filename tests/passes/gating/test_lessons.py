@@ -17,7 +17,7 @@ from edgepress.passes.channels.dissect import Rules, dissect
 from edgepress.passes.channels.removal import removed
 from edgepress.passes.gates import Gates
 from edgepress.passes.gating.importance import taylor
-from edgepress.passes.gating.lessons import Batch, Lessons
+from edgepress.passes.gating.lessons import FEWEST, Batch, Lessons
 from edgepress.passes.gating.repair import repaired
 from torch import Tensor, nn
 
@@ -74,7 +74,7 @@ def test_what_is_looked_at_is_of_all_classes() -> None:
     """Image folders are read class by class: the first samples are all of one."""
     context = tiny_gates.context(calibration=400, validation=400)
     lessons = Lessons(Gates(), tiny_gates.model(), context, macs=1e12)
-    assert lessons.samples == 32
+    assert lessons.samples == FEWEST
     for batches, part in (
         (lessons.held_out, context.data.validation),
         (lessons.each, context.data.calibration),
@@ -86,11 +86,24 @@ def test_what_is_looked_at_is_of_all_classes() -> None:
             for (x,), label in part.samples
             if torch.equal(x, image)
         )
-        assert sum(labels.values()) == 32 and len(labels) == tiny_gates.CLASSES
+        assert sum(labels.values()) == FEWEST and len(labels) == tiny_gates.CLASSES
     again = Lessons(Gates(), tiny_gates.model(), context, macs=1e12)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, again.fit, strict=True))
     other = Lessons(Gates(), tiny_gates.model(), replace(context, seed=1), macs=1e12)
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(lessons.fit, other.fit, strict=True))
+
+
+@pytest.mark.parametrize(("macs", "tried"), [(1e12, 32), (1e6, 128)])
+def test_single_changes_of_a_large_network_are_tried_on_few_samples_and_confirmed_by_more(
+    macs: float, tried: int
+) -> None:
+    context = tiny_gates.context(validation=400)
+    lessons = Lessons(Gates(), tiny_gates.model(), context, macs)
+    assert lessons.samples >= FEWEST
+    first = torch.cat([batch[0] for batch in lessons.held_out])
+    beyond = torch.cat([batch[0] for batch, _ in lessons.others])
+    assert len(beyond) == min(lessons.samples, 400 - tried)
+    assert not any(torch.equal(x, y) for x in first[:tried] for y in beyond)
 
 
 class TwoOutputs(nn.Module):

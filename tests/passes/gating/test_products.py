@@ -40,7 +40,7 @@ def test_the_weight_times_its_rows_is_what_the_layer_puts_out(
         layer(torch.randn(shape))
     [(product, outputs)] = seen
     positions = outputs.numel() // outputs.shape[product.channel_axis] // outputs.shape[axis]
-    sampled = Sampled.spread(axis, positions, 4)
+    sampled = Sampled.drawn(axis, torch.ones(positions), 4)
     rows, made = product.rows(sampled), product.made(outputs, sampled)
     expected = rows @ product.weight.flatten(1).T + (0 if product.bias is None else product.bias)
     assert made.shape[:2] == (3, min(4, positions))
@@ -48,11 +48,26 @@ def test_the_weight_times_its_rows_is_what_the_layer_puts_out(
 
 
 def test_positions_are_the_same_ones_each_time_and_in_every_column_of_a_map() -> None:
-    first = Sampled.spread(0, 64 * 64, 128).positions
-    assert torch.equal(first, Sampled.spread(0, 64 * 64, 128).positions)
+    alike = torch.ones(64 * 64)
+    first = Sampled.drawn(0, alike, 128).positions
+    assert torch.equal(first, Sampled.drawn(0, alike, 128).positions)
     assert len(first.unique()) == 128
     # 128 throws into 64 columns miss 64 · (63/64)^128 = 8.5 of them on average
     assert len((first % 64).unique()) > 48
+
+
+def test_what_matters_most_is_drawn_for_sure_and_the_rest_stands_for_what_is_not() -> None:
+    """Of 10 of 100 positions one is the first, which matters as much as all others: these count 99 / 9 times."""
+    sampled = Sampled.drawn(0, torch.tensor([99.0, *[1.0] * 99]), 10)
+    assert len(sampled.positions) == 10 and int(sampled.positions[0]) == 0
+    torch.testing.assert_close(sampled.weights, torch.tensor([99.0, *[11.0] * 9]))
+
+
+def test_all_positions_are_looked_at_where_there_are_few() -> None:
+    matters = torch.tensor([3.0, 0.5, 0.5])
+    sampled = Sampled.drawn(0, matters, 7)
+    assert sampled.positions.tolist() == [0, 1, 2]
+    torch.testing.assert_close(sampled.weights, matters)
 
 
 class Standardized(nn.Conv2d):
