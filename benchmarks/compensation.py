@@ -28,6 +28,7 @@ from typing import Any
 import click
 from int8_peers import EXAMPLES, _read
 from pruning_methods import Remembered
+from pruning_setting import AMP
 from reporting import RESULTS, environment, markdown_table, provenance, write
 
 PACKAGES = ("edgepress", "torch", "torch-pruning")
@@ -51,7 +52,7 @@ NETWORKS = {
     ),
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",
-        {"epochs": 3, "batch": 16, "lr": 1e-4, "amp": "bf16", "augment": FLIPS},
+        {"epochs": 3, "batch": 16, "lr": 3e-5, "amp": AMP, "augment": FLIPS},
     ),
     "digits-cnn": Network(EXAMPLES / "digits" / "cnn.yaml", {"epochs": 8, "lr": 1e-3, "augment": ("shift",)}),
     "digits-vit": Network(EXAMPLES / "digits" / "vit.yaml", {"epochs": 8, "lr": 5e-4, "augment": ("shift",)}),

@@ -9,10 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from edgepress.passes.training.precision import emulates_bf16
 from int8_peers import EXAMPLES, _read
 from reporting import RESULTS
 
 FLIPS = ["flip_horizontal", "flip_vertical"]
+AMP = "off" if emulates_bf16(torch.device("cpu")) else "bf16"
+"""Of large networks, which are trained in BF16 where the CPU computes in it."""
 TEACHER = {"temperature": 2.0, "teacher_weight": 0.7}
 """What every training learns from, beside labels: the original's outputs, as `distill` has it by default."""
 
@@ -71,7 +75,7 @@ NETWORKS = {
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",
         epochs=3,
-        training={"batch": 16, "lr": 1e-4, "amp": "bf16", "augment": FLIPS},
+        training={"batch": 16, "lr": 3e-5, "amp": AMP, "augment": FLIPS},
         seconds_a_step=1.35,
         quantize={"ranges": "minmax", "equalization": "on", "sensitivity_samples": 0},
         calibration=32,

@@ -30,7 +30,13 @@ class TrainingOptions(BaseModel):
     accumulate: int = Field(
         1, ge=1, le=1024, description="Parts that a batch is computed in, one after another, to save memory."
     )
-    lr: float = Field(1e-4, gt=0, le=10, description="Largest learning rate, at the end of the warm-up.")
+    lr: float = Field(
+        1e-4,
+        gt=0,
+        le=10,
+        description="Largest learning rate, at the end of the warm-up. Pretrained transformers want less than"
+        " convolutions do: 1e-5 to 5e-5.",
+    )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the rate rises to `lr`.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decay of weights (not of biases).")
     clip_norm: float | None = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -22,6 +23,13 @@ def mixed_precision(
     if amp == "off" or (amp == "auto" and device.type != "cuda"):
         return nullcontext, scaler
     return lambda: torch.autocast(device.type, dtype=kind), scaler
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether BF16 is emulated there, which takes many times as long as float32: a CPU known to have no such
+    instructions."""
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(told) and not any(has for name, has in told.items() if "bf16" in name)
 
 
 @contextmanager
