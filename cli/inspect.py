@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 )
 @common_options
 def inspect(model: str, shapes: tuple[str, ...], trust_pickle: str | None, as_json: bool) -> None:
-    """Show the layers or tensors of MODEL, its parameters and MACs, and which passes apply.
+    """Show the layers or tensors of MODEL, its parameters and MACs, and which passes apply: those of a recipe
+    by their options there, all others by their defaults.
 
     MODEL is a recipe, an .onnx, .pt2, .safetensors, .l2z or .pt file, pkg.module:factory, timm:NAME or
     torchvision:NAME.

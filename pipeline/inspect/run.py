@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ def inspect_model(
     if suffix in (".yaml", ".yml"):
         from ..recipe.file import read_recipe
 
-        return _inspect_section(read_recipe(path).model, example, trust_pickle, path.parent, given)
+        recipe = read_recipe(path)
+        return _inspect_section(recipe.model, example, trust_pickle, path.parent, given, tuple(recipe.passes))
     if suffix in (".onnx", ".pt2"):
         section = ModelSection(source=str(path))
         return _inspect_section(section, example, trust_pickle, None, given)
@@ -71,16 +73,18 @@ def _inspect_section(
     trust: str | None,
     folder: Path | None,
     given: GivenShapes,
+    asked: tuple[Pass, ...] = (),
 ) -> Inspection:
     from ..file_limits import within_limits
 
     base = folder or Path()
     path, suffix = base / section.source, Path(section.source).suffix.lower()
     if suffix == ".onnx":
-        return within_limits("inspecting", _inspect_onnx, path, section, example, base, given)
+        return within_limits("inspecting", _inspect_onnx, path, section, example, base, given, asked)
     if suffix == ".pt2":
-        return within_limits("inspecting", _inspect_exported, path, section, example, trust, folder, given)
-    return _inspect_network(section, example, trust, folder, given)
+        of_network = section, example, trust, folder, given, asked
+        return within_limits("inspecting", _inspect_exported, path, *of_network)
+    return _inspect_network(section, example, trust, folder, given, asked)
 
 
 def _inspect_exported(path: Path, *of_network: Any) -> Inspection:
@@ -94,6 +98,7 @@ def _inspect_network(
     trust: str | None,
     folder: Path | None,
     given: GivenShapes,
+    asked: tuple[Pass, ...],
 ) -> Inspection:
     from ..ingest.model import ingest
 
@@ -110,7 +115,7 @@ def _inspect_network(
         inputs={n: list(x.shape) for n, x in zip(model.input_names, model.example_inputs, strict=True)},
         outputs={n: list(y.shape) for n, y in zip(model.output_names, _outputs(model), strict=True)},
         layers=layer_rows(model),
-        passes=pass_rows(model),
+        passes=pass_rows(model, asked),
         notes=uncounted_notes(model.operator_macs()),
     )
 
@@ -119,16 +124,20 @@ def _outputs(model: Model) -> tuple[Tensor, ...]:
     return model.run(*model.example_inputs)
 
 
-def pass_rows(model: Model) -> list[PassRow]:
-    """Every pass with its default options, and why those that cannot work on `model` cannot."""
+def pass_rows(model: Model, asked: Sequence[Pass] = ()) -> list[PassRow]:
+    """Every pass, and why those that cannot work on `model` cannot.
+
+    asked: the passes of a recipe; each is judged as it comes there first, all others by their default options.
+    """
     from ...passes import PASSES
     from ...passes.order import refusal
     from ..onnx_files.network import why_no_pass
 
     blocked = why_no_pass(model.module) or _why_not_captured(model)
+    passes = {name: kind() for name, kind in PASSES.items()} | {one.name: one for one in reversed(asked)}
     reasons = {
-        name: blocked or refusal(kind(), model.form) or _why_not(kind(), model)
-        for name, kind in PASSES.items()
+        name: blocked or refusal(chosen, model.form) or _why_not(chosen, model)
+        for name, chosen in passes.items()
     }
     return [PassRow(name=name, applies=not reason, reason=reason or "") for name, reason in reasons.items()]
 
@@ -220,7 +229,12 @@ def _inspect_l2z(path: Path) -> Inspection:
 
 
 def _inspect_onnx(
-    path: Path, section: ModelSection, example: tuple[Tensor, ...] | None, folder: Path, given: GivenShapes
+    path: Path,
+    section: ModelSection,
+    example: tuple[Tensor, ...] | None,
+    folder: Path,
+    given: GivenShapes,
+    asked: tuple[Pass, ...],
 ) -> Inspection:
     from ...targets.graphs.macs import operator_macs
     from ..ingest.model import ingest
@@ -235,7 +249,7 @@ def _inspect_onnx(
     declared = {v.name: sample_shape(v) for v in graph_inputs(graph)}
     try:
         model = ingest(section, example, folder=folder, given=given)
-        passes = pass_rows(model)
+        passes = pass_rows(model, asked)
         samples = zip(model.input_names, model.example_inputs, strict=True)
         pin(graph, {name: (0, *x.shape[1:]) for name, x in samples})
     except CompressError as error:

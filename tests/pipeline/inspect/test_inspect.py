@@ -77,6 +77,25 @@ def test_a_factory_with_totals_and_passes() -> None:
     assert "test_resnet" in show(found)
 
 
+def test_a_pass_of_a_recipe_is_judged_by_its_options_there(tmp_path: Path) -> None:
+    """The network has no attention heads; channels, which are in the defaults, it has."""
+    text = """
+model: { source: timm:test_resnet }
+data: { source: edgepress.examples.digits.data:digits }
+passes: [gates: %s, quantize]
+targets: [onnxruntime]
+"""
+    reasons = {}
+    for kinds in ("{ kinds: [heads] }", "{ kinds: [heads, channels] }"):
+        (tmp_path / "recipe.yaml").write_text(text % kinds)
+        example = (torch.zeros(1, 3, 160, 160),)
+        found = inspect_model("recipe.yaml", example, folder=tmp_path)
+        reasons[kinds] = {row.name: row.reason for row in found.passes}
+    one, other = reasons.values()
+    assert "heads" in one["gates"] and other["gates"] == ""
+    assert one["quantize"] == one["l2"] == ""
+
+
 def test_bare_weights(tmp_path: Path) -> None:
     save_file(
         {"b": torch.zeros(2, 3), "a": torch.full((4,), float("nan")).half()}, tmp_path / "w.safetensors"
