@@ -35,9 +35,9 @@ class Gates(GatesOptions):
 
     def why_not(self, model: Model) -> str:
         """Where nothing can be removed, the reasons."""
-        from .channels.dissect import why_nothing
+        from .channels.dissect import nothing_to_remove
 
-        reason = why_nothing(model, self.name, self.rules)
+        reason = nothing_to_remove(model, self.name, self.rules)
         return f"{reason}; {NOTHING_HINT}" if reason else ""
 
     def by_latency(self) -> bool:

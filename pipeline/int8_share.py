@@ -56,7 +56,7 @@ def int8_share(engine: EngineRecord | None) -> Int8Share | None:
     return Int8Share(1.0 if low is None else low, 0.0 if high is None else high, uncounted)
 
 
-def share_text(engine: EngineRecord | None) -> str:
+def int8_share_text(engine: EngineRecord | None) -> str:
     """The share for a table, with the layers that leave it open."""
     share = int8_share(engine)
     if share is None:

@@ -56,7 +56,7 @@ def dissect(model: Model, what: str, rules: Rules = Rules()) -> Dissected:
     return Dissected(anatomy_of(model, found, sides, [*whole, *wrong]), sides)
 
 
-def why_nothing(model: Model, what: str, rules: Rules = Rules()) -> str:
+def nothing_to_remove(model: Model, what: str, rules: Rules = Rules()) -> str:
     """Why the rules leave nothing to make smaller, "" where they do: quickly, as nothing is tried out. Errors alike."""
     found, whole = _candidates(model, what, rules)
     return "" if found else nothing_of(whole)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ...calibration.measurement import MetricRecord
 from ...targets import runtime_packages
 from ...targets.measuring.latency import Latency, Speedup
-from ..int8_share import share_text
+from ..int8_share import int8_share_text
 from ..profile.record import PROFILE_FILE, Profile
 from ..report.read import load_run
 from ..report.view import STATUS
@@ -64,7 +64,7 @@ class Cell:
     @property
     def int8_share(self) -> str:
         """Share of the MACs executed in INT8, or what is known of it."""
-        return share_text(self.engine)
+        return int8_share_text(self.engine)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ...text import one_line, short
-from ..int8_share import share_text
+from ..int8_share import int8_share_text
 from ..pages.words import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
 from ..run_record import RunRecord
 from .pruning import Pruning, file_of, point_metric, pruning
-from .units import share_text as share_text_of
+from .units import share_text
 from .view import DeviceView, device_views, metric_text
 
 REASON_LIMIT = 1200  # of a broken budget, which may name layers
@@ -65,7 +65,7 @@ def _series(found: Pruning, record: RunRecord) -> Table:
     metric = f"{short(found.step.metric.name, 40)}, validation"
     table = _table("target", short(found.cost, 40), metric, "KL, nats", "weights")
     for point in found.series:
-        target = share_text_of(point.target) + (", chosen" if point.chosen else "")
+        target = share_text(point.target) + (", chosen" if point.chosen else "")
         divergence = NOT_MEASURED if point.kl is None else f"{point.kl:.3g}"
         row = (
             target,
@@ -90,7 +90,7 @@ def _device(device: DeviceView) -> RenderableType:
         time = ms(latency.p50 if latency is not None else None)
         if latency is not None and latency.cached:
             time += f" (cached, {short(latency.measured_at)})"
-        int8 = share_text(view.engine)
+        int8 = int8_share_text(view.engine)
         table.add_row(Text(view.role), Text(time), Text(int8), Text(short(metric_text(view.engine.metric))))
     speedups = [
         Text(f"{ratio(s.ratio)} over {short(s.baseline)} (95 % interval {ratio_interval(s.ci95)})")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ...calibration.measurement import MetricRecord
 from ...targets.layer import Layer
-from ..int8_share import share_text, uncounted_text
+from ..int8_share import int8_share_text, uncounted_text
 from ..pages.words import (
     UNKNOWN,
     byte_size,
@@ -100,7 +100,7 @@ class DeviceView:
     @property
     def int8_share(self) -> str:
         """Share of the compressed engine's MACs executed in INT8, or what is known of it."""
-        return share_text(self.target.compressed)
+        return int8_share_text(self.target.compressed)
 
     def p50(self, role: str) -> float | None:
         """Median latency in ms of the engine in the role "baseline", "default" or "compressed"."""

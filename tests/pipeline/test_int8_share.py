@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from edgepress.pipeline.budgets import Budgets
-from edgepress.pipeline.int8_share import int8_share, share_text
+from edgepress.pipeline.int8_share import int8_share, int8_share_text
 from edgepress.pipeline.run_record import BudgetRecord, EngineRecord
 from edgepress.targets.layer import Layer
 from run_records import cpu, engine, step
@@ -56,8 +56,8 @@ def test_what_is_known_of_a_share(layers: list[Layer], bounds: tuple[float, floa
 
 def test_a_share_of_counted_layers_is_the_runtime_s_word() -> None:
     found = of(IN_INT8, IN_FLOAT, precision={"int8": 0.75, "bf16": 0.25})
-    assert share_text(found) == "75.0 %"
-    assert share_text(of(IN_INT8, IN_FLOAT)) == "not measured"
+    assert int8_share_text(found) == "75.0 %"
+    assert int8_share_text(of(IN_INT8, IN_FLOAT)) == "not measured"
 
 
 def test_a_budget_that_an_unknown_count_decides_is_broken_and_names_it() -> None:
