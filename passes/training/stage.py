@@ -102,6 +102,8 @@ class Stages:
         which = f"epoch {int(kept['epoch'])} of {len(history.epochs) - 1} kept"
         error = f", standard error {kept['metric_error']:.4f}" if "metric_error" in kept else ""
         stopped = ", stopped early" if history.stopped_early else ""
+        if history.best == 0:
+            stopped += ", as none was better than the start: a smaller training.lr may serve it"
         return (
             f"trained, {stage}: {which}{stopped}; {self.context.metric.name} {first['metric']:.4f} before,"
             f" {kept['metric']:.4f} after ({len(self.context.data.validation)} validation samples{error})"

@@ -109,6 +109,14 @@ class TestStages:
         assert history["best"] is None
         assert "metric" not in history["epochs"][1]
 
+    def test_a_training_that_only_does_harm_is_told_of(self, tmp_path: Path) -> None:
+        context = self.context(tmp_path)
+        objective = slim_job.objective_over(context)
+        stages = Stages("slim", context.data.train, context, None)
+        options = TrainingOptions(epochs=1, batch=16, lr=1.0)
+        [note] = stages.train("gates", objective, options, judged=objective.outputs)
+        assert "epoch 0 of 1 kept, as none was better than the start: a smaller training.lr may" in note
+
     def test_one_stage_taken_twice_is_kept_under_two_names(self, tmp_path: Path) -> None:
         context = self.context(tmp_path)
         stages = Stages("slim", context.data.train, context, None)
