@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from ..targets.measuring.feeds import FeedSequence
 from ..targets.measuring.latency import LaunchSamples, Speedup, median_known, of, speedup_in_turns, summarize
 from ..targets.measuring.turns import LaunchPlan, measure_rounds
 from ..writing import NotWrittenError
+from .between import Between, BuiltBetween
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, forward_of, judged, layer_finder
 from .launch_inputs import example_feeds, run_inputs
@@ -54,14 +56,20 @@ def require_batch(model: Model, plan: MeasureSection) -> None:
 
 
 def measure_target(
-    section: TargetSection, candidate: Candidate, context: PassContext, plan: MeasureSection, folder: Path
+    section: TargetSection,
+    candidate: Candidate,
+    context: PassContext,
+    plan: MeasureSection,
+    folder: Path,
+    between: Sequence[Between] = (),
 ) -> Measured:
     """Build and, where something runs it, judge and time the float and the compressed model on a device.
 
-    It may be of this machine, over SSH or simulated. The float model is built in f32 and, where the runtime computes in
-    something else when it is not told, in that too. A refusal is status "failed", a device that is not reached
-    "unavailable", each with its reason.
+    The device may be of this machine, over SSH or simulated. The float model is built in f32 and, where the runtime
+    computes in something else when it is not told, in that too. Models between passes are timed beside them. A refusal
+    is status "failed", a device that is not reached "unavailable", each with its reason.
     """
+
     # An engine that bakes the batch in takes what the file takes: it is shipped, and proven in batches.
     batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
 
@@ -69,7 +77,7 @@ def measure_target(
         if section.here and (reason := TARGETS[section.runtime].can_build()):
             raise DeviceUnavailableError(reason)
         with opened({section.label: section}, batch, limits_of(plan)) as devices:
-            return _measured(devices[section.label], section, candidate, context, plan, folder)
+            return _measured(devices[section.label], section, candidate, context, plan, folder, between)
     except BuiltOnlyError as error:
         built = error.built
         engine = EngineRecord(
@@ -93,6 +101,7 @@ def _measured(
     context: PassContext,
     plan: MeasureSection,
     folder: Path,
+    models: Sequence[Between],
 ) -> Measured:
     facts, onnx_paths = device.facts(), (candidate.float_onnx, candidate.compressed_onnx)
     fed = run_inputs(candidate.model, onnx_paths, context.data.judge, plan)
@@ -106,7 +115,9 @@ def _measured(
     batch = candidate.model.static_batch or METRIC_BATCH
     find_layer = layer_finder(section, options, candidate, context)
     parities, metrics, fidelity = judged(section.label, forwards, candidate, context, batch, find_layer)
-    launches = _timed(device, engines, fed, plan, context)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        between = BuiltBetween.build(device, models, Path(scratch), fed, context.progress)
+        launches = _timed(device, {**engines, **between.engines}, fed, plan, context)
     records = {
         label: _engine_record(label, engine, of(launches, label), fed, metrics[label])
         for label, engine in engines.items()
@@ -120,6 +131,7 @@ def _measured(
         compressed=records[COMPRESSED],
         # Over a baseline that computes something else a ratio would say nothing.
         speedup=speedups(launches, [b for b in (F32, DEFAULT) if b in engines and parities[b].ok]),
+        between=between.records(models, launches, fed),
         parity=parities.pop(COMPRESSED),
         fidelity=fidelity,
         float_parity=list(parities.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from ..progress import Progress, Silent
 from ..targets import TARGETS
 from ..targets.measuring.machine import cpu_model
 from ..writing import writing
+from .between import Between, models_between
 from .devices.opened import folder_name
 from .devices.told import told_by
 from .engine_proofs import Candidate
@@ -137,7 +139,7 @@ class _Run:
         self.progress.say("exporting to ONNX and proving it on onnxruntime")
         onnx_path = self._exported(final, steps[-1].key)
         candidate = self.proofs.candidate(steps, model, float_onnx, onnx_path, data, shared)
-        measured = [self._target(section, candidate, context, shared) for section in self.recipe.targets]
+        measured = self._targets(steps, candidate, context, shared)
         records = [m.record for m in measured]
         artefacts = self._artefacts([step.model for step in steps], float_onnx, onnx_path, measured)
         rows = [step.record for step in steps]
@@ -204,8 +206,27 @@ class _Run:
         self.store.put(key, Entry({"sha256": sha256_file(path)}, {}))
         return path
 
+    def _targets(
+        self, steps: list[Step], candidate: Candidate, context: PassContext, shared: dict[str, Any]
+    ) -> list[Measured]:
+        """What each target makes of the float and the compressed model, and how fast those between passes are there."""
+        with tempfile.TemporaryDirectory() as folder:
+            between = (
+                models_between(steps, Path(folder), self.prepared.export_options)
+                if self.recipe.measure.between
+                else []
+            )
+            return [
+                self._target(section, candidate, between, context, shared) for section in self.recipe.targets
+            ]
+
     def _target(
-        self, section: TargetSection, candidate: Candidate, context: PassContext, shared: dict[str, Any]
+        self,
+        section: TargetSection,
+        candidate: Candidate,
+        between: list[Between],
+        context: PassContext,
+        shared: dict[str, Any],
     ) -> Measured:
         folder = self.folder / ("devices" if section.name else "engines") / folder_name(section.label)
         key = key_of(
@@ -213,6 +234,7 @@ class _Run:
                 **shared,
                 "float": sha256_file(candidate.float_onnx),
                 "compressed": sha256_file(candidate.compressed_onnx),
+                "between": [each.key for each in between],
                 "target": section.model_dump(mode="json"),
                 "measure": self.recipe.measure.model_dump(mode="json", exclude={"timeout_s", "memory"}),
                 "machine": [
@@ -227,7 +249,7 @@ class _Run:
         if not self.remeasure and (stored := stored_target(self.store, key, self.folder)):
             self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
-        measured = measure_target(section, candidate, context, self.recipe.measure, folder)
+        measured = measure_target(section, candidate, context, self.recipe.measure, folder, between)
         if measured.record.status in ("run", "built"):
             store_target(self.store, key, self.folder, measured)
         return measured

@@ -87,6 +87,21 @@ class EngineRecord(Record):
     """Energy of one inference by the machine's own counters; null where it has none."""
 
 
+class BetweenRecord(Record):
+    """The model after a pass that others follow, on a device: timed in the same turns as what is shipped.
+
+    Nothing else of it was asked there: what it answers was measured after the pass.
+    """
+
+    step: int
+    """Its place among the run's steps."""
+    latency_ms: Latency | None = None
+    precision: dict[str, float] = {}
+    """Share of the MACs executed in each precision, by the runtime's own word; empty when not all MACs are known."""
+    reason: str = ""
+    """Why it was not timed."""
+
+
 class ParityRecord(Record):
     """How far the outputs of one edge of the flow are from the edge before it, on real samples.
 
@@ -122,6 +137,8 @@ class TargetRecord(Record):
     default: EngineRecord | None = None
     compressed: EngineRecord | None = None
     speedup: list[Speedup] = []
+    between: list[BetweenRecord] = []
+    """The models between passes; empty where there are none, or they were not to be timed, and in old records."""
     parity: ParityRecord | None = None
     """The compressed engine against its ONNX file."""
     fidelity: FidelityRecord | None = None

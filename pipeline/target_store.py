@@ -36,7 +36,7 @@ def stored_target(store: Store, key: str, folder: Path) -> Measured | None:
         record = TargetRecord.model_validate(entry.values["record"])
     except (LookupError, TypeError, ValidationError):
         return None  # of another form than is written here: measured anew
-    for engine in (record.baseline, record.default, record.compressed):
+    for engine in (record.baseline, record.default, record.compressed, *record.between):
         if engine is not None and engine.latency_ms is not None:
             engine.latency_ms = engine.latency_ms.model_copy(update={"cached": True})
     return Measured(record, tuple(artefacts))

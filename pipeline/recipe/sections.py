@@ -122,6 +122,8 @@ class MeasureSection(Section):
     samples: int | None = Field(default=None, ge=1, le=1024)
     """Samples of the judged part that a launch is fed in turn, in their order; 1: the example input again and again.
     Default: 1, and 64 where the exported graph's work depends on the data (conditions, loops, sizes)."""
+    between: bool = True
+    """Whether the models between passes are timed, too: how many milliseconds each pass gave or took."""
     timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Longest that building, loading, one inference or a whole timed launch of an engine may take; then it failed."""
     memory: Bytes | None = None

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ...calibration.measurement import FidelityRecord, MetricRecord
 from ...targets.measuring.latency import Speedup
 from ..pages.words import NOT_MEASURED, known, metric_change, percent, ratio
-from ..run_record import ArtefactRecord, RunRecord, StepRecord
+from ..run_record import ArtefactRecord, BetweenRecord, RunRecord, StepRecord
 from .charts import interval
 from .view import DeviceView, timed_device
 
@@ -34,9 +34,11 @@ class Row:
 
 @dataclass(frozen=True)
 class StepRow(Row):
-    """A step. The float model alone is timed: between passes no engine is built."""
+    """A step. computed_in: what its engine multiplies in, in words; reason: why it was not timed."""
 
     step: StepRecord
+    computed_in: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Waterfall:
     shipped: ShippedRow | None = None
 
     @property
+    def timed_between(self) -> bool:
+        """Whether any model between passes was timed."""
+        return any(row.latency_ms is not None for row in self.steps[1:])
+
+    @property
     def compared(self) -> bool:
         """Whether any step's answers were compared with those of the float model."""
         found = [row.step.fidelity for row in self.steps]
@@ -84,12 +91,11 @@ def waterfall(record: RunRecord, devices: Sequence[DeviceView]) -> Waterfall:
     device = timed_device(devices) or next((d for d in devices if _metric_on(d) is not None), None)
     scales = _Scales.of(record, device)
     rows = [
-        scales.step(step, record.steps[max(index - 1, 0)], index == 0)
-        for index, step in enumerate(record.steps)
+        scales.step(step, record.steps[max(index - 1, 0)], index) for index, step in enumerate(record.steps)
     ]
     if device is None and not scales.files:
         return Waterfall(rows)
-    return Waterfall(rows, device, scales.shipped(record.steps[-1]))
+    return Waterfall(rows, device, scales.shipped(record.steps[-1], len(record.steps)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,10 @@ class _Scales:
         amounts: dict[str, Sequence[float | None]] = {
             "bytes": [*(step.bytes for step in record.steps), *(file.bytes for file in files[:1])],
             "macs": [step.macs for step in record.steps],
-            "latency": [_p50(device, role) for role in ("baseline", "compressed")],
+            "latency": [
+                *(_p50(device, role) for role in ("baseline", "compressed")),
+                *(each.latency_ms.p50 for each in _between(device) if each.latency_ms is not None),
+            ],
         }
         largest = {
             key: max((v for v in values if v is not None and known(v)), default=0) or 1
@@ -124,20 +133,44 @@ class _Scales:
         }
         return _Scales(record.steps[0], (min(bounds), max(bounds)), largest, files, device)
 
-    def step(self, step: StepRecord, previous: StepRecord, is_float: bool) -> StepRow:
-        latency = _p50(self.device, "baseline") if is_float else None
+    def step(self, step: StepRecord, previous: StepRecord, index: int) -> StepRow:
+        same = index > 0 and not step.modified
+        latency = self._latency_before(index) if same else self._latency(index)
         bars = {key: self._bar(key, getattr(step, key), getattr(previous, key)) for key in ("bytes", "macs")}
         if latency is not None:
-            bars["latency"] = self._bar("latency", latency, latency)
+            bars["latency"] = self._bar("latency", latency, self._latency_before(index))
         chart, change = self._metric(step.metric)
-        smaller = self._smaller(step.bytes)
-        return StepRow(latency, bars, chart, "" if is_float else change, smaller, step)
+        timed = next((each for each in _between(self.device) if each.step == index), None)
+        computed_in = "in f32" if index == 0 else _computed_in(timed) if timed is not None else ""
+        reason = timed.reason if timed is not None else ""
+        return StepRow(
+            latency,
+            bars,
+            chart,
+            change if index else "",
+            self._smaller(step.bytes),
+            step,
+            computed_in,
+            reason,
+        )
 
-    def shipped(self, last: StepRecord) -> ShippedRow:
+    def _latency(self, index: int) -> float | None:
+        """Of the model after a step; None where it was not timed."""
+        if index == 0:
+            return _p50(self.device, "baseline")
+        timed = [each.latency_ms for each in _between(self.device) if each.step == index]
+        return timed[0].p50 if timed and timed[0] is not None else None
+
+    def _latency_before(self, index: int) -> float | None:
+        """The last one that was measured before a step."""
+        known_before = (self._latency(before) for before in range(max(index - 1, 0), -1, -1))
+        return next((latency for latency in known_before if latency is not None), None)
+
+    def shipped(self, last: StepRecord, steps: int) -> ShippedRow:
         latency, metric = _p50(self.device, "compressed"), _metric_on(self.device)
         bars = {}
         if latency is not None:
-            bars["latency"] = self._bar("latency", latency, _p50(self.device, "baseline"))
+            bars["latency"] = self._bar("latency", latency, self._latency_before(steps))
         if self.files:
             bars["bytes"] = self._bar("bytes", self.files[0].bytes, last.bytes)
         chart, change = self._metric(metric) if metric is not None else (Markup(""), "")
@@ -174,6 +207,18 @@ def divergence_text(kl: float) -> str:
 def _metric_on(device: DeviceView | None) -> MetricRecord | None:
     engine = device.target.compressed if device is not None else None
     return engine.metric if engine is not None else None
+
+
+def _between(device: DeviceView | None) -> list[BetweenRecord]:
+    return device.target.between if device is not None else []
+
+
+def _computed_in(timed: BetweenRecord) -> str:
+    """What an engine multiplies in: "in f32", "97.1 % in INT8"; "" where the runtime does not say."""
+    if not timed.precision:
+        return ""
+    share = timed.precision.get("int8", 0.0)
+    return f"{percent(share, 1)} in INT8" if share else f"in {', '.join(timed.precision)}"
 
 
 def _p50(device: DeviceView | None, role: str) -> float | None:

@@ -52,8 +52,21 @@ def test_a_run_that_is_resumed_writes_the_same_files(pruned: tuple[Path, RunReco
         (folder / "first" / name).unlink()
     again = run(folder, "first", {"distill": HALF}, {"quantize": {"ranges": "minmax"}})
     assert [step.cached for step in again.steps] == [True, True, True]
+    assert [each.latency_ms.cached for each in again.targets[0].between if each.latency_ms] == [True]
     for kind in ("pruned-weights", "widths"):
         assert digest(again, kind) == digest(record, kind)
+
+
+def test_the_model_between_the_passes_is_timed_in_the_same_turns(pruned: tuple[Path, RunRecord]) -> None:
+    folder, record = pruned
+    [target] = record.targets
+    [between] = target.between
+    assert target.compressed is not None and target.compressed.latency_ms is not None
+    assert between.step == 1 and between.reason == ""
+    assert between.latency_ms is not None and between.latency_ms.p50 > 0
+    assert between.latency_ms.launches == target.compressed.latency_ms.launches
+    kept = {path.name for path in (folder / "first" / "engines" / "onnxruntime").iterdir()}
+    assert kept == {"compressed", "float-f32"}  # it is nobody's to ship
 
 
 LATER: dict[str, list[Any]] = {

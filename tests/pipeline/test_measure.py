@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from edgepress.model import Model
+from edgepress.pipeline.between import Between
 from edgepress.pipeline.engine_proofs import Candidate
 from edgepress.pipeline.measure import Measured, measure_target
 from edgepress.pipeline.recipe.sections import MeasureSection, TargetSection
@@ -55,6 +56,7 @@ def measured(tmp_path: Path) -> Callable[..., Measured]:
         names: tuple[str, ...] = ("x",),
         plan: MeasureSection = PLAN,
         dynamic_batch: bool = True,
+        between: Sequence[Between] = (),
         **target: Any,
     ) -> Measured:
         paths = (tmp_path / "float.onnx", tmp_path / "model.onnx")
@@ -65,9 +67,29 @@ def measured(tmp_path: Path) -> Callable[..., Measured]:
         outputs = [model.run(*inputs) for inputs, _ in part.batches(16)]
         section = TargetSection.model_validate(target)
         candidate = Candidate(*paths, model, False, outputs, outputs)
-        return measure_target(section, candidate, context_of(part), plan, tmp_path / "engines")
+        return measure_target(section, candidate, context_of(part), plan, tmp_path / "engines", between)
 
     return measure
+
+
+def between_of(path: Path, step: int, graph: onnx.ModelProto) -> Between:
+    onnx.save(graph, str(path))
+    return Between(step, "key", "gates", Model(Classifier(), (torch.zeros(1, *SAMPLE),)), path, {})
+
+
+def test_a_model_between_passes_that_is_refused_costs_the_others_nothing(
+    measured: Callable[..., Measured], tmp_path: Path
+) -> None:
+    models = [
+        between_of(tmp_path / "1.onnx", 1, classifier("Fancy", "no.such")),
+        between_of(tmp_path / "2.onnx", 2, classifier("Abs")),
+    ]
+    record = measured(runtime="onnxruntime", between=models).record
+    assert record.status == "run" and record.compressed is not None
+    refused, timed = record.between
+    assert (refused.step, refused.latency_ms, timed.step, timed.reason) == (1, None, 2, "")
+    assert refused.reason.startswith(f"{tmp_path / '1.onnx'}: onnxruntime ") and "no.such" in refused.reason
+    assert timed.latency_ms is not None and timed.latency_ms.launches == PLAN.pairs
 
 
 WAYS = [pytest.param("", id="a target"), pytest.param("lab", id="a device")]

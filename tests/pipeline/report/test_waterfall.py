@@ -11,10 +11,10 @@ from edgepress.pipeline.pages.words import MINUS
 from edgepress.pipeline.report.view import device_views
 from edgepress.pipeline.report.waterfall import Waterfall, waterfall
 from edgepress.pipeline.report.write import write_reports
-from edgepress.pipeline.run_record import ArtefactRecord, RunRecord, TargetRecord
+from edgepress.pipeline.run_record import ArtefactRecord, BetweenRecord, RunRecord, TargetRecord
 from edgepress.targets.measuring.latency import Speedup
 from html_page import Page
-from run_records import F32, cpu, engine, run, step, tensorrt
+from run_records import F32, cpu, engine, latency, run, step, tensorrt
 
 NAN = float("nan")
 
@@ -84,6 +84,39 @@ def test_every_pass_and_what_is_shipped(tmp_path: Path) -> None:
         "| 94.0 %, KL 0.04 nats | model.l2z: 1.25 kB, model.onnx: 5.00 kB | – | 1.50 ms, 4.02× the speed",
     ):
         assert told in markdown, markdown
+
+
+def test_models_between_passes_are_told_where_they_were_timed(tmp_path: Path) -> None:
+    between = [
+        BetweenRecord(step=1, latency_ms=latency(3.0), precision={"f32": 1.0}),
+        BetweenRecord(step=2, latency_ms=latency(2.0), precision={"int8": 0.9, "f32": 0.1}),
+    ]
+    record = series(targets=[device(between=between)])
+    rows = rows_of(record)
+    assert [row.bars.get("latency") for row in rows.steps] == [(1, 0), (0.5, 0.5), (2 / 6, 1 / 6), None]
+    assert rows.shipped is not None and rows.shipped.bars["latency"] == (0.25, 0.5 / 6)
+    page, markdown = texts(record, tmp_path)
+    for told in ("3.00 ms in f32", "2.00 ms 90.0 % in INT8", "timed as shipped"):
+        assert told in page, page
+    assert "not measured" not in page.partition("Latency")[2].partition("l2")[0]
+    assert "| 2.00 ms, 90.0 % in INT8 |" in markdown
+    whole = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "in turns: of the float model, after each pass and as shipped." in whole
+
+
+def test_a_model_between_passes_that_a_device_refused_says_why(tmp_path: Path) -> None:
+    refused = BetweenRecord(step=1, reason="the runtime knows no such operator")
+    page, markdown = texts(series(targets=[device(between=[refused])]), tmp_path)
+    assert "not measured the runtime knows no such operator" in page
+    assert "not measured: the runtime knows no such operator |" in markdown
+
+
+def test_a_step_that_changed_nothing_is_as_fast_as_before() -> None:
+    steps = [STEPS[0], STEPS[1], STEPS[1].model_copy(update={"modified": False}), STEPS[3]]
+    between = [BetweenRecord(step=1, latency_ms=latency(3.0), precision={})]
+    found = rows_of(series(steps=steps, targets=[device(between=between)]))
+    assert [row.latency_ms for row in found.steps] == [6.0, 3.0, 3.0, None]
+    assert [row.computed_in for row in found.steps] == ["in f32", "", "", ""]
 
 
 def test_bars_are_shares_of_the_largest_and_what_the_step_removed() -> None:
