@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 from int8_peers import EXAMPLES, _forward, _read
+from pruning_setting import AMP
 from reporting import RESULTS, environment, markdown_table, provenance, write
 
 PACKAGES = ("edgepress", "torch", "onnx", "onnxruntime")
@@ -58,7 +59,7 @@ NETWORKS = {
             "epochs": 4,
             "batch": 16,
             "lr": 3e-4,
-            "amp": "bf16",
+            "amp": AMP,
             "augment": ["flip_horizontal", "flip_vertical"],
         },
         {"transform_epochs": 0, "samples": "train"},  # in place of the defaults, which take twice as long

@@ -1,11 +1,11 @@
 """Compensation: what was removed is taken over by the weights that are left, layer by layer, by regression.
 
 After a removal each layer that lost inputs, or whose inputs are others than before, is fitted to what the same layer
-puts out in the whole network: W, b = argmin ||Y - X Wᵀ - b||² + λ ||W - W_S||², where X are the inputs as the smaller
-network gives them, all layers before compensated already, Y the whole network's outputs of the same samples, and W_S
-the weights that are left (OSSCAR, Meng et al. 2024, arXiv 2403.12983; CORP 2026). Nothing is trained, and no label is
-looked at. That layers whose inputs merely changed are fitted as well matters most behind a removed block. The errors
-are weighted by how much their position matters (`matters.py`): of a transformer that classifies, one token of many.
+puts out in the whole network: W, b = argmin Σ m ||y - W x - b||² + λ ||W - W_S||², where x are the inputs as the
+smaller network gives them, all layers before compensated already, y the whole network's outputs of the same samples,
+m how much their position matters to its answer (`matters.py`: of a transformer that classifies, one token of many), and
+W_S the weights that are left (OSSCAR, Meng et al. 2024, arXiv 2403.12983; CORP 2026). Nothing is trained, and no label
+is looked at. That layers whose inputs merely changed are fitted as well matters most behind a removed block.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..channels.surgery import Cut, kept_of
 from .products import Call, Product, Products, calls_in_order, weight_names
-from .ridge import Rows, best_change
+from .ridge import Rows, best_change, weighted_energy, weighted_mean
 from .whole_outputs import Batch, WholeOutputs, kept_outputs
 
 ROUNDING = 1e-9
@@ -34,8 +34,9 @@ SMALLEST = 1e-30  # outputs that are always the same have no variance
 class Compensated:
     """What became of a layer.
 
-    before, after: the squared error of its outputs on held-out samples, over their variance; None where it was not
-    measured. ridge: λ over the mean diagonal of XᵀX, None where the layer stays as it was. left: why, in words.
+    before, after: the squared error of its outputs on held-out samples, over their variance, positions weighted as they
+    matter; None where it was not measured. ridge: λ over the mean diagonal of XᵀX, None where the layer stays as it
+    was. left: why, in words.
     """
 
     name: str
@@ -59,7 +60,8 @@ def compensate(
     whole, smaller: in eval mode, layers of the same names; what `cut` says is kept is what `smaller` has left, tensors
     multiplied by their `factors`. Both take any number of samples: all go through at once, so that a layer is fitted
     with those before it fitted already.
-    matters: how much each position of a layer's outputs counts, (positions,), positive; all alike of one not named.
+    matters: how much each position of the outputs of a layer of `whole` counts, (positions,), positive: all axes but
+    the samples' and the channels', flattened in their order. All alike of a layer that is not named.
     fit, held_out: batches of inputs. A layer takes of a few λ the one that serves the held-out samples best, none where
     none makes its error smaller. Whether that serves the network's outputs is for the caller to see.
     Only weights and biases change, and the running means of BatchNorms, which stand for the bias that a layer before
@@ -110,14 +112,16 @@ class _Compensation:
         outputs = inputs @ product.weight.flatten(1).T
         lacking = wanted - (outputs if product.bias is None else outputs + product.bias)
         split = round(len(inputs) * self.share)
-        rest = slice(split, None)
         weights = sampled.weights.expand(len(inputs), -1)
-        fit, held_out, judged = (
-            Rows(inputs[part].flatten(0, 1), outputs[part].flatten(0, 1), weights[part].flatten())
-            for outputs, part in ((lacking, slice(split)), (lacking, rest), (wanted, rest))
+        fit, held_out = (
+            Rows(inputs[part].flatten(0, 1), lacking[part].flatten(0, 1), weights[part].flatten())
+            for part in (slice(split), slice(split, None))
         )
-        if held_out.energy() > ROUNDING * judged.energy():
-            self._change(product, fit, held_out, max(judged.spread(), SMALLEST))
+        judged = wanted[split:].flatten(0, 1)
+        if held_out.energy() > ROUNDING * weighted_energy(judged, held_out.weights):
+            mean = weighted_mean(judged, held_out.weights)
+            spread = weighted_energy(judged, held_out.weights, around=mean)
+            self._change(product, fit, held_out, max(spread, SMALLEST))
 
     def _before_norm(self, name: str, made: Tensor) -> Tensor:
         """What a layer is to put out so that the norm behind it, which may have changed, puts out what it did."""

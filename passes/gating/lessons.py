@@ -25,19 +25,23 @@ from ..training.draws import generator
 from .importance import Loss
 from .matters import where_it_matters
 from .options import GatesOptions
+from .whole_outputs import Batch
 
 WORK = 2e11
 """Multiply-accumulates that one look at samples may take: about a second on two cores."""
 FEWEST, MOST = 128, 256
-"""Samples that importance is taken of, and that what decides is judged by, whatever they take."""
+"""Samples that importance is taken of, and that what decides is judged by, where there are so many."""
+HELD = 2**28
+"""Numbers of inputs and outputs of these that are held at once; fewer samples are looked at where they are larger."""
 TRIED = 32, 128
-"""The fewest and the most on which one change of many is tried: half of the held-out ones where there are fewer."""
+"""The fewest and the most on which one change of many is tried, in whole batches: of half of the validation part."""
+SMALL = 8
+"""Samples of which all layers' outputs are held at once."""
 FIT_LEAST = 128
 """Samples that a regression has at least, where calibration has so many."""
 FITTED = 0.75
 """Share of these that it is fitted to; the others choose its strength."""
 BATCH = 32
-Batch = tuple[Tensor, ...]
 Judged = tuple[Batch, tuple[Tensor, ...]]
 """Inputs, and what the whole network puts out for them."""
 
@@ -51,15 +55,17 @@ class Lessons:
     def __init__(self, options: GatesOptions, model: Model, context: PassContext, macs: float) -> None:
         """macs: of one sample."""
         self.options, self.model, self.seed = options, model, context.seed
-        affordable = WORK / max(macs, 1.0)
-        self.samples = int(min(MOST, max(FEWEST, affordable)))
         calibration, validation = (
             self._mixed(p) for p in (context.data.calibration, context.data.validation)
         )
         self._require_a_batch(calibration)
         inputs, labels = first_batch(calibration, TASK_SAMPLES, model.static_batch)
         used_by = options.name if options.teacher_weight < 1 else None
-        self.task = read_task(model.run(*inputs), labels, used_by)
+        outputs = model.run(*inputs)
+        self.task = read_task(outputs, labels, used_by)
+        affordable = WORK / max(macs, 1.0)
+        numbers = sum(x[:1].numel() for x in (*inputs, *outputs))
+        self.samples = int(max(min(TRIED), min(MOST, max(FEWEST, affordable), HELD / numbers)))
         part = max(1, int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST))))
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
@@ -67,10 +73,10 @@ class Lessons:
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
         batch = model.static_batch or BATCH
-        tried_at_most = int(min(max(TRIED), max(min(TRIED), affordable)))
-        self._tried = min(-(-tried_at_most // batch), max(1, -(-len(validation) // batch) // 2))
-        tried = sum(len(batch[0]) for batch in self.held_out[: self._tried])
-        self._beyond = validation.between(tried, tried + self.samples)
+        tried = int(min(max(TRIED), max(min(TRIED), affordable)))
+        self._tried = min(-(-tried // batch), max(1, -(-len(validation) // batch) // 2))
+        first = sum(len(batch[0]) for batch in self.held_out[: self._tried])
+        self._beyond = validation.between(first, first + self.samples)
 
     @property
     def can_fit(self) -> bool:
@@ -132,14 +138,16 @@ class Lessons:
     @cached_property
     def matters(self) -> dict[str, Tensor]:
         """How much each position of a layer's outputs matters to the whole network's, by the layer's name."""
-        return where_it_matters(
-            self.model.module,
-            self.fit[0],
-            lambda index, outputs: self._drawn(outputs, generator(self.seed, "matters", index)),
-        )
+        small = [part for batch in self.fit for part in _in_parts(batch)]
+
+        def likelihood(outputs: object, index: int) -> Tensor:
+            drawn = self._drawn(outputs, generator(self.seed, "matters", index))
+            return math.sqrt(len(small[index][0])) * drawn  # each sample as it is alone
+
+        return where_it_matters(self.model.module, small, likelihood)
 
     def _drawn(self, outputs: object, drawn: torch.Generator) -> Tensor:
-        """The log-likelihood of what is drawn from outputs."""
+        """The log-likelihood of what is drawn from outputs, over the root of the number of draws."""
         given = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
         found = drawn_log_likelihoods(given, self.task, drawn)
         # Squares of gradients are to be means over the draws of each output, as the divergence is.
@@ -175,3 +183,9 @@ class Lessons:
     def _batches(self, part: Part, size: int) -> Iterator[Batch]:
         for inputs, _ in part.batches(self.model.static_batch or size):
             yield inputs
+
+
+def _in_parts(batch: Batch) -> Iterator[Batch]:
+    """A batch of at least two samples in parts of about as many each, none of a single one."""
+    count = -(-len(batch[0]) // SMALL)
+    yield from zip(*(torch.tensor_split(x, count) for x in batch), strict=True)

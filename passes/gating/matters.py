@@ -1,72 +1,80 @@
 """Where a layer's outputs matter: gradients of the network's own predictions, position by position.
 
 What a layer's output does to the network's answer is not the same everywhere: of a transformer that classifies by one
-token the others matter less from block to block, and not at all in the last one; of a map the border is seen by fewer.
-To second order an error e of the outputs makes a divergence of ½ eᵀF e, with the Fisher information F as the mean of
-gᵀg over gradients g of drawn predictions (Theis et al. 2018, arXiv 1801.05787); here its diagonal, alike over the
-channels of a position and over samples.
+token the others matter less and less from block to block; of a map the border is seen by fewer layers. To second order
+an error e of the outputs makes a divergence of ½ eᵀF e, where the Fisher information F is the mean of g gᵀ over
+gradients g of drawn predictions (Theis et al. 2018, arXiv 1801.05787); here its diagonal, alike over the channels of a
+position and over samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..channels.removal import Removal, removed
-from .products import Call, Product, Products, calls_in_order, sample_axis
+from .products import Product, Products, calls_in_order, sample_axis
+from .whole_outputs import Batch
 
 EVEN = 0.5
-"""The share of all weight that positions have alike: a gradient on few samples is a guess."""
-SMALL = 8
-"""Samples of which all outputs are held at once."""
-Batch = tuple[Tensor, ...]
+"""The share of all weight that positions have alike: gradients of some samples are an estimate."""
 
 
 def where_it_matters(
-    whole: nn.Module, batch: Batch, likelihood: Callable[[int, object], Tensor]
+    whole: nn.Module, batches: Sequence[Batch], likelihood: Callable[[object, int], Tensor]
 ) -> dict[str, Tensor]:
     """How much each position of a layer's outputs matters, by the layer's name: (positions,), positive, mean 1.
 
-    Positions are all axes of the outputs, flattened, but for the samples' and the channels'. Layers whose outputs have
-    no axis for the samples, or no finite gradient, are left out.
-    likelihood: of the number of some samples in order, and what `whole` puts out for them, a scalar: a sum over these.
+    Positions are all axes of the outputs but the samples' and the channels', flattened in their order; where samples
+    and positions lie along one axis there is but one. Left out are layers that are called several times, whose outputs
+    have no axis for the samples (of at least two in a batch), whose positions are not the same in all batches, or that
+    have no finite gradient.
+
+    likelihood: of what `whole` puts out for a batch, and the index of that, the scalar that gradients are taken of: a
+    sum over samples. Layers hold the outputs of a batch until its gradients are known.
     """
     network = removed(whole, Removal())  # a copy of which all parameters have gradients
-    one = calls_in_order(network, tuple(x[:1] for x in batch))
+    calls = calls_in_order(network, tuple(x[:1] for x in batches[0]))
     sums: dict[str, Tensor] = {}
-    for index, inputs in enumerate(zip(*(torch.split(x, SMALL) for x in batch), strict=True)):
-        for name, squares in _squares(network, inputs, one, partial(likelihood, index)).items():
-            sums[name] = sums.get(name, 0.0) + squares
-    return {name: _mixed(found) for name, found in sums.items() if bool(torch.isfinite(found).all())}
+    odd = set[str]()
+
+    def add(name: str, squares: Tensor) -> None:
+        before = sums.setdefault(name, torch.zeros_like(squares))
+        if before.shape == squares.shape:
+            before.add_(squares)
+        else:
+            odd.add(name)
+
+    def note(product: Product, outputs: Tensor) -> Tensor | None:
+        call = calls.get(product.name)
+        if call is None or call.times > 1 or not outputs.requires_grad:
+            return None
+        axis = sample_axis(call.product, product, samples)
+        if axis is None:
+            return None
+        outputs.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: add(product.name, _by_position(gradient, product, axis))
+        )
+        return outputs.clone()  # which may be changed in place
+
+    for index, inputs in enumerate(batches):
+        samples = len(inputs[0])
+        with torch.enable_grad(), Products(network, after=note):
+            loss = likelihood(network(*inputs), index)
+        torch.autograd.backward(loss)
+        network.zero_grad()
+    told = {name: squares for name, squares in sums.items() if name not in odd}
+    return {name: _partly_even(found) for name, found in told.items() if bool(torch.isfinite(found).all())}
 
 
-def _squares(
-    network: nn.Module, inputs: Batch, one: Mapping[str, Call], likelihood: Callable[[object], Tensor]
-) -> dict[str, Tensor]:
-    """Of each layer's outputs the squares of the gradients, (positions,), summed over samples."""
-    made: dict[str, tuple[Product, Tensor]] = {}
-
-    def note(product: Product, outputs: Tensor) -> None:
-        if outputs.requires_grad:
-            made[product.name] = product, outputs
-
-    with torch.enable_grad(), Products(network, after=note):
-        loss = likelihood(network(*inputs))
-    if not made:
-        return {}
-    gradients = torch.autograd.grad(loss, [outputs for _, outputs in made.values()], materialize_grads=True)
-    squares = {}
-    for (name, (product, _)), gradient in zip(made.items(), gradients, strict=True):
-        axis = sample_axis(one[name].product, product, len(inputs[0]))
-        if axis is not None:
-            means = gradient.double().square().mean(product.channel_axis)
-            squares[name] = means.movedim(axis, 0).reshape(means.shape[axis], -1).sum(0)
-    return squares
+def _by_position(gradient: Tensor, product: Product, axis: int) -> Tensor:
+    """Squares of gradients, (positions,): means over channels, summed over samples."""
+    means = gradient.double().square().mean(product.channel_axis)
+    return means.movedim(axis, 0).reshape(means.shape[axis], -1).sum(0)
 
 
-def _mixed(squares: Tensor) -> Tensor:
+def _partly_even(squares: Tensor) -> Tensor:
     mean = squares.mean()
     return (EVEN + (1 - EVEN) * (squares / mean if mean > 0 else torch.ones_like(squares))).float()

@@ -80,15 +80,16 @@ class Sampled:
 
     @classmethod
     def drawn(cls, axis: int, matters: Tensor, wanted: float) -> Sampled:
-        """At least `wanted` of a sample's positions, as far as there are, always the same: those that matter more are
-        drawn rather, and then count less.
+        """`wanted` of a sample's positions, rounded up, as far as there are; the same ones each time.
 
-        matters: (positions,), positive. The draws are systematic (Madow 1949) in random order: even distances would
-        meet the rows of a map, and see some of its columns only.
+        matters: (positions,), positive: the sum of weights times anything over what is drawn estimates the sum of these
+        times the same over all. Positions are drawn the rather the more they matter, by systematic sampling (Madow
+        1949) in random order: even distances would meet the rows of a map, and see some of its columns only.
         """
+        draws = torch.Generator().manual_seed(0)
         chances = _chances(matters.double(), min(math.ceil(wanted), len(matters)))
-        order = torch.randperm(len(matters), generator=torch.Generator().manual_seed(0))
-        steps = (chances[order].cumsum(0) + 0.5).floor()
+        order = torch.randperm(len(matters), generator=draws)
+        steps = (chances[order].cumsum(0) + torch.rand(1, generator=draws)).floor()
         chosen = order[steps.diff(prepend=steps.new_zeros(1)) > 0].sort().values
         return cls(axis, chosen, (matters / chances)[chosen].to(matters))
 
@@ -124,13 +125,16 @@ def sample_axis(one: Product, many: Product, samples: int) -> int | None:
 
 
 class Products(TorchFunctionMode):
-    """While it is entered, `before` sees each product with a weight of the network, and `after` its outputs, too."""
+    """While it is entered, `before` sees each product with a weight of the network, and `after` its outputs, too.
+
+    The network goes on with what `after` returns in their place, if anything.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         before: Callable[[Product], None] = lambda product: None,
-        after: Callable[[Product, Tensor], None] = lambda product, outputs: None,
+        after: Callable[[Product, Tensor], Tensor | None] = lambda product, outputs: None,
     ) -> None:
         super().__init__()
         self._names = weight_names(network)
@@ -149,9 +153,8 @@ class Products(TorchFunctionMode):
         if product is not None:
             self._before(product)
         result = func(*args, **kwargs)
-        if product is not None:
-            self._after(product, result)
-        return result
+        replaced = None if product is None else self._after(product, result)
+        return result if replaced is None else replaced
 
     def _product(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Product | None:
         if func is not F.linear and func not in _CONVOLUTIONS:

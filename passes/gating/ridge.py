@@ -32,20 +32,21 @@ class Rows:
         for x, y, w in zip(*parts, strict=True):
             yield x.double(), y.double(), w.double()
 
-    def means(self) -> tuple[Tensor, Tensor]:
-        """The weighted means of inputs and of what the outputs lack, float64."""
-        sums = [((w * x).sum(0), (w * y).sum(0), w.sum()) for x, y, w in self.chunks()]
-        x, y, total = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
-        return x / total, y / total
-
     def energy(self) -> float:
         """The weighted sum of squares of what the outputs lack."""
-        return sum(float((w * y.square()).sum()) for _, y, w in self.chunks())
+        return weighted_energy(self.lacking, self.weights)
 
-    def spread(self) -> float:
-        """The same of differences from the mean."""
-        _, mean = self.means()
-        return sum(float((w * (y - mean).square()).sum()) for _, y, w in self.chunks())
+
+def weighted_energy(values: Tensor, weights: Tensor, around: Tensor | float = 0.0) -> float:
+    """The sum of weights (rows,) times squares of values (rows, ...) less `around`, in float64."""
+    parts = zip(torch.split(values, ROWS), torch.split(weights, ROWS), strict=True)
+    return sum(float(w.double() @ (x.double() - around).square().sum(1)) for x, w in parts)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The mean of rows by their weights, float64."""
+    parts = zip(torch.split(values, ROWS), torch.split(weights, ROWS), strict=True)
+    return torch.stack([w.double() @ x.double() for x, w in parts]).sum(0) / weights.sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def changes(rows: Rows, with_bias: bool) -> Iterator[Change]:
     with_bias: whether b is free, and not held back, X then being centered; else b is 0. There are none where all inputs
     are zeros (or all alike), or something is not finite.
     """
-    x_mean, y_mean = (mean * with_bias for mean in rows.means())
+    x_mean, y_mean = (
+        weighted_mean(each, rows.weights) if with_bias else each.new_zeros(each.shape[1], dtype=torch.float64)
+        for each in (rows.inputs, rows.lacking)
+    )
     gram, products = x_mean.new_zeros(len(x_mean), len(x_mean)), x_mean.new_zeros(len(x_mean), len(y_mean))
     for x, y, w in rows.chunks():
         centered = x - x_mean

@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
 from .draws import Draws, generator, sample_order
 from .job import Forward, History, Job
 from .optimizer import moments_of, optimizer_for, restore_moments
-from .precision import emulates_bf16, mixed_precision, told_of_types
+from .precision import mixed_precision, told_of_types
 from .schedule import Moment, learning_rate
 
 SAID_APART = ("epoch", "lr", "metric", "metric_error")
@@ -81,11 +81,6 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one."""
         with _deterministic(), torch.random.fork_rng():
             self._resume()
-            if self.options.amp == "bf16" and emulates_bf16(self.device):
-                self.progress.say(
-                    f"  {self.job.what}: this CPU has no BF16 instructions and emulates them, many times slower than"
-                    " float32; without training.amp: bf16 it trains in float32"
-                )
             if not self.history.epochs:
                 self._end_epoch({})
             left = range(self.step, self.steps)

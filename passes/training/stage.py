@@ -12,7 +12,8 @@ from ..base import PassContext
 from .job import History, Job, Objective
 from .loop import Evaluate, train
 from .options import BUILT_IN, TrainingOptions
-from .parallel import require_static_batch
+from .parallel import device_of, require_static_batch
+from .precision import emulates_bf16
 
 JUDGED_IN = 32  # samples at once, unless the batch is static
 
@@ -53,6 +54,7 @@ class Stages:
         require_static_batch(self.what, options, self.static_batch)
         if self.labelled:
             self._require_true_labels(options)
+        self._tell_of_emulation(options)
         context, name = self.context, kept_as or stage
         job = Job(
             f"{self.what}, {stage}",
@@ -95,6 +97,14 @@ class Stages:
                 " here; leave it out, or let the train part of the data change both"
             )
 
+    def _tell_of_emulation(self, options: TrainingOptions) -> None:
+        device = device_of(self.context.device)
+        if options.epochs and options.amp == "bf16" and not self.histories and emulates_bf16(device):
+            self.context.progress.say(
+                f"  {self.what}: this CPU has no BF16 instructions and emulates them, many times slower than float32;"
+                " without training.amp: bf16 it trains in float32"
+            )
+
     def _note(self, stage: str, history: History) -> str:
         """Which epoch was kept, and what it was worth."""
         first, last = history.epochs[0], history.epochs[-1]
@@ -103,7 +113,7 @@ class Stages:
         error = f", standard error {kept['metric_error']:.4f}" if "metric_error" in kept else ""
         stopped = ", stopped early" if history.stopped_early else ""
         if history.best == 0:
-            stopped += ", as none was better than the start: a smaller training.lr may serve it"
+            stopped += ", as every epoch was clearly worse: try a smaller training.lr"
         return (
             f"trained, {stage}: {which}{stopped}; {self.context.metric.name} {first['metric']:.4f} before,"
             f" {kept['metric']:.4f} after ({len(self.context.data.validation)} validation samples{error})"

@@ -35,6 +35,7 @@ def inspect_model(
 ) -> Inspection:
     """Inspect a recipe's model section, or what a user names: a recipe, .onnx, .pt2, weights, a factory.
 
+    Which passes apply follows from a recipe's options of them, and from the defaults of those it does not name.
     example: inputs with a batch dimension, when the model does not state their shape; given: shapes, where a user
     states them. Errors as `ingest`.
     """
@@ -82,8 +83,9 @@ def _inspect_section(
     if suffix == ".onnx":
         return within_limits("inspecting", _inspect_onnx, path, section, example, base, given, asked)
     if suffix == ".pt2":
-        of_network = section, example, trust, folder, given, asked
-        return within_limits("inspecting", _inspect_exported, path, *of_network)
+        return within_limits(
+            "inspecting", _inspect_exported, path, section, example, trust, folder, given, asked
+        )
     return _inspect_network(section, example, trust, folder, given, asked)
 
 
@@ -127,7 +129,8 @@ def _outputs(model: Model) -> tuple[Tensor, ...]:
 def pass_rows(model: Model, asked: Sequence[Pass] = ()) -> list[PassRow]:
     """Every pass, and why those that cannot work on `model` cannot.
 
-    asked: the passes of a recipe; each is judged as it comes there first, all others by their default options.
+    Each is judged on `model` itself. asked: the passes of a recipe, whose options count, those of the first where one
+    stands there twice; all others are judged by their defaults.
     """
     from ...passes import PASSES
     from ...passes.order import refusal

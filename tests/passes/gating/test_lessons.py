@@ -16,9 +16,12 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.channels.dissect import Rules, dissect
 from edgepress.passes.channels.removal import removed
 from edgepress.passes.gates import Gates
+from edgepress.passes.gating import lessons as lessons_module
 from edgepress.passes.gating.importance import taylor
 from edgepress.passes.gating.lessons import FEWEST, Batch, Lessons
+from edgepress.passes.gating.matters import EVEN
 from edgepress.passes.gating.repair import repaired
+from edgepress.passes.training.draws import generator
 from torch import Tensor, nn
 
 
@@ -104,6 +107,64 @@ def test_single_changes_of_a_large_network_are_tried_on_few_samples_and_confirme
     beyond = torch.cat([batch[0] for batch, _ in lessons.others])
     assert len(beyond) == min(lessons.samples, 400 - tried)
     assert not any(torch.equal(x, y) for x in first[:tried] for y in beyond)
+    assert torch.equal(beyond[: len(first) - tried], first[tried:])
+
+
+def test_fewer_samples_are_looked_at_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = tiny_gates.context(validation=400)
+    monkeypatch.setattr(lessons_module, "HELD", 50 * (tiny_gates.SIDE**2 + tiny_gates.CLASSES))
+    assert Lessons(Gates(), tiny_gates.model(), context, macs=1e6).samples == 50
+
+
+def test_where_outputs_matter_every_sample_counts_alike() -> None:
+    """Also in parts of several sizes: 75 samples are three batches of 25, in parts of 6 and 7."""
+    model = tiny_gates.model()
+    lessons = lessons_of(model, tiny_gates.context(calibration=100, validation=400))
+    assert sizes(lessons.fit) == [25] * 3
+    found = lessons.matters
+    assert set(found) == {"0", "3", "7"}
+    assert found["0"].shape == (64,) and found["7"].shape == (1,)
+    squares = torch.zeros(64)
+    numbers = iter(range(12))
+    for batch in lessons.fit:
+        for part in torch.tensor_split(batch[0], 4):
+            outputs = model.module[:3](part).detach().requires_grad_()
+            network = nn.Sequential(*model.module[4:])
+            made = model.module[3](outputs)
+            drawn = generator(lessons.seed, "matters", next(numbers))
+            scores = network(made).log_softmax(1)
+            labels = torch.multinomial(scores.detach().exp(), 1, generator=drawn)
+            [gradient] = torch.autograd.grad(scores.gather(1, labels).sum(), made)
+            squares += gradient.square().mean(1).sum(0).flatten()
+    torch.testing.assert_close(found["3"], EVEN + (1 - EVEN) * squares / squares.mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_matters_is_handed_to_the_repair() -> None:
+    """A network that reads one token only is refitted to that one."""
+    torch.manual_seed(0)
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, tiny_gates.CLASSES)
+            self.places = nn.Parameter(5 * torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first: Tensor = self.two(self.one(x[:, 0] + self.places))[:, 0]
+            return first
+
+    model = Model(First().eval(), (torch.zeros(1, 1, 8, 8),))
+    lessons = lessons_of(model, tiny_gates.context(calibration=200))
+    dissected = dissect(model, "gates", Rules())
+    removal = dissected.removal({"one": (0, 1, 2, 3)})
+    unlike = {}
+    for name in ("matters", "alike"):
+        if name == "alike":
+            lessons.__dict__["matters"] = {}
+        network = removed(model.module, removal)
+        repaired(model, network, removal, lessons)
+        unlike[name] = lessons.unlike(network)
+    assert unlike["matters"] < 0.9 * unlike["alike"]
 
 
 class TwoOutputs(nn.Module):

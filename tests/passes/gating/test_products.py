@@ -63,6 +63,25 @@ def test_what_matters_most_is_drawn_for_sure_and_the_rest_stands_for_what_is_not
     torch.testing.assert_close(sampled.weights, torch.tensor([99.0, *[11.0] * 9]))
 
 
+def test_the_rest_is_drawn_in_proportion() -> None:
+    """Of 500 that matter 1 and 500 that matter 3 a hundred: 25 and 75, and each stands for 2000 / 100."""
+    matters = torch.tensor([1.0, 3.0]).repeat(500)
+    sampled = Sampled.drawn(0, matters, 100)
+    assert (
+        abs(int((matters[sampled.positions] == 3).sum()) - 75) <= 8
+    )  # random order: 3 standard errors at most
+    assert len(sampled.positions) == 100
+    torch.testing.assert_close(sampled.weights, torch.full((100,), 20.0))
+
+
+def test_what_is_drawn_of_few_is_not_always_the_one_that_matters_most() -> None:
+    """By a random start also the others have their chance: over many sizes each is met."""
+    met = {
+        int(Sampled.drawn(0, torch.linspace(1, 2, size), 1).positions) / size < 0.5 for size in range(4, 40)
+    }
+    assert met == {True, False}
+
+
 def test_all_positions_are_looked_at_where_there_are_few() -> None:
     matters = torch.tensor([3.0, 0.5, 0.5])
     sampled = Sampled.drawn(0, matters, 7)

@@ -80,4 +80,4 @@ def test_a_row_that_counts_twice_is_as_if_it_were_there_twice() -> None:
         for one, other in zip(changes(weighted, with_bias), changes(repeated, with_bias), strict=True):
             torch.testing.assert_close((one.weight, one.bias), (other.weight, other.bias))
             assert one.error(weighted) == pytest.approx(other.error(repeated))
-    assert weighted.spread() == pytest.approx(repeated.spread())
+    assert weighted.energy() == pytest.approx(repeated.energy())

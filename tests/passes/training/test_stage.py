@@ -17,6 +17,7 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.training.job import Group
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.stage import Stages
+from edgepress.progress import Silent
 from forked import ended, started
 from safetensors.torch import load_file
 from torch import nn
@@ -115,7 +116,28 @@ class TestStages:
         stages = Stages("slim", context.data.train, context, None)
         options = TrainingOptions(epochs=1, batch=16, lr=1.0)
         [note] = stages.train("gates", objective, options, judged=objective.outputs)
-        assert "epoch 0 of 1 kept, as none was better than the start: a smaller training.lr may" in note
+        assert "epoch 0 of 1 kept, as every epoch was clearly worse: try a smaller training.lr; top1" in note
+
+    @pytest.mark.parametrize("has", [True, False])
+    def test_a_cpu_that_emulates_bf16_is_told_of_once(
+        self, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = list[str]()
+
+        class Said(Silent):
+            def say(self, line: str) -> None:
+                lines.append(line)
+
+        told = {"avx2": True, "avx512_bf16": has}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+        context = replace(self.context(tmp_path), progress=Said())
+        stages = Stages("slim", context.data.train, context, None)
+        for size in ("10", "20"):
+            options = TrainingOptions(epochs=1, batch=40, amp="bf16")
+            stages.train("gates", slim_job.objective_over(context), options, kept_as=f"gates-{size}")
+        said = [line for line in lines if "BF16" in line]
+        assert len(said) == (0 if has else 1)
+        assert all(line.endswith("without training.amp: bf16 it trains in float32") for line in said)
 
     def test_one_stage_taken_twice_is_kept_under_two_names(self, tmp_path: Path) -> None:
         context = self.context(tmp_path)

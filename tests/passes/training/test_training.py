@@ -21,7 +21,6 @@ from edgepress.passes.training.job import Forward, Group, Job
 from edgepress.passes.training.loop import train
 from edgepress.passes.training.options import TrainingOptions
 from edgepress.passes.training.schedule import Moment, learning_rate
-from edgepress.progress import Silent
 from forked import ended, started
 from quantization_nets import samples
 from safetensors.torch import load_file
@@ -161,25 +160,6 @@ class TestLoop:
             learned, weights(trained()[0]), rtol=0, atol=0.02
         )  # a rate of 0.05, 12 steps
         assert not torch.equal(learned, weights(trained()[0]))
-
-    def test_a_cpu_that_emulates_bf16_is_told_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = list[str]()
-
-        class Said(Silent):
-            def say(self, line: str) -> None:
-                lines.append(line)
-
-        for has in (True, False):
-            monkeypatch.setattr(
-                torch.cpu,
-                "get_capabilities",
-                lambda has=has: {"avx2": True, "avx512_bf16": has},
-                raising=False,
-            )
-            options = TrainingOptions.model_validate({"epochs": 1, "batch": 17, "amp": "bf16"})
-            train(Job("test", Regression(), samples(34, 4), options, seed=0), progress=Said())
-        [told] = [line for line in lines if "BF16" in line]
-        assert told.endswith("without training.amp: bf16 it trains in float32")
 
     def test_a_network_that_bf16_cannot_compute_is_told_what_to_do(self) -> None:
         class Summed(nn.Linear):
