@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def built(bench: Bench, model: Any, folder: Path, options: dict[str, Any]) -> tu
     from edgepress.targets import openvino
     from edgepress.targets.base import TargetOptions
 
-    result = Quantize.model_validate(options).apply(model, bench.context)
+    data = bench.context.data
+    few = replace(data, calibration=data.calibration.head(bench.setting.network.calibration))
+    result = Quantize.model_validate(options).apply(model, replace(bench.context, data=few))
     onnx = export(result.model, folder / "int8.onnx")
     return openvino.build(onnx, TargetOptions(batch=1), folder / "engine"), result.notes

@@ -35,7 +35,8 @@ class Network:
 
     epochs: of a training in all, the gates' own included; training: the rest of that section; seconds_a_step: of the
     original, both cores, for the first estimate of the time that is left. quantize: options, the same for all;
-    calibration: samples for it. timed: inferences a launch. targets: of each method, shares of what it is asked for.
+    calibration: samples for that alone. timed: inferences a launch. targets: of each method, shares of what it is
+    asked for.
     """
 
     recipe: Path
@@ -176,7 +177,7 @@ class Bench:
 def opened(setting: Setting) -> Bench:
     """Read the network and its data; what is read in every epoch is held in memory, decoded."""
     model, data, context, _ = _read(setting.network.recipe)
-    samples = {"calibration": setting.network.calibration, **(QUICK if setting.quick else {})}
+    samples = QUICK if setting.quick else {}
     parts = {
         name: part.head(samples.get(name, len(part)))
         for name in ("train", "calibration", "validation", "test")

@@ -50,9 +50,9 @@ def _refitted(model: Model, network: nn.Module, removal: Removal, lessons: Lesso
         ),
         lessons.unlike,
     )
-    changed = sum(row.ridge is not None for row in rows)
+    changed, samples = sum(row.ridge is not None for row in rows), sum(len(batch[0]) for batch in lessons.fit)
     return (
-        f"refitted {changed} of {len(rows)} layers in closed form: unlikeness on held-out samples"
+        f"refitted {changed} of {len(rows)} layers in closed form on {samples} samples: unlikeness on held-out samples"
         f" {trial.before:.4g} -> {trial.after:.4g}" + _unless(trial.kept)
     )
 
