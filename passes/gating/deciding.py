@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..channels.dissected import Dissected
 from ..channels.gated import Gated, fixed
+from ..channels.removal import removed
 from ..channels.units import Gates, Kept, Unit, gates_of
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
@@ -18,13 +19,14 @@ from .check import exchange, leave_one_out
 from .cost import Cost
 from .decided import Decided, remembered
 from .gate import Gate
-from .held_out import keep_where_no_worse
+from .held_out import keep_where_no_worse, least
 from .importance import standing, taylor, worth
 from .lessons import Lessons
 from .objective import Gating, Ramp
 from .options import GatesOptions
-from .projection import project, widened
-from .solver import Solver
+from .projection import project
+from .race import contenders
+from .repair import repaired
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class Deciding:
     def _tried_out(self, kept: Kept, share: float, gates: Mapping[str, Tensor] | None) -> Decided:
         """What stays after exchanges between layers, and what each unit does.
 
-        Of many exchanges some help the samples that they are tried on by chance: others must agree, and where there are
-        none nothing is exchanged.
+        Of many exchanges some help the samples that they are tried on by chance, or do what a refitting does as well:
+        refitted networks must agree, on others, and where there are none nothing is exchanged.
         """
         effects = leave_one_out(self._loss_before, self._loss, kept, self.units)
         if not self.lessons.others:
@@ -108,10 +110,10 @@ class Deciding:
         )
         if len(found.losses) == 1:
             return Decided(kept, effects)
-        before, after = (self._loss_on_others(each) for each in (kept, found.kept))
+        before, after = (self.lessons.unlike_on_others(self._refitted(each)) for each in (kept, found.kept))
         note = (
             f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
-            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}, on others {before:.4g} -> {after:.4g}"
+            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}, refitted and on others {before:.4g} -> {after:.4g}"
         )
         if not after < before:
             return Decided(kept, effects, (f"{note}: taken back",))
@@ -143,21 +145,29 @@ class Deciding:
         return objective.scores()
 
     def _solved(self, share: float) -> Decided:
+        """The structure whose refitted network is most like the whole one."""
         options = self.options
-        solver = Solver(
-            self.dissected.anatomy,
-            self.importance,
-            self.cost,
-            self.cost.pieces(),
-            options.round_to,
-            options.least,
+        found = contenders(
+            self.dissected.anatomy, self.importance, self.cost, share, options.round_to, options.least
         )
-        solved = solver.solve(share)
-        # What does no harm goes however little it saves.
-        kept = widened(
-            solved.kept, self.importance, self.cost, share, self.units, options.round_to, options.least
-        )
-        return Decided(kept, notes=(f"{share:g}: {solved.note}",) if solved.note else ())
+        best, notes = found[0], list[str]()
+        if len(found) > 1:
+            self.say(f"{share:g}: refitting {len(found)} structures to compare them")
+            losses = [self.lessons.unlike(self._refitted(each.kept)) for each in found]
+            best = found[least(losses)]
+            told = ", ".join(f"{loss:.4g} {each.name}" for loss, each in zip(losses, found, strict=True))
+            notes.append(
+                f"{share:g}: unlikeness of refitted structures on held-out samples {told}: {best.name}"
+            )
+        notes += [f"{share:g}: {best.note}"] if best.note else []
+        return Decided(best.kept, notes=tuple(notes))
+
+    def _refitted(self, kept: Kept) -> nn.Module:
+        """What is left of the network without all but `kept`, refitted and not trained yet."""
+        removal = self.dissected.removal(kept)
+        network = removed(self.network, removal)
+        repaired(self.lessons.model, network, removal, self.lessons, self.options.compensation)
+        return network
 
     @cached_property
     def _tapped(self) -> Tapped:
@@ -176,7 +186,3 @@ class Deciding:
         """How unlike the whole network the trained one is with these gates."""
         self.network.eval()
         return self.lessons.unlike_where_tried(fixed(self.network, self.dissected, gates))
-
-    def _loss_on_others(self, kept: Kept) -> float:
-        gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
-        return self.lessons.unlike_on_others(gated)

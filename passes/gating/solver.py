@@ -130,7 +130,7 @@ class Solver:
             # Tables made anew may be wrong in another way: what is over once is asked for from then on.
             bound -= max(0.0, found.cost - limit)
             finer *= FINER
-        return replace(best, timed_out=timed_out) if best else self._uniform(limit)
+        return replace(best, timed_out=timed_out) if best else self.alike(target)
 
     def _left(self, sizes: Mapping[str, int], gone: frozenset[str]) -> Choice:
         """These sizes, of what is in no block that is gone."""
@@ -179,15 +179,19 @@ class Solver:
         cost = float(self._cost.of(gates_of(kept, self._units)))
         return Solved(kept, harm, cost, choice.gap)
 
-    def _uniform(self, limit: float) -> Solved:
-        """The widest structure that the limit allows with all widths shrunk alike, then with blocks taken out."""
+    def alike(self, target: float) -> Solved:
+        """The widest structure of this share of the cost with all widths shrunk alike, then with blocks taken out.
+
+        Raises CompressError as `solve` does.
+        """
+        limit = target * self._cost.whole
         least = math.inf
         for choice in self._shrinking():
             found = self._solved(choice)
             if found.cost <= limit:
                 return replace(found, gap=None)
             least = min(least, found.cost)
-        raise self._unreachable(limit / self._cost.whole, least)
+        raise self._unreachable(target, least)
 
     def _unreachable(self, target: float, least: float) -> CompressError:
         share = math.ceil(1000 * least / self._cost.whole) / 1000

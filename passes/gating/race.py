@@ -1,0 +1,85 @@
+"""Structures that compete: several answers to one target, of which the refitted networks decide.
+
+Importances add up what each choice does alone. Many that go together do more than that, and a refitting gives back much
+of it, in some layers more than in others: half of the hidden units of every block may do less harm than the few blocks
+that look cheapest. So the solver is also asked for structures of which only some kinds of choices go, and all widths
+are shrunk alike, the plainest structure of all; each is cut and refitted, and held-out samples say which of them is
+most like the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...errors import CompressError
+from ..channels.anatomy import Anatomy
+from ..channels.kind import Kind
+from ..channels.units import Kept, Unit
+from .cost import Cost
+from .projection import widened
+from .solver import Solver
+
+SECONDS, SECONDS_OF_PARTS = 60.0, 20.0
+"""The time that the solver has where everything may go, and where only some kinds may."""
+PARTS: Mapping[str, Callable[[Unit], bool]] = {
+    "all kinds": lambda unit: True,
+    "without blocks": lambda unit: unit.kind is not Kind.BLOCK,
+    "channels alone": lambda unit: unit.kind is Kind.CHANNELS,
+    "blocks alone": lambda unit: unit.kind is Kind.BLOCK,
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A structure that meets the target. name: what may go, and how it was chosen; note: what the solver has to say."""
+
+    name: str
+    kept: Kept
+    note: str | None = None
+
+
+def contenders(
+    anatomy: Anatomy,
+    importance: Mapping[str, Tensor],
+    cost: Cost,
+    share: float,
+    round_to: int,
+    least: float,
+) -> list[Contender]:
+    """Structures of at most this share of the cost, no two the same; the first is the solver's with all kinds.
+
+    Raises CompressError where not even that can cost so little.
+    """
+    found: list[Contender] = []
+    for contender in _each(anatomy, importance, cost, share, round_to, least):
+        if all(contender.kept != other.kept for other in found):
+            found.append(contender)
+    return found
+
+
+def _each(
+    anatomy: Anatomy, importance: Mapping[str, Tensor], cost: Cost, share: float, round_to: int, least: float
+) -> Iterator[Contender]:
+    seen: list[frozenset[str]] = []
+    for name, may_go in PARTS.items():
+        units = [unit for unit in anatomy.units if may_go(unit)]
+        names = frozenset(unit.name for unit in units)
+        if not names or names in seen:
+            continue
+        seen.append(names)
+        own = {unit: importance[unit] for unit in names}
+        solver = Solver(anatomy, own, cost, cost.pieces(), round_to, least)
+        try:
+            solved = solver.solve(share, SECONDS if len(seen) == 1 else SECONDS_OF_PARTS)
+            # What does no harm goes however little it saves.
+            kept = widened(solved.kept, own, cost, share, units, round_to, least)
+            yield Contender(name, kept, solved.note)
+            if all(unit.kind is not Kind.BLOCK for unit in units):
+                alike = widened(solver.alike(share).kept, own, cost, share, units, round_to, least)
+                yield Contender(f"{name}, shrunk alike", alike)
+        except CompressError:
+            if len(seen) == 1:
+                raise  # the parts of it cannot meet the target either
