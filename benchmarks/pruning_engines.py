@@ -38,7 +38,7 @@ def judged(cell: Cell, bench: Bench) -> dict[str, Any]:
     }
     arrays: dict[str, Any] = {}
     for kind, forward, batch in (("float", model.run, 32), ("int8", _forward(engine), 1)):
-        # Every choice is made before: the validation part only tells whether the float network is as usual.
+        # Of the validation part, by which epochs were chosen, only the float network is told.
         parts = {"validation": data.validation} if kind == "float" else {}
         for name, part in (parts | {"test": data.judge}).items():
             scores, logits = _measured(bench.context.metric, forward, part, batch)

@@ -76,7 +76,7 @@ NETWORKS = {
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",
         epochs=3,
-        training={"batch": 16, "lr": 3e-5, "amp": AMP, "augment": FLIPS},
+        training={"batch": 16, "lr": 5e-6, "amp": AMP, "augment": FLIPS},
         seconds_a_step=1.35,
         quantize={"ranges": "minmax", "equalization": "on", "sensitivity_samples": 0},
         calibration=32,
@@ -148,7 +148,7 @@ class Setting:
 
     def place(self, cell: Cell) -> Path:
         """Where a training is kept: elsewhere when what decides it has changed."""
-        decided_by = [self.epochs, self.network.training, cell.amount]
+        decided_by = [self.training(self.epochs), cell.amount]
         if cell.method in BY_TABLE and self.table is not None:
             decided_by.append(hashlib.sha256(self.table.read_bytes()).hexdigest())
         digest = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()[:8]
@@ -156,7 +156,7 @@ class Setting:
 
     def training(self, epochs: int) -> dict[str, Any]:
         """The section `training` of so many epochs."""
-        return {**self.network.training, "epochs": epochs, "keep": "last"}
+        return {**self.network.training, "epochs": epochs, "keep": "best"}
 
 
 @dataclass(frozen=True)
