@@ -11,7 +11,7 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.passes.base import PassResult
 from edgepress.passes.gates import Gates
-from edgepress.passes.gating import deciding, elastic, phases
+from edgepress.passes.gating import deciding, elastic, phases, race
 from edgepress.passes.gating.check import Effect
 from edgepress.passes.gating.decided import Decided, remembered
 
@@ -51,7 +51,7 @@ def test_a_run_that_was_killed_goes_on_with_what_it_decided(
             pruned(tmp_path / "killed", WAYS[way])
     if way != "gates":  # whose second target is still to be decided
         monkeypatch.setattr(deciding, "leave_one_out", fail)
-        monkeypatch.setattr(deciding.Solver, "solve", fail)
+        monkeypatch.setattr(race.Solver, "solve", fail)
         monkeypatch.setattr(elastic.Solver, "solve", fail)
     found = pruned(tmp_path / "killed", WAYS[way])
     assert found.notes == whole.notes
