@@ -100,6 +100,7 @@ def test_models_between_passes_are_told_where_they_were_timed(tmp_path: Path) ->
         assert told in page, page
     assert "not measured" not in page.partition("Latency")[2].partition("l2")[0]
     assert "| 2.00 ms, 90.0 % in INT8 |" in markdown
+    assert "| timed as shipped |" in markdown
     whole = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "in turns: of the float model, after each pass and as shipped." in whole
 
