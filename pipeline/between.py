@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +52,22 @@ class Between:
         return self.path if self.path.is_file() else export(self.model, self.path, **self.options)
 
 
-def models_between(steps: Sequence[Step], folder: Path, options: Mapping[str, Any]) -> list[Between]:
-    """What the passes between the first and the last one left, where they changed anything."""
-    return [
-        Between(index, step.key, step.record.pass_name, step.model, folder / f"between-{index}.onnx", options)
-        for index, step in enumerate(steps[:-1])
-        if index and step.record.modified and step.model is not steps[-1].model
-    ]
+@contextmanager
+def models_between(steps: Sequence[Step], options: Mapping[str, Any]) -> Iterator[list[Between]]:
+    """What the passes between the first and the last one left, where they changed anything, while it is entered."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield [
+            Between(
+                index,
+                step.key,
+                step.record.pass_name,
+                step.model,
+                Path(folder) / f"between-{index}.onnx",
+                options,
+            )
+            for index, step in enumerate(steps[:-1])
+            if index and step.record.modified and step.model is not steps[-1].model
+        ]
 
 
 @dataclass(frozen=True)

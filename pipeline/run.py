@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -210,12 +209,8 @@ class _Run:
         self, steps: list[Step], candidate: Candidate, context: PassContext, shared: dict[str, Any]
     ) -> list[Measured]:
         """What each target makes of the float and the compressed model, and how fast those between passes are there."""
-        with tempfile.TemporaryDirectory() as folder:
-            between = (
-                models_between(steps, Path(folder), self.prepared.export_options)
-                if self.recipe.measure.between
-                else []
-            )
+        timed = steps if self.recipe.measure.between else []
+        with models_between(timed, self.prepared.export_options) as between:
             return [
                 self._target(section, candidate, between, context, shared) for section in self.recipe.targets
             ]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..channels.dissected import Dissected
 from ..channels.gated import Gated, fixed
-from ..channels.removal import removed
 from ..channels.units import Gates, Kept, Unit, gates_of
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
@@ -26,7 +25,7 @@ from .objective import Gating, Ramp
 from .options import GatesOptions
 from .projection import project
 from .race import contenders
-from .repair import repaired
+from .repair import refitted
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,7 @@ class Deciding:
     def _refitted(self, kept: Kept) -> nn.Module:
         """What is left of the network without all but `kept`, refitted and not trained yet."""
         removal = self.dissected.removal(kept)
-        network = removed(self.network, removal)
-        repaired(self.lessons.model, network, removal, self.lessons, self.options.compensation)
-        return network
+        return refitted(self.network, removal, self.lessons, self.options.compensation)[0]
 
     @cached_property
     def _tapped(self) -> Tapped:

@@ -33,7 +33,7 @@ FEWEST, MOST = 128, 256
 """Samples that importance is taken of, and that what decides is judged by, where there are so many."""
 HELD = 2**28
 """Numbers of inputs and outputs of these that are held at once; fewer samples are looked at where they are larger."""
-TRIED = 32, 128
+FEWEST_TRIED, MOST_TRIED = 32, 128
 """The fewest and the most on which one change of many is tried, in whole batches: of half of the validation part."""
 SMALL = 8
 """Samples of which all layers' outputs are held at once."""
@@ -65,7 +65,7 @@ class Lessons:
         self.task = read_task(outputs, labels, used_by)
         affordable = WORK / max(macs, 1.0)
         numbers = sum(x[:1].numel() for x in (*inputs, *outputs))
-        self.samples = int(max(min(TRIED), min(MOST, max(FEWEST, affordable), HELD / numbers)))
+        self.samples = int(max(FEWEST_TRIED, min(MOST, max(FEWEST, affordable), HELD / numbers)))
         part = max(1, int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST))))
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
@@ -73,7 +73,7 @@ class Lessons:
         self.each = list(self._whole_batches(calibration.head(max(self.samples, model.static_batch or 1)), 1))
         self._wanted = [self._run(model.module, batch) for batch in self.held_out]
         batch = model.static_batch or BATCH
-        tried = int(min(max(TRIED), max(min(TRIED), affordable)))
+        tried = int(min(MOST_TRIED, max(FEWEST_TRIED, affordable)))
         self._tried = min(-(-tried // batch), max(1, -(-len(validation) // batch) // 2))
         first = sum(len(batch[0]) for batch in self.held_out[: self._tried])
         self._beyond = validation.between(first, first + self.samples)

@@ -14,7 +14,7 @@ from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.anatomy import LayerUse
 from ..channels.dissect import dissect
-from ..channels.removal import Removal, removed
+from ..channels.removal import Removal
 from ..channels.units import Kept
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
@@ -29,7 +29,7 @@ from .lessons import Lessons
 from .options import NOTHING_HINT, GatesOptions
 from .pieces import Latency
 from .planned import as_data
-from .repair import repaired
+from .repair import refitted
 from .shortfall import shortfall
 from .table import read_table
 from .told import Smaller, details, summary
@@ -139,8 +139,7 @@ class Phases:
         self._say(f"{share:g}: refitting what is left")
         found = []
         for which, whole in self._cut_from.items():
-            network = removed(whole, removal)
-            notes = repaired(self.model, network, removal, self.lessons, self.options.compensation)
+            network, notes = refitted(whole, removal, self.lessons, self.options.compensation)
             found.append((self.lessons.unlike(network), which, network, notes))
         _, which, network, notes = found[least([unlike for unlike, *_ in found])]
         self.notes += notes

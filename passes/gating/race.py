@@ -63,7 +63,7 @@ def contenders(
 def _each(
     anatomy: Anatomy, importance: Mapping[str, Tensor], cost: Cost, share: float, round_to: int, least: float
 ) -> Iterator[Contender]:
-    seen: list[frozenset[str]] = []
+    seen, pieces = list[frozenset[str]](), cost.pieces()
     for name, may_go in PARTS.items():
         units = [unit for unit in anatomy.units if may_go(unit)]
         names = frozenset(unit.name for unit in units)
@@ -71,7 +71,7 @@ def _each(
             continue
         seen.append(names)
         own = {unit: importance[unit] for unit in names}
-        solver = Solver(anatomy, own, cost, cost.pieces(), round_to, least)
+        solver = Solver(anatomy, own, cost, pieces, round_to, least)
         try:
             solved = solver.solve(share, SECONDS if len(seen) == 1 else SECONDS_OF_PARTS)
             # What does no harm goes however little it saves.

@@ -5,11 +5,19 @@ from __future__ import annotations
 from torch import nn
 
 from ...model import Model
-from ..channels.removal import Removal
+from ..channels.removal import Removal, removed
 from .batch_norm import norms_of, reestimate
 from .compensation import Compensated, compensate
 from .held_out import keep_where_no_worse
 from .lessons import Lessons
+
+
+def refitted(
+    whole: nn.Module, removal: Removal, lessons: Lessons, compensation: bool
+) -> tuple[nn.Module, list[str]]:
+    """What is left of `whole`, the network of `lessons` or one trained from it, repaired after a removal; and notes."""
+    network = removed(whole, removal)
+    return network, repaired(lessons.model, network, removal, lessons, compensation)
 
 
 def repaired(

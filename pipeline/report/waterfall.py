@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from ...calibration.measurement import FidelityRecord, MetricRecord
 from ...targets.measuring.latency import Speedup
+from ..int8_share import INT8
 from ..pages.words import NOT_MEASURED, known, metric_change, percent, ratio
 from ..run_record import ArtefactRecord, BetweenRecord, RunRecord, StepRecord
 from .charts import interval
@@ -73,6 +74,12 @@ class Waterfall:
     shipped: ShippedRow | None = None
 
     @property
+    def timed_as_shipped(self) -> bool:
+        """Whether the row of the last pass has its latency below, in that of what is shipped."""
+        latency = self.shipped.latency_ms if self.shipped is not None else None
+        return len(self.steps) > 1 and known(latency)
+
+    @property
     def timed_between(self) -> bool:
         """Whether any model between passes was timed."""
         return any(row.latency_ms is not None for row in self.steps[1:])
@@ -102,7 +109,8 @@ def waterfall(record: RunRecord, devices: Sequence[DeviceView]) -> Waterfall:
 class _Scales:
     """What all rows are drawn against.
 
-    first: the float model's step; span: of the metric's axis; largest: of each amount; files: that are shipped.
+    first: the float model's step; span: of the metric's axis; largest: of each amount; files: that are shipped;
+    between: the models between passes on the device, by their steps.
     """
 
     first: StepRecord
@@ -110,6 +118,7 @@ class _Scales:
     largest: dict[str, float]
     files: list[ArtefactRecord]
     device: DeviceView | None
+    between: Mapping[int, BetweenRecord]
 
     @staticmethod
     def of(record: RunRecord, device: DeviceView | None) -> _Scales:
@@ -119,19 +128,20 @@ class _Scales:
         if (found := _metric_on(device)) is not None:
             metrics.append(found)
         bounds = [v for m in metrics for v in (*m.ci95, m.value) if known(v)] or [0.0, 1.0]
+        between = {each.step: each for each in device.target.between} if device is not None else {}
         amounts: dict[str, Sequence[float | None]] = {
             "bytes": [*(step.bytes for step in record.steps), *(file.bytes for file in files[:1])],
             "macs": [step.macs for step in record.steps],
             "latency": [
                 *(_p50(device, role) for role in ("baseline", "compressed")),
-                *(each.latency_ms.p50 for each in _between(device) if each.latency_ms is not None),
+                *(each.latency_ms.p50 for each in between.values() if each.latency_ms is not None),
             ],
         }
         largest = {
             key: max((v for v in values if v is not None and known(v)), default=0) or 1
             for key, values in amounts.items()
         }
-        return _Scales(record.steps[0], (min(bounds), max(bounds)), largest, files, device)
+        return _Scales(record.steps[0], (min(bounds), max(bounds)), largest, files, device, between)
 
     def step(self, step: StepRecord, previous: StepRecord, index: int) -> StepRow:
         same = index > 0 and not step.modified
@@ -140,7 +150,7 @@ class _Scales:
         if latency is not None:
             bars["latency"] = self._bar("latency", latency, self._latency_before(index))
         chart, change = self._metric(step.metric)
-        timed = next((each for each in _between(self.device) if each.step == index), None)
+        timed = self.between.get(index)
         computed_in = "in f32" if index == 0 else _computed_in(timed) if timed is not None else ""
         reason = timed.reason if timed is not None else ""
         return StepRow(
@@ -158,8 +168,8 @@ class _Scales:
         """Of the model after a step; None where it was not timed."""
         if index == 0:
             return _p50(self.device, "baseline")
-        timed = [each.latency_ms for each in _between(self.device) if each.step == index]
-        return timed[0].p50 if timed and timed[0] is not None else None
+        timed = self.between.get(index)
+        return timed.latency_ms.p50 if timed is not None and timed.latency_ms is not None else None
 
     def _latency_before(self, index: int) -> float | None:
         """The last one that was measured before a step."""
@@ -209,15 +219,11 @@ def _metric_on(device: DeviceView | None) -> MetricRecord | None:
     return engine.metric if engine is not None else None
 
 
-def _between(device: DeviceView | None) -> list[BetweenRecord]:
-    return device.target.between if device is not None else []
-
-
 def _computed_in(timed: BetweenRecord) -> str:
     """What an engine multiplies in: "in f32", "97.1 % in INT8"; "" where the runtime does not say."""
     if not timed.precision:
         return ""
-    share = timed.precision.get("int8", 0.0)
+    share = timed.precision.get(INT8, 0.0)
     return f"{percent(share, 1)} in INT8" if share else f"in {', '.join(timed.precision)}"
 
 
