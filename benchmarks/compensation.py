@@ -54,7 +54,7 @@ NETWORKS = {
     ),
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",
-        {"epochs": 3, "batch": 16, "lr": 5e-6, "amp": AMP, "augment": FLIPS},
+        {"epochs": 3, "batch": 16, "lr": 1e-6, "amp": AMP, "augment": FLIPS},
     ),
     "digits-cnn": Network(EXAMPLES / "digits" / "cnn.yaml", {"epochs": 8, "lr": 1e-3, "augment": ("shift",)}),
     "digits-vit": Network(EXAMPLES / "digits" / "vit.yaml", {"epochs": 8, "lr": 5e-4, "augment": ("shift",)}),

@@ -76,7 +76,7 @@ def main(
     seeds, epochs, pairs = (1, 2, 2) if quick else (seeds, epochs or NETWORKS[network].epochs, pairs)
     setting = Setting(network, epochs, table, quick)
     asked = {m: targets or setting.network.targets.get(m, (0.5,)) for m in methods or setting.network.targets}
-    if table is None and not only_finished and (driven := [m for m in asked if m in BY_TABLE]):
+    if table is None and (driven := [m for m in asked if m in BY_TABLE]):
         raise click.UsageError(
             f"{', '.join(driven)}: a latency table drives them; name its file with --table"
         )

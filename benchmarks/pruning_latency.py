@@ -69,9 +69,9 @@ def _found(bench: Bench, method: str, target: float, probes: dict[float, float])
         print(f"{method}: with {amount:g} kept {probes[amount]:.3f} of the latency", flush=True)
     found = {amount: share for amount, share in probes.items() if 0 < amount < 1}
     nearest = min(found, key=lambda amount: abs(found[amount] - target))
-    print(
-        f"{method}: {nearest:g} kept for {target:g} of the latency, {found[nearest]:.3f} measured", flush=True
-    )
+    told = f"{method}: {nearest:g} kept for {target:g} of the latency, {found[nearest]:.3f} measured"
+    far = abs(found[nearest] / target - 1) > TOLERANCE
+    print(f"{told}: none nearer was found in {MOST_PROBES} probes" if far else told, flush=True)
     return nearest
 
 
@@ -87,7 +87,7 @@ def _between(probes: dict[float, float], target: float) -> float:
 def _probed(bench: Bench, method: str, amount: float) -> float:
     """The latency of a cut network as a share of the original's, both in INT8 and side by side in this process.
 
-    1 where so large an amount leaves the network as it is.
+    1 where the amount cannot be, mostly as so much is no cut at all; the reason is printed.
     """
     from edgepress.errors import CompressError
     from edgepress.targets.base import TargetOptions
@@ -155,12 +155,17 @@ def _group(bench: Bench, cells: Sequence[Cell], pairs: int) -> dict[str, dict[st
     from edgepress.targets.measuring.launch import paired_log_ratio
 
     engines = {cell.label: _engine(bench, cell) for cell in cells}
-    told = [pairs, *((label, files_digest([x, x.with_suffix(".bin")])) for label, x in engines.items())]
+    iterations = bench.setting.network.timed
+    told = [
+        pairs,
+        iterations,
+        *((label, files_digest([x, x.with_suffix(".bin")])) for label, x in engines.items()),
+    ]
     name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
     kept = bench.setting.folder / "timing" / f"{name}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
-    options, iterations = TargetOptions(batch=1), bench.setting.network.timed
+    options = TargetOptions(batch=1)
     contenders = [Contender(label, "openvino", path, options) for label, path in engines.items()]
     launches = measure_in_turns(
         contenders, repeated(bench.feeds), pairs, iterations, 0, for_stream(), warmup_s=1.0

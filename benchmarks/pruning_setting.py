@@ -76,7 +76,7 @@ NETWORKS = {
     "solar-vit": Network(
         EXAMPLES / "solar" / "vit.yaml",
         epochs=3,
-        training={"batch": 16, "lr": 5e-6, "amp": AMP, "augment": FLIPS},
+        training={"batch": 16, "lr": 1e-6, "amp": AMP, "augment": FLIPS},
         seconds_a_step=1.35,
         quantize={"ranges": "minmax", "equalization": "on", "sensitivity_samples": 0},
         calibration=32,
@@ -147,8 +147,11 @@ class Setting:
         return RESULTS / "pruning_curve" / (f"{self.name}-quick" if self.quick else self.name)
 
     def place(self, cell: Cell) -> Path:
-        """Where a training is kept: elsewhere when what decides it has changed."""
-        decided_by = [self.training(self.epochs), cell.amount]
+        """Where a training is kept: elsewhere when how it is trained, its amount or its table has changed.
+
+        Not when code has: whoever changes that deletes the folder, hours of training, or not.
+        """
+        decided_by = [self.training(self.epochs), TEACHER, cell.amount]
         if cell.method in BY_TABLE and self.table is not None:
             decided_by.append(hashlib.sha256(self.table.read_bytes()).hexdigest())
         digest = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()[:8]

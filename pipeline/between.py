@@ -17,6 +17,7 @@ from ..targets.base import FloatPrecision
 from ..targets.measuring.device import Device, Frozen
 from ..targets.measuring.feeds import FeedSequence
 from ..targets.measuring.latency import LaunchSamples, of, summarize
+from ..writing import NotWrittenError
 from .export import export
 from .run_record import BetweenRecord
 from .steps import Step
@@ -53,9 +54,12 @@ class Between:
 
 
 @contextmanager
-def models_between(steps: Sequence[Step], options: Mapping[str, Any]) -> Iterator[list[Between]]:
-    """What the passes between the first and the last one left, where they changed anything, while it is entered."""
-    with tempfile.TemporaryDirectory() as folder:
+def models_between(steps: Sequence[Step], options: Mapping[str, Any], place: Path) -> Iterator[list[Between]]:
+    """What the passes between the first and the last one left, where they changed anything, while it is entered.
+
+    place: the folder in which their files are kept until then.
+    """
+    with tempfile.TemporaryDirectory(dir=place) as folder:
         yield [
             Between(
                 index,
@@ -89,13 +93,17 @@ class BuiltBetween:
             try:
                 engine = device.build(each.onnx(), place, fed.feeds[0], each.float_precision)
                 device.outputs(engine, fed.feeds[0])
-            except DeviceUnavailableError:
+            except (DeviceUnavailableError, NotWrittenError):  # a full disk is no failed model
                 raise
             except CompressError as error:
                 reasons[each.label] = str(error)
             else:
                 engines[each.label] = engine
         return BuiltBetween(engines, reasons)
+
+    def without(self, reason: str) -> BuiltBetween:
+        """None of them timed, for one reason."""
+        return BuiltBetween({}, {**dict.fromkeys(self.engines, reason), **self.reasons})
 
     def records(
         self, models: Sequence[Between], launches: Sequence[LaunchSamples], fed: FeedSequence

@@ -35,7 +35,6 @@ def export(model: Model, path: Path, opset: int = 19, ir_version: int = 9) -> Pa
     The batch stays dynamic when the model accepts any. Layers carry the names of their modules. An untouched
     ONNX input is copied as it is. Raises CompressError when the network has an operator without ONNX form.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if model.onnx_path is not None:
         import onnx
 

@@ -117,7 +117,16 @@ def _measured(
     parities, metrics, fidelity = judged(section.label, forwards, candidate, context, batch, find_layer)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         between = BuiltBetween.build(device, models, Path(scratch), fed, context.progress)
-        launches = _timed(device, {**engines, **between.engines}, fed, plan, context)
+        try:
+            launches = _timed(device, {**engines, **between.engines}, fed, plan, context)
+        except (DeviceUnavailableError, NotWrittenError):
+            raise
+        except CompressError as error:
+            if not between.engines:
+                raise
+            # Beside more engines each may hold less memory: what is shipped is timed as if there were no others.
+            between = between.without(f"timed beside the others: {error}")
+            launches = _timed(device, engines, fed, plan, context)
     records = {
         label: _engine_record(label, engine, of(launches, label), fed, metrics[label])
         for label, engine in engines.items()

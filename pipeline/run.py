@@ -210,7 +210,7 @@ class _Run:
     ) -> list[Measured]:
         """What each target makes of the float and the compressed model, and how fast those between passes are there."""
         timed = steps if self.recipe.measure.between else []
-        with models_between(timed, self.prepared.export_options) as between:
+        with models_between(timed, self.prepared.export_options, self.folder) as between:
             return [
                 self._target(section, candidate, between, context, shared) for section in self.recipe.targets
             ]

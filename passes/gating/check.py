@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..channels.units import Gates, Kept, Unit, gates_of
 from .cost import Cost
-from .projection import ROUNDING
-from .widths import Widths
+from .widths import ROUNDING, Widths
 
 Loss = Callable[[Gates], float]
 """How unlike the network with these gates is to what it was, on samples that it was not trained on."""
@@ -138,6 +137,7 @@ class _Trial:
                 if widths.cost() > self.limit:
                     widths.put(unit, widths.at[unit] - 1)
                     break
+        widths.widen_free()
         return True
 
     def _widened(self, unit: int) -> bool:

@@ -109,10 +109,11 @@ class Deciding:
         )
         if len(found.losses) == 1:
             return Decided(kept, effects)
-        before, after = (self.lessons.unlike_on_others(self._refitted(each)) for each in (kept, found.kept))
+        before, after = (self._unlike_on_others(each) for each in (kept, found.kept))
         note = (
             f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
-            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}, refitted and on others {before:.4g} -> {after:.4g}"
+            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}; {self._as_cut} and on others"
+            f" {before:.4g} -> {after:.4g}"
         )
         if not after < before:
             return Decided(kept, effects, (f"{note}: taken back",))
@@ -149,22 +150,44 @@ class Deciding:
         found = contenders(
             self.dissected.anatomy, self.importance, self.cost, share, options.round_to, options.least
         )
-        best, notes = found[0], list[str]()
-        if len(found) > 1:
-            self.say(f"{share:g}: refitting {len(found)} structures to compare them")
-            losses = [self.lessons.unlike(self._refitted(each.kept)) for each in found]
-            best = found[least(losses)]
-            told = ", ".join(f"{loss:.4g} {each.name}" for loss, each in zip(losses, found, strict=True))
-            notes.append(
-                f"{share:g}: unlikeness of refitted structures on held-out samples {told}: {best.name}"
-            )
-        notes += [f"{share:g}: {best.note}"] if best.note else []
-        return Decided(best.kept, notes=tuple(notes))
+        notes = [f"{share:g}: {each.name}: {each.note}" for each in found if each.note]
+        if len(found) == 1:
+            return Decided(found[0].kept, notes=tuple(notes))
+        self.say(f"{share:g}: refitting {len(found)} structures to compare them")
+        losses = [self.lessons.unlike(self._refitted(each.kept, self.whole)) for each in found]
+        best = found[least(losses)]
+        told = ", ".join(f"{loss:.4g} {each.name}" for loss, each in zip(losses, found, strict=True))
+        note = f"{share:g}: unlikeness of structures, {self._as_cut}, on held-out samples {told}: {best.name}"
+        return Decided(best.kept, notes=(*notes, note))
 
-    def _refitted(self, kept: Kept) -> nn.Module:
-        """What is left of the network without all but `kept`, refitted and not trained yet."""
+    @property
+    def cut_from(self) -> dict[str, nn.Module]:
+        """The networks that may be cut, by where their weights are from.
+
+        Gates choose well and train little: what their training costs the weights, a refitting may not give back.
+        """
+        before = {"out of the weights before": self.whole}
+        return (
+            before
+            if self.options.method == "solver"
+            else {"out of the trained weights": self.network} | before
+        )
+
+    def _unlike_on_others(self, kept: Kept) -> float:
+        """How unlike the whole network, on samples that decided nothing yet, what is cut will be."""
+        networks = (self._refitted(kept, whole) for whole in self.cut_from.values())
+        return min(self.lessons.unlike_on_others(network) for network in networks)
+
+    def _refitted(self, kept: Kept, whole: nn.Module) -> nn.Module:
+        """What is left of `whole` without all but `kept`, refitted and not trained yet."""
         removal = self.dissected.removal(kept)
-        return refitted(self.network, removal, self.lessons, self.options.compensation)[0]
+        return refitted(whole, removal, self.lessons, self.options.compensation)[0]
+
+    @property
+    def _as_cut(self) -> str:
+        """In words, whether a network is refitted after it is cut."""
+        refits = self.options.compensation or norms_of(self.whole)
+        return "refitted" if refits and self.any_batch and self.lessons.can_fit else "as they are cut"
 
     @cached_property
     def _tapped(self) -> Tapped:

@@ -34,11 +34,12 @@ FEWEST, MOST = 128, 256
 HELD = 2**28
 """Numbers of inputs and outputs of these that are held at once; fewer samples are looked at where they are larger."""
 FEWEST_TRIED, MOST_TRIED = 32, 128
-"""The fewest and the most on which one change of many is tried, in whole batches: of half of the validation part."""
+"""The fewest and the most on which one change of many is tried, in whole batches: of half of the validation part; so
+many others at least confirm what was chosen."""
 SMALL = 8
 """Samples of which all layers' outputs are held at once."""
 FIT_LEAST = 128
-"""Samples that a regression has at least, where calibration has so many."""
+"""Samples that a regression has at least, where calibration has so many and they may be held."""
 FITTED = 0.75
 """Share of these that it is fitted to; the others choose its strength."""
 BATCH = 32
@@ -66,7 +67,8 @@ class Lessons:
         affordable = WORK / max(macs, 1.0)
         numbers = sum(x[:1].numel() for x in (*inputs, *outputs))
         self.samples = int(max(FEWEST_TRIED, min(MOST, max(FEWEST, affordable), HELD / numbers)))
-        part = max(1, int(FITTED * min(len(calibration), max(self.samples, FIT_LEAST))))
+        regression = max(self.samples, min(FIT_LEAST, int(HELD / numbers)))
+        part = max(1, int(FITTED * min(len(calibration), regression)))
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
         self.held_out = list(self._batches(validation.head(self.samples), BATCH))
@@ -76,7 +78,8 @@ class Lessons:
         tried = int(min(MOST_TRIED, max(FEWEST_TRIED, affordable)))
         self._tried = min(-(-tried // batch), max(1, -(-len(validation) // batch) // 2))
         first = sum(len(batch[0]) for batch in self.held_out[: self._tried])
-        self._beyond = validation.between(first, first + self.samples)
+        unseen = self.samples if len(validation) >= self.samples + FEWEST_TRIED else first
+        self._beyond = validation.between(unseen, unseen + self.samples)
 
     @property
     def can_fit(self) -> bool:
@@ -109,7 +112,12 @@ class Lessons:
 
     @cached_property
     def others(self) -> list[Judged]:
-        """Held-out samples beyond those that single changes are tried on; none where all are one batch."""
+        """Held-out samples beyond those that single changes are tried on; none where that leaves but a few.
+
+        Beyond all that structures are judged on, where validation has so many.
+        """
+        if len(self._beyond) < FEWEST_TRIED:
+            return []
         batches = self._batches(self._beyond, BATCH)
         return [(batch, self._run(self.model.module, batch)) for batch in batches]
 

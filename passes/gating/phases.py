@@ -132,13 +132,10 @@ class Phases:
         self.notes += [note] if note else []
 
     def _cut(self, removal: Removal, share: float) -> nn.Module:
-        """What is left after a removal, refitted: of the weights that trained with the gates, or of those before.
-
-        Gates choose well and train little: what their training costs the weights, a refitting may not give back.
-        """
+        """What is left after a removal, refitted: of the weights that trained with the gates, or of those before."""
         self._say(f"{share:g}: refitting what is left")
         found = []
-        for which, whole in self._cut_from.items():
+        for which, whole in self.deciding.cut_from.items():
             network, notes = refitted(whole, removal, self.lessons, self.options.compensation)
             found.append((self.lessons.unlike(network), which, network, notes))
         _, which, network, notes = found[least([unlike for unlike, *_ in found])]
@@ -147,16 +144,6 @@ class Phases:
             told = ", ".join(f"{unlike:.4g} {name}" for unlike, name, *_ in found)
             self.notes.append(f"{share:g}: unlikeness on held-out samples {told}: cut {which}")
         return network
-
-    @property
-    def _cut_from(self) -> dict[str, nn.Module]:
-        """The networks that may be cut, by where their weights are from."""
-        before = {"out of the weights before": self.model.module}
-        return (
-            before
-            if self.options.method == "solver"
-            else {"out of the trained weights": self.network} | before
-        )
 
     def _fine_tune(self, network: nn.Module, share: float) -> None:
         objective = FineTuning(Tapped(network, [], self.layers_alone), self.likeness)

@@ -17,14 +17,12 @@ from ...errors import CompressError
 from ..channels.kind import Kind
 from ..channels.units import Kept, Unit
 from .cost import Cost
-from .widths import Widths
+from .widths import ROUNDING, Widths
 
 TOLERANCE = 0.01
 """How far below its target the cost may end, relative to it, where whole steps can come that near."""
 ROUNDS, DETOURS = 2, 16
 """How often what a step saves is asked for; and how many steps that are too large are looked at each time."""
-ROUNDING = 1e-9
-"""What sums of floats may be over a limit, relative to it."""
 EXCHANGES, PAIRS, FARTHEST = 8, 32, 6
 """To come near the target: how many exchanges of channels for others are made, how many pairs of units are tried for
 each, and how many steps each of them moves at most."""
@@ -41,9 +39,10 @@ def project(
 ) -> Kept:
     """What stays, of the units that lose anything, so that the cost is at most `target` times the whole one.
 
-    It is within TOLERANCE of that, or as near as steps of `round_to` come: `shortfall` says which. scores: (size,) of
-    each unit, the larger the rather a choice stays. per_cost: they are importances, none negative, which are divided by
-    what they cost; otherwise they are trained gates, which know the cost from their training, and rank as they are.
+    It is within TOLERANCE of that, or as near as steps of `round_to` come: `shortfall` says which. Nothing goes that
+    saves nothing, so that of what is in a block that is gone nothing is named. scores: (size,) of each unit, the larger
+    the rather a choice stays. per_cost: they are importances, none negative, which are divided by what they cost;
+    otherwise they are trained gates, which know the cost from their training, and rank as they are.
     Raises CompressError where the target cannot be met.
     """
     widths = Widths(units, scores, cost, round_to, least)
@@ -59,6 +58,7 @@ def project(
         search = _Search(widths, widths.prices(), per_cost, limit)
         search.cut()
     search.come_near()
+    widths.widen_free()
     return widths.kept()
 
 
@@ -81,6 +81,7 @@ def widened(
     search = _Search(widths, widths.prices(), True, target * cost.whole * (1 + ROUNDING))
     search.fill()
     search.come_near()
+    widths.widen_free()
     return widths.kept()
 
 

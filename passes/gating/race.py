@@ -10,6 +10,7 @@ most like the whole network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,10 +18,11 @@ from torch import Tensor
 from ...errors import CompressError
 from ..channels.anatomy import Anatomy
 from ..channels.kind import Kind
-from ..channels.units import Kept, Unit
+from ..channels.units import Kept, Unit, gates_of
 from .cost import Cost
 from .projection import widened
 from .solver import Solver
+from .widths import ROUNDING
 
 SECONDS, SECONDS_OF_PARTS = 60.0, 20.0
 """The time that the solver has where everything may go, and where only some kinds may."""
@@ -34,7 +36,7 @@ PARTS: Mapping[str, Callable[[Unit], bool]] = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A structure that meets the target. name: what may go, and how it was chosen; note: what the solver has to say."""
+    """A structure. name: what may go, and how it was chosen; note: what the solver has to say."""
 
     name: str
     kept: Kept
@@ -49,15 +51,18 @@ def contenders(
     round_to: int,
     least: float,
 ) -> list[Contender]:
-    """Structures of at most this share of the cost, no two the same; the first is the solver's with all kinds.
+    """Structures of at most this share of the cost, no two the same.
 
-    Raises CompressError where not even that can cost so little.
+    Where none costs so little, it is the solver's alone, which may be up to 1 % above. Raises CompressError where that
+    cannot be either.
     """
     found: list[Contender] = []
     for contender in _each(anatomy, importance, cost, share, round_to, least):
         if all(contender.kept != other.kept for other in found):
             found.append(contender)
-    return found
+    limit = share * cost.whole * (1 + ROUNDING)
+    within = [each for each in found if float(cost.of(gates_of(each.kept, anatomy.units))) <= limit]
+    return within or found[:1]
 
 
 def _each(
@@ -74,12 +79,15 @@ def _each(
         solver = Solver(anatomy, own, cost, pieces, round_to, least)
         try:
             solved = solver.solve(share, SECONDS if len(seen) == 1 else SECONDS_OF_PARTS)
-            # What does no harm goes however little it saves.
-            kept = widened(solved.kept, own, cost, share, units, round_to, least)
-            yield Contender(name, kept, solved.note)
-            if all(unit.kind is not Kind.BLOCK for unit in units):
-                alike = widened(solver.alike(share).kept, own, cost, share, units, round_to, least)
-                yield Contender(f"{name}, shrunk alike", alike)
         except CompressError:
             if len(seen) == 1:
-                raise  # the parts of it cannot meet the target either
+                raise
+            continue  # of these alone too little can go
+        shapes = {name if solved.gap is not None else f"{name}, shrunk alike": solved}
+        if all(unit.kind is not Kind.BLOCK for unit in units):
+            with suppress(CompressError):  # what the solver came to may be a little over the target
+                shapes.setdefault(f"{name}, shrunk alike", solver.alike(share))
+        for shape, each in shapes.items():
+            # A solver lets go of all that does no harm: what fits comes back.
+            kept = widened(each.kept, own, cost, share, units, round_to, least)
+            yield Contender(shape, kept, solved.note if each is solved else None)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..channels.kind import Kind
 from ..channels.units import Kept, Unit, gates_of
 from .cost import Cost
-from .projection import ROUNDING, TOLERANCE
-from .widths import step_of, widths_of
+from .projection import TOLERANCE
+from .widths import ROUNDING, step_of, widths_of
 
 
 def shortfall(

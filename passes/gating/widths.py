@@ -13,6 +13,8 @@ from ..channels.rounding import channel_step
 from ..channels.units import Kept, Unit
 from .cost import Cost
 
+ROUNDING = 1e-9
+"""What sums of floats may be over a limit, relative to it."""
 NO_PRICE = 1e-12
 """What is counted for choices that cost nothing, relative to the whole cost."""
 
@@ -112,6 +114,17 @@ class Widths:
         cost = self.cost()
         self.put(unit, before)
         return cost
+
+    def widen_free(self) -> None:
+        """Widen every unit by as many steps as cost nothing.
+
+        Devices that compute channels in groups take no less for a part of one; and nothing is saved inside a block
+        that is gone, whose units are then whole.
+        """
+        for unit, numbers in enumerate(self.numbers):
+            most = self.cost() * (1 + ROUNDING)
+            while self.at[unit] + 1 < len(numbers) and self.cost_with(unit, self.at[unit] + 1) <= most:
+                self.put(unit, self.at[unit] + 1)
 
     def score(self, unit: int, at: int) -> float:
         """The mean over the choices that number `at` is short of the next one."""

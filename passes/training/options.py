@@ -35,7 +35,7 @@ class TrainingOptions(BaseModel):
         gt=0,
         le=10,
         description="Largest learning rate, at the end of the warm-up. Pretrained transformers want less than"
-        " convolutions do, often 1e-5 or still less.",
+        " convolutions do: at 16 in a batch often 1e-6.",
     )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the rate rises to `lr`.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decay of weights (not of biases).")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import ahead_runtime
 import onnx
 import pytest
 import torch
+from edgepress.errors import CompressError
 from edgepress.model import Model
+from edgepress.pipeline import measure
 from edgepress.pipeline.between import Between
 from edgepress.pipeline.engine_proofs import Candidate
 from edgepress.pipeline.measure import Measured, measure_target
 from edgepress.pipeline.recipe.sections import MeasureSection, TargetSection
 from edgepress.pipeline.run_record import plain_settings
 from edgepress.targets import TARGETS, tensorrt
+from edgepress.targets.measuring.device import Device, Frozen
+from edgepress.targets.measuring.latency import LaunchSamples
+from edgepress.writing import NotWrittenError
 from onnx import helper
 from quantization_nets import context_of, samples
 from tiny_onnx import model_of
@@ -90,6 +96,40 @@ def test_a_model_between_passes_that_is_refused_costs_the_others_nothing(
     assert (refused.step, refused.latency_ms, timed.step, timed.reason) == (1, None, 2, "")
     assert refused.reason.startswith(f"{tmp_path / '1.onnx'}: onnxruntime ") and "no.such" in refused.reason
     assert timed.latency_ms is not None and timed.latency_ms.launches == PLAN.pairs
+
+
+def test_models_between_passes_that_cannot_be_timed_beside_the_others_cost_these_nothing(
+    measured: Callable[..., Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All engines are held at once while they are timed, and each may then hold less memory."""
+    timed = measure.measure_rounds
+
+    def at_most_two(device: Device, engines: Mapping[str, Frozen], *rest: Any) -> list[LaunchSamples]:
+        if len(engines) > 2:
+            raise CompressError("the engine needs more than 300 MB")
+        return timed(device, engines, *rest)
+
+    monkeypatch.setattr(measure, "measure_rounds", at_most_two)
+    record = measured(
+        runtime="onnxruntime", between=[between_of(tmp_path / "1.onnx", 1, classifier())]
+    ).record
+    assert (
+        record.status == "run" and record.compressed is not None and record.compressed.latency_ms is not None
+    )
+    [left] = record.between
+    assert (left.latency_ms, left.reason) == (
+        None,
+        "timed beside the others: the engine needs more than 300 MB",
+    )
+
+
+def test_a_model_between_passes_that_cannot_be_written_is_no_refusal_of_the_device(
+    measured: Callable[..., Measured], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file, and no folder")
+    model = replace(between_of(tmp_path / "1.onnx", 1, classifier()), path=tmp_path / "taken" / "1.onnx")
+    with pytest.raises(NotWrittenError, match="taken"):
+        measured(runtime="onnxruntime", between=[model])
 
 
 WAYS = [pytest.param("", id="a target"), pytest.param("lab", id="a device")]

@@ -18,6 +18,7 @@ from edgepress.passes.gating.decided import Decided, remembered
 WAYS: dict[str, dict[str, Any]] = {
     "gates": {"gate_epochs": 1, "targets": [0.8, 0.6]},
     "solver": {"method": "solver", "target": 0.7},
+    "solver, one target after the other": {"method": "solver", "targets": [0.8, 0.6]},
     "elastic": {"elastic": [1.0, 0.7]},
 }
 
@@ -28,7 +29,7 @@ class KilledError(Exception):
 
 def pruned(scratch: Path, options: dict[str, Any]) -> PassResult:
     chosen = Gates.model_validate({"training": tiny_gates.TRAINING, "round_to": 1, **options})
-    return chosen.apply(tiny_gates.model(), tiny_gates.context(scratch))
+    return chosen.apply(tiny_gates.model(), tiny_gates.context(scratch, validation=100))
 
 
 def fail(*_: Any, **__: Any) -> Any:
@@ -49,7 +50,7 @@ def test_a_run_that_was_killed_goes_on_with_what_it_decided(
         patched.setattr(phases.Phases, "_judged", killed)
         with pytest.raises(KilledError):
             pruned(tmp_path / "killed", WAYS[way])
-    if way != "gates":  # whose second target is still to be decided
+    if way in ("solver", "elastic"):  # others have a second target, which is still to be decided
         monkeypatch.setattr(deciding, "leave_one_out", fail)
         monkeypatch.setattr(race.Solver, "solve", fail)
         monkeypatch.setattr(elastic.Solver, "solve", fail)
@@ -57,6 +58,24 @@ def test_a_run_that_was_killed_goes_on_with_what_it_decided(
     assert found.notes == whole.notes
     assert found.plan.details["gates"] == whole.plan.details["gates"]
     assert found.plan.tensors.keys() == whole.plan.tensors.keys()
+    assert all(torch.equal(found.plan.tensors[name], tensor) for name, tensor in whole.plan.tensors.items())
+
+
+@pytest.mark.parametrize("way", ["gates", "solver, one target after the other"])
+def test_a_run_that_was_killed_while_it_tried_out_what_is_to_go_ends_alike(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pruned(tmp_path / "whole", WAYS[way])
+
+    def killed(*_: Any) -> Any:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deciding.Deciding, "_tried_out", killed)
+        with pytest.raises(KilledError):
+            pruned(tmp_path / "killed", WAYS[way])
+    found = pruned(tmp_path / "killed", WAYS[way])
+    assert found.notes == whole.notes
     assert all(torch.equal(found.plan.tensors[name], tensor) for name, tensor in whole.plan.tensors.items())
 
 

@@ -105,15 +105,26 @@ def test_single_changes_of_a_large_network_are_tried_on_few_samples_and_confirme
     assert lessons.samples >= FEWEST
     first = torch.cat([batch[0] for batch in lessons.held_out])
     beyond = torch.cat([batch[0] for batch, _ in lessons.others])
-    assert len(beyond) == min(lessons.samples, 400 - tried)
-    assert not any(torch.equal(x, y) for x in first[:tried] for y in beyond)
-    assert torch.equal(beyond[: len(first) - tried], first[tried:])
+    assert len(beyond) == min(lessons.samples, 400 - lessons.samples)
+    assert not any(torch.equal(x, y) for x in first for y in beyond)
+
+
+def test_where_validation_is_small_what_single_changes_were_not_tried_on_confirms_them() -> None:
+    """Structures were judged on these; where there are fewer than 32 of them, nothing confirms."""
+    lessons = Lessons(Gates(), tiny_gates.model(), tiny_gates.context(validation=140), macs=1e12)
+    first = torch.cat([batch[0] for batch in lessons.held_out])
+    beyond = torch.cat([batch[0] for batch, _ in lessons.others])
+    assert len(first) == FEWEST and len(beyond) == 140 - 32
+    assert torch.equal(beyond[: FEWEST - 32], first[32:])
+    assert not Lessons(Gates(), tiny_gates.model(), tiny_gates.context(validation=60), macs=1e12).others
 
 
 def test_fewer_samples_are_looked_at_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = tiny_gates.context(validation=400)
+    context = tiny_gates.context(calibration=400, validation=400)
     monkeypatch.setattr(lessons_module, "HELD", 50 * (tiny_gates.SIDE**2 + tiny_gates.CLASSES))
-    assert Lessons(Gates(), tiny_gates.model(), context, macs=1e6).samples == 50
+    lessons = Lessons(Gates(), tiny_gates.model(), context, macs=1e6)
+    assert lessons.samples == 50
+    assert sum(sizes(lessons.fit)) + sum(sizes(lessons.choose)) <= 50
 
 
 def test_where_outputs_matter_every_sample_counts_alike() -> None:

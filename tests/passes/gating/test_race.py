@@ -57,9 +57,24 @@ def test_the_refitted_networks_decide_and_that_is_told() -> None:
     )  # fmt: skip
     chosen = Gates(method="solver", target=0.3, round_to=1, training={"epochs": 0})
     result = chosen.apply(tiny_gates.model(net.eval()), tiny_gates.context(calibration=200, validation=300))
-    [note] = [note for note in result.notes if "refitted structures" in note]
-    told = note.removeprefix("0.3: unlikeness of refitted structures on held-out samples ")
+    [note] = [note for note in result.notes if "unlikeness of structures" in note]
+    told = note.removeprefix("0.3: unlikeness of structures, refitted, on held-out samples ")
     found = re.fullmatch(r"(\S+) all kinds, (\S+) all kinds, shrunk alike: (.+)", told)
     assert found is not None, told
     best = "all kinds" if float(found[1]) <= float(found[2]) else "all kinds, shrunk alike"
     assert found[3] == best
+
+
+def test_a_network_that_cannot_be_refitted_is_told_to_be_compared_as_it_is_cut() -> None:
+    """Of a static batch of 8 that only whole batches can be run through."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 12, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(48, tiny_gates.CLASSES),
+    )  # fmt: skip
+    chosen = Gates(method="solver", target=0.3, round_to=1, training={"epochs": 0})
+    model = tiny_gates.model(net.eval(), static_batch=8)
+    result = chosen.apply(model, tiny_gates.context(train=0, calibration=200, validation=304))
+    [note] = [note for note in result.notes if "unlikeness of structures" in note]
+    assert note.startswith("0.3: unlikeness of structures, as they are cut, on held-out samples ")
+    assert any(note.startswith("not refitted: ") for note in result.notes)
