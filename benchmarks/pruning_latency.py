@@ -61,17 +61,18 @@ def amounts_for(bench: Bench, method: str, targets: Sequence[float], search: boo
 
 def _found(bench: Bench, method: str, target: float, probes: dict[float, float]) -> float:
     """The amount whose latency is nearest to the target, after as many more probes as it takes, or may take."""
-    for _ in range(MOST_PROBES):
+    made = 0
+    while made < MOST_PROBES:
         amount = _between(probes, target)
         if amount in probes or min(abs(share / target - 1) for share in probes.values()) <= TOLERANCE:
             break
-        probes[amount] = _probed(bench, method, amount)
+        probes[amount], made = _probed(bench, method, amount), made + 1
         print(f"{method}: with {amount:g} kept {probes[amount]:.3f} of the latency", flush=True)
     found = {amount: share for amount, share in probes.items() if 0 < amount < 1}
     nearest = min(found, key=lambda amount: abs(found[amount] - target))
     told = f"{method}: {nearest:g} kept for {target:g} of the latency, {found[nearest]:.3f} measured"
     far = abs(found[nearest] / target - 1) > TOLERANCE
-    print(f"{told}: none nearer was found in {MOST_PROBES} probes" if far else told, flush=True)
+    print(f"{told}: none nearer was found in {made} probes" if far else told, flush=True)
     return nearest
 
 

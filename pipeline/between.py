@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,9 @@ from ..writing import NotWrittenError
 from .export import export
 from .run_record import BetweenRecord
 from .steps import Step
+
+FOLDER = ".between"
+BESIDE_OTHERS = "timed beside the others: "
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,23 @@ def models_between(steps: Sequence[Step], options: Mapping[str, Any], place: Pat
 
     place: the folder in which their files are kept until then.
     """
-    with tempfile.TemporaryDirectory(dir=place) as folder:
+    folder = place / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
         yield [
             Between(
                 index,
                 step.key,
                 step.record.pass_name,
                 step.model,
-                Path(folder) / f"between-{index}.onnx",
+                folder / f"between-{index}.onnx",
                 options,
             )
             for index, step in enumerate(steps[:-1])
             if index and step.record.modified and step.model is not steps[-1].model
         ]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,9 @@ class BuiltBetween:
                 engines[each.label] = engine
         return BuiltBetween(engines, reasons)
 
-    def without(self, reason: str) -> BuiltBetween:
-        """None of them timed, for one reason."""
-        return BuiltBetween({}, {**dict.fromkeys(self.engines, reason), **self.reasons})
+    def untimed(self, error: CompressError) -> BuiltBetween:
+        """None of them timed, as what held all engines at once failed."""
+        return BuiltBetween({}, {**dict.fromkeys(self.engines, f"{BESIDE_OTHERS}{error}"), **self.reasons})
 
     def records(
         self, models: Sequence[Between], launches: Sequence[LaunchSamples], fed: FeedSequence

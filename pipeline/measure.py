@@ -22,7 +22,7 @@ from ..targets.measuring.feeds import FeedSequence
 from ..targets.measuring.latency import LaunchSamples, Speedup, median_known, of, speedup_in_turns, summarize
 from ..targets.measuring.turns import LaunchPlan, measure_rounds
 from ..writing import NotWrittenError
-from .between import Between, BuiltBetween
+from .between import BESIDE_OTHERS, Between, BuiltBetween
 from .devices.opened import opened
 from .engine_proofs import COMPRESSED, DEFAULT, F32, Candidate, forward_of, judged, layer_finder
 from .launch_inputs import example_feeds, run_inputs
@@ -39,6 +39,12 @@ class Measured:
 
     record: TargetRecord
     artefacts: tuple[Artefact, ...]
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it would be the same again: what failed by a limit of time or memory may not."""
+        passing = any(row.reason.startswith(BESIDE_OTHERS) for row in self.record.between)
+        return self.record.status in ("run", "built") and not passing
 
 
 def limits_of(plan: MeasureSection) -> Limits:
@@ -125,7 +131,7 @@ def _measured(
             if not between.engines:
                 raise
             # Beside more engines each may hold less memory: what is shipped is timed as if there were no others.
-            between = between.without(f"timed beside the others: {error}")
+            between = between.untimed(error)
             launches = _timed(device, engines, fed, plan, context)
     records = {
         label: _engine_record(label, engine, of(launches, label), fed, metrics[label])

@@ -245,7 +245,7 @@ class _Run:
             self.progress.say(f"{section.label}: reused with its latencies; --remeasure times it again")
             return stored
         measured = measure_target(section, candidate, context, self.recipe.measure, folder, between)
-        if measured.record.status in ("run", "built"):
+        if measured.lasting:
             store_target(self.store, key, self.folder, measured)
         return measured
 

@@ -16,6 +16,7 @@ from ..training.stage import Stages
 from .batch_norm import norms_of, reestimate
 from .check import exchange, leave_one_out
 from .cost import Cost
+from .cuts import Cuts
 from .decided import Decided, remembered
 from .gate import Gate
 from .held_out import keep_where_no_worse, least
@@ -25,7 +26,6 @@ from .objective import Gating, Ramp
 from .options import GatesOptions
 from .projection import project
 from .race import contenders
-from .repair import refitted
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Deciding:
         return self.dissected.anatomy.units
 
     @cached_property
+    def cuts(self) -> Cuts:
+        """What is left of the network by one structure or another, before it trains."""
+        return Cuts(self.options, self.dissected, self.whole, self.network, self.any_batch, self.lessons)
+
+    @cached_property
     def importance(self) -> dict[str, Tensor]:
         """What each choice is worth before any training, as half a divergence in nats."""
         self.say("reading what each channel is worth")
@@ -67,6 +72,7 @@ class Deciding:
         """
         # Also of a run that was killed: the weights are those of this training.
         gates = None if self.options.method == "solver" else self._trained_gates(share, before)
+        self.cuts.forget()  # what was cut out of other weights
         first = self._remembered(f"structure-{share:g}", lambda: self._first(share, gates))
         self.say(f"{share:g}: trying out what is to go")
         self._settle(first.kept)
@@ -109,10 +115,13 @@ class Deciding:
         )
         if len(found.losses) == 1:
             return Decided(kept, effects)
-        before, after = (self._unlike_on_others(each) for each in (kept, found.kept))
+        self.say(f"{share:g}: seeing whether exchanges help other samples")
+        before, after = (
+            self.lessons.unlike_on_others(self.cuts.of(each).network) for each in (kept, found.kept)
+        )
         note = (
             f"{share:g}: {len(found.losses) - 1} exchanges between layers; unlikeness on held-out samples"
-            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}; {self._as_cut} and on others"
+            f" {found.losses[0]:.4g} -> {found.losses[-1]:.4g}; {self.cuts.how} and on others"
             f" {before:.4g} -> {after:.4g}"
         )
         if not after < before:
@@ -154,40 +163,16 @@ class Deciding:
         if len(found) == 1:
             return Decided(found[0].kept, notes=tuple(notes))
         self.say(f"{share:g}: refitting {len(found)} structures to compare them")
-        losses = [self.lessons.unlike(self._refitted(each.kept, self.whole)) for each in found]
-        best = found[least(losses)]
+        losses = list[float]()
+        for each in found:
+            losses.append(self.cuts.of(each.kept).unlike)
+            best = found[least(losses)]
+            self.cuts.forget(but=best.kept)
         told = ", ".join(f"{loss:.4g} {each.name}" for loss, each in zip(losses, found, strict=True))
-        note = f"{share:g}: unlikeness of structures, {self._as_cut}, on held-out samples {told}: {best.name}"
-        return Decided(best.kept, notes=(*notes, note))
-
-    @property
-    def cut_from(self) -> dict[str, nn.Module]:
-        """The networks that may be cut, by where their weights are from.
-
-        Gates choose well and train little: what their training costs the weights, a refitting may not give back.
-        """
-        before = {"out of the weights before": self.whole}
-        return (
-            before
-            if self.options.method == "solver"
-            else {"out of the trained weights": self.network} | before
+        note = (
+            f"{share:g}: unlikeness of structures, {self.cuts.how}, on held-out samples {told}: {best.name}"
         )
-
-    def _unlike_on_others(self, kept: Kept) -> float:
-        """How unlike the whole network, on samples that decided nothing yet, what is cut will be."""
-        networks = (self._refitted(kept, whole) for whole in self.cut_from.values())
-        return min(self.lessons.unlike_on_others(network) for network in networks)
-
-    def _refitted(self, kept: Kept, whole: nn.Module) -> nn.Module:
-        """What is left of `whole` without all but `kept`, refitted and not trained yet."""
-        removal = self.dissected.removal(kept)
-        return refitted(whole, removal, self.lessons, self.options.compensation)[0]
-
-    @property
-    def _as_cut(self) -> str:
-        """In words, whether a network is refitted after it is cut."""
-        refits = self.options.compensation or norms_of(self.whole)
-        return "refitted" if refits and self.any_batch and self.lessons.can_fit else "as they are cut"
+        return Decided(best.kept, notes=(*notes, note))
 
     @cached_property
     def _tapped(self) -> Tapped:

@@ -38,10 +38,8 @@ FEWEST_TRIED, MOST_TRIED = 32, 128
 many others at least confirm what was chosen."""
 SMALL = 8
 """Samples of which all layers' outputs are held at once."""
-FIT_LEAST = 128
-"""Samples that a regression has at least, where calibration has so many and they may be held."""
 FITTED = 0.75
-"""Share of these that it is fitted to; the others choose its strength."""
+"""Share of a regression's samples that it is fitted to; the others choose its strength."""
 BATCH = 32
 Judged = tuple[Batch, tuple[Tensor, ...]]
 """Inputs, and what the whole network puts out for them."""
@@ -67,8 +65,7 @@ class Lessons:
         affordable = WORK / max(macs, 1.0)
         numbers = sum(x[:1].numel() for x in (*inputs, *outputs))
         self.samples = int(max(FEWEST_TRIED, min(MOST, max(FEWEST, affordable), HELD / numbers)))
-        regression = max(self.samples, min(FIT_LEAST, int(HELD / numbers)))
-        part = max(1, int(FITTED * min(len(calibration), regression)))
+        part = max(1, int(FITTED * min(len(calibration), self.samples)))
         self.fit = list(self._even_batches(calibration.head(part)))
         self.choose = list(self._batches(calibration.between(part, part + max(1, part // 3)), BATCH))
         self.held_out = list(self._batches(validation.head(self.samples), BATCH))
@@ -78,7 +75,7 @@ class Lessons:
         tried = int(min(MOST_TRIED, max(FEWEST_TRIED, affordable)))
         self._tried = min(-(-tried // batch), max(1, -(-len(validation) // batch) // 2))
         first = sum(len(batch[0]) for batch in self.held_out[: self._tried])
-        unseen = self.samples if len(validation) >= self.samples + FEWEST_TRIED else first
+        unseen = self.samples if len(validation) >= self.samples + self.samples // 2 else first
         self._beyond = validation.between(unseen, unseen + self.samples)
 
     @property
@@ -114,7 +111,7 @@ class Lessons:
     def others(self) -> list[Judged]:
         """Held-out samples beyond those that single changes are tried on; none where that leaves but a few.
 
-        Beyond all that structures are judged on, where validation has so many.
+        Beyond all that structures and refits are judged on, where validation has half as many again.
         """
         if len(self._beyond) < FEWEST_TRIED:
             return []

@@ -14,7 +14,6 @@ from ...model import Model
 from ..base import PassContext, PassPlan
 from ..channels.anatomy import LayerUse
 from ..channels.dissect import dissect
-from ..channels.removal import Removal
 from ..channels.units import Kept
 from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
@@ -24,12 +23,10 @@ from .decided import Decided, remembered
 from .deciding import Deciding
 from .elastic import Elastic, Nested, nested
 from .fine_tuning import FineTuning
-from .held_out import least
 from .lessons import Lessons
 from .options import NOTHING_HINT, GatesOptions
 from .pieces import Latency
 from .planned import as_data
-from .repair import refitted
 from .shortfall import shortfall
 from .table import read_table
 from .told import Smaller, details, summary
@@ -122,7 +119,7 @@ class Phases:
         decided = self.deciding.decided(share, before)
         self._note_shortfall(decided.kept, share)
         removal = self.dissected.removal(decided.kept)
-        network = self._cut(removal, share)
+        network = self._cut(decided.kept, share)
         self._fine_tune(network, share)
         return self._judged(Smaller(share, decided.kept, decided.effects, removal, network))
 
@@ -131,19 +128,13 @@ class Phases:
         note = shortfall(kept, self.cost, share, self.units, options.round_to, options.least)
         self.notes += [note] if note else []
 
-    def _cut(self, removal: Removal, share: float) -> nn.Module:
-        """What is left after a removal, refitted: of the weights that trained with the gates, or of those before."""
+    def _cut(self, kept: Kept, share: float) -> nn.Module:
+        """What is left after a removal, refitted."""
         self._say(f"{share:g}: refitting what is left")
-        found = []
-        for which, whole in self.deciding.cut_from.items():
-            network, notes = refitted(whole, removal, self.lessons, self.options.compensation)
-            found.append((self.lessons.unlike(network), which, network, notes))
-        _, which, network, notes = found[least([unlike for unlike, *_ in found])]
-        self.notes += notes
-        if len(found) > 1:
-            told = ", ".join(f"{unlike:.4g} {name}" for unlike, name, *_ in found)
-            self.notes.append(f"{share:g}: unlikeness on held-out samples {told}: cut {which}")
-        return network
+        cut = self.deciding.cuts.of(kept)
+        self.deciding.cuts.forget()  # it trains from now on
+        self.notes += cut.notes
+        return cut.network
 
     def _fine_tune(self, network: nn.Module, share: float) -> None:
         objective = FineTuning(Tapped(network, [], self.layers_alone), self.likeness)

@@ -21,7 +21,7 @@ from ..channels.kind import Kind
 from ..channels.units import Kept, Unit, gates_of
 from .cost import Cost
 from .projection import widened
-from .solver import Solver
+from .solver import TOLERANCE, Solved, Solver
 from .widths import ROUNDING
 
 SECONDS, SECONDS_OF_PARTS = 60.0, 20.0
@@ -53,16 +53,15 @@ def contenders(
 ) -> list[Contender]:
     """Structures of at most this share of the cost, no two the same.
 
-    Where none costs so little, it is the solver's alone, which may be up to 1 % above. Raises CompressError where that
-    cannot be either.
+    Where none costs so little, those that are up to 1 % above, as the solver may be. Raises CompressError where its own
+    with all kinds cannot be.
     """
     found: list[Contender] = []
     for contender in _each(anatomy, importance, cost, share, round_to, least):
         if all(contender.kept != other.kept for other in found):
             found.append(contender)
     limit = share * cost.whole * (1 + ROUNDING)
-    within = [each for each in found if float(cost.of(gates_of(each.kept, anatomy.units))) <= limit]
-    return within or found[:1]
+    return [each for each in found if float(cost.of(gates_of(each.kept, anatomy.units))) <= limit] or found
 
 
 def _each(
@@ -78,7 +77,7 @@ def _each(
         own = {unit: importance[unit] for unit in names}
         solver = Solver(anatomy, own, cost, pieces, round_to, least)
         try:
-            solved = solver.solve(share, SECONDS if len(seen) == 1 else SECONDS_OF_PARTS)
+            solved = _solved(solver, cost, share, SECONDS if len(seen) == 1 else SECONDS_OF_PARTS)
         except CompressError:
             if len(seen) == 1:
                 raise
@@ -91,3 +90,12 @@ def _each(
             # A solver lets go of all that does no harm: what fits comes back.
             kept = widened(each.kept, own, cost, share, units, round_to, least)
             yield Contender(shape, kept, solved.note if each is solved else None)
+
+
+def _solved(solver: Solver, cost: Cost, share: float, seconds: float) -> Solved:
+    """The solver's structure; where that is a little above the target, as tables may be wrong, one that is not."""
+    found = solver.solve(share, seconds)
+    if found.cost > share * cost.whole * (1 + ROUNDING):
+        with suppress(CompressError):  # it is at its least already
+            return solver.solve(share / (1 + TOLERANCE), seconds)
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -118,13 +119,38 @@ class Widths:
     def widen_free(self) -> None:
         """Widen every unit by as many steps as cost nothing.
 
-        Devices that compute channels in groups take no less for a part of one; and nothing is saved inside a block
-        that is gone, whose units are then whole.
+        Devices that compute channels in groups take no less for a part of one. What lies in a block that is gone stays
+        as narrow as it was, for the block may come back.
         """
+        hidden = self._hidden()
         for unit, numbers in enumerate(self.numbers):
             most = self.cost() * (1 + ROUNDING)
-            while self.at[unit] + 1 < len(numbers) and self.cost_with(unit, self.at[unit] + 1) <= most:
+            while (
+                unit not in hidden
+                and self.at[unit] + 1 < len(numbers)
+                and self.cost_with(unit, self.at[unit] + 1) <= most
+            ):
                 self.put(unit, self.at[unit] + 1)
+
+    def _hidden(self) -> set[int]:
+        """The units that cost something, were it not for blocks that are gone."""
+        free = [unit for unit in range(len(self.units)) if not self._costs_something(unit)]
+        with self._all_blocks():
+            return {unit for unit in free if self._costs_something(unit)}
+
+    def _costs_something(self, unit: int) -> bool:
+        saved = self.cost_with(unit, len(self.numbers[unit]) - 1) - self.cost_with(unit, 0)
+        return saved > ROUNDING * self._cost.whole
+
+    @contextmanager
+    def _all_blocks(self) -> Iterator[None]:
+        """With all blocks back while it is entered."""
+        before = list(self.at)
+        for place, unit in enumerate(self.units):
+            if unit.kind is Kind.BLOCK:
+                self.put(place, len(self.numbers[place]) - 1)
+        yield
+        self.put_all(before)
 
     def score(self, unit: int, at: int) -> float:
         """The mean over the choices that number `at` is short of the next one."""
@@ -136,14 +162,8 @@ class Widths:
 
         Of what lies in a block that is gone: as if that were there.
         """
-        blocks = [place for place, unit in enumerate(self.units) if unit.kind is Kind.BLOCK]
-        before = [self.at[block] for block in blocks]
-        for block in blocks:
-            self.put(block, len(self.numbers[block]) - 1)
-        prices = [self._price(unit) for unit in range(len(self.units))]
-        for block, at in zip(blocks, before, strict=True):
-            self.put(block, at)
-        return prices
+        with self._all_blocks():
+            return [self._price(unit) for unit in range(len(self.units))]
 
     def _price(self, unit: int) -> float:
         numbers = self.numbers[unit]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from edgepress.passes.channels.anatomy import Anatomy, LayerUse, Side, Term
 from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.units import Unit
+from edgepress.passes.gating.pieces import Latency
+from torch import Tensor
 
 
 def side(*parts: tuple[str, int] | int) -> Side:
@@ -107,3 +111,26 @@ def large(blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Anatomy:
             ]
         before = stream
     return network(units, [*layers, convolution("head", before, side(100), 1)])
+
+
+def importance_of(anatomy: Anatomy, seed: int) -> dict[str, Tensor]:
+    """Importances of which a block's is as large as those of several channels."""
+    drawn = torch.Generator().manual_seed(seed)
+    return {
+        unit.name: torch.rand(unit.size, generator=drawn) ** 3 * (8 if unit.kind is Kind.BLOCK else 1)
+        for unit in anatomy.units
+    }
+
+
+def milliseconds(anatomy: Anatomy, steps: bool = True) -> Latency:
+    """A time with a fixed part for each layer, which goes up in steps or evenly, and some that is no layer's."""
+    macs = {layer.name: layer.macs[0].factor for layer in anatomy.layers}
+
+    def latency(widths: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        total = torch.tensor(3.0, dtype=torch.float64)
+        for name, (inputs, outputs, present) in widths.items():
+            parts = torch.ceil(inputs / 6) if steps else inputs / 6
+            total = total + present * (5.0 + parts * torch.sqrt(outputs) + 0.01 * macs[name])
+        return total
+
+    return latency

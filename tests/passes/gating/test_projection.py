@@ -85,7 +85,8 @@ def check_order(kept: Kept, scores: Mapping[str, Tensor]) -> None:
 def nothing_fits(
     kept: Kept, scores: Mapping[str, Tensor], cost: Cost, limit: float, units: Sequence[Unit], round_to: int
 ) -> bool:
-    """Whether no unit could be one step wider inside the limit."""
+    """Whether no unit could be one step wider inside the limit, but for what costs nothing, in blocks that are gone."""
+    now_costs = cost_of(kept, cost, units)
     for unit in units:
         widths = widths_of(unit, round_to, 0.0)
         now = len(kept.get(unit.name, range(unit.size)))
@@ -93,7 +94,7 @@ def nothing_fits(
             count = next(width for width in widths if width > now)
             best = torch.argsort(scores[unit.name].double(), descending=True, stable=True)[:count]
             wider = {**kept, unit.name: tuple(sorted(best.tolist()))}
-            if cost_of(wider, cost, units) <= limit:
+            if now_costs < cost_of(wider, cost, units) <= limit:
                 return False
     return True
 
@@ -194,8 +195,8 @@ def test_what_a_solver_dropped_for_nothing_comes_back_as_far_as_it_fits() -> Non
 
 
 def test_nothing_goes_that_saves_nothing() -> None:
-    """A device that computes 32 channels at a time takes no less for 40 than for 64; what is in a block that is gone is
-    not told of."""
+    """A device that computes 32 channels at a time takes no less for 40 than for 64. What is in a block that is gone
+    stays as it was decided."""
     anatomy = chain([96, 128, 96, 64], blocks=2)
     cost = LatencyCost(anatomy, by_groups_of_channels)
     for seed in range(20):
@@ -205,9 +206,9 @@ def test_nothing_goes_that_saves_nothing() -> None:
             project(scores, cost, 0.5, anatomy.units, per_cost=False),
             widened({"c1": tuple(best(scores["c1"], 40))}, scores, cost, 0.95, anatomy.units),
         ):
-            assert all(len(choices) % 32 == 0 for choices in kept.values())
             gone = {name for name, choices in kept.items() if not choices}
-            assert not any(f"h{block[1:]}" in kept for block in gone)
+            seen = {name: choices for name, choices in kept.items() if name.replace("h", "b") not in gone}
+            assert all(len(choices) % 32 == 0 for choices in seen.values())
 
 
 def best(scores: Tensor, count: int) -> list[int]:

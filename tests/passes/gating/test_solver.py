@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,37 +13,15 @@ from edgepress.errors import CompressError
 from edgepress.passes.channels.anatomy import Anatomy
 from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.units import gates_of
-from edgepress.passes.gating.cost import Cost, Latency, LatencyCost, MacsCost, ParamsCost
+from edgepress.passes.gating.cost import Cost, LatencyCost, MacsCost, ParamsCost
 from edgepress.passes.gating.pieces import pieces_of_layers, pieces_of_terms, price_by
 from edgepress.passes.gating.solver import Solved, Solver, blocks_around
 from edgepress.passes.gating.widths import widths_of
-from residual_anatomies import attention, concatenated, large, residual
+from residual_anatomies import attention, concatenated, importance_of, large, milliseconds, residual
 from torch import Tensor
 
 SAME = 2e-3  # relative: twice the gap at which the solver stops
 ROUNDED = 1e-6  # relative: what HiGHS and float32 take for no difference
-
-
-def importance_of(anatomy: Anatomy, seed: int) -> dict[str, Tensor]:
-    drawn = torch.Generator().manual_seed(seed)
-    return {
-        unit.name: torch.rand(unit.size, generator=drawn) ** 3 * (8 if unit.kind is Kind.BLOCK else 1)
-        for unit in anatomy.units
-    }
-
-
-def milliseconds(anatomy: Anatomy, steps: bool = True) -> Latency:
-    """A time with a fixed part for each layer, which goes up in steps or evenly, and some that is no layer's."""
-    macs = {layer.name: layer.macs[0].factor for layer in anatomy.layers}
-
-    def latency(widths: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        total = torch.tensor(3.0, dtype=torch.float64)
-        for name, (inputs, outputs, present) in widths.items():
-            parts = torch.ceil(inputs / 6) if steps else inputs / 6
-            total = total + present * (5.0 + parts * torch.sqrt(outputs) + 0.01 * macs[name])
-        return total
-
-    return latency
 
 
 def solver_of(anatomy: Anatomy, name: str, seed: int = 0, steps: bool = True) -> tuple[Solver, Cost]:
