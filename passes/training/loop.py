@@ -22,12 +22,16 @@ from . import parallel
 from .augment import augmented
 from .checkpoint import Checkpoint, load, save, with_prefix, without_prefix
 from .draws import Draws, generator, sample_order
+from .first_steps import WATCHED, predicted_fall, weights_before
 from .job import Forward, History, Job
 from .optimizer import moments_of, optimizer_for, restore_moments
 from .precision import mixed_precision, told_of_types
 from .schedule import Moment, learning_rate
 
-SAID_APART = ("epoch", "lr", "metric", "metric_error")
+CHANGE = "first_change"
+"""Of the first epoch: what its first steps were predicted to take off the loss, as a share of it (`first_steps`)."""
+SAID_APART = ("epoch", "lr", "metric", "metric_error", CHANGE)
+LEAST_LOSS = 1e-12
 NETWORK, BEST, OPTIMIZER = "network/", "best/", "optimizer/"
 Evaluate = Callable[[], tuple[float, float | None]]
 """The validation metric of the network as it is, higher is better, and its standard error, None if not known."""
@@ -107,6 +111,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         self.optimizer.zero_grad()
+        watched = min(WATCHED, self.steps_an_epoch)
+        before = weights_before(self.optimizer) if self.step < watched else None
+        until_now = self.sums.get("loss", 0.0)
         self.objective.schedule(self._now())
         self.objective.training(True)
         epoch, position = divmod(self.step, self.steps_an_epoch)
@@ -122,6 +129,10 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if before is not None:
+            loss = self.steps_an_epoch * abs(self.sums["loss"] - until_now)
+            change = predicted_fall(self.optimizer, before) / max(loss, LEAST_LOSS)
+            self.sums[CHANGE] = self.sums.get(CHANGE, 0.0) + change / watched
         self.step += 1
 
     def _now(self) -> Moment:

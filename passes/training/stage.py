@@ -9,8 +9,9 @@ from ...calibration.data import Part
 from ...errors import CompressError
 from ...model import Forward, padded
 from ..base import PassContext
+from .first_steps import WELL, rate_that_fits
 from .job import History, Job, Objective
-from .loop import Evaluate, train
+from .loop import CHANGE, Evaluate, train
 from .options import BUILT_IN, TrainingOptions
 from .parallel import device_of, require_static_batch
 from .precision import emulates_bf16
@@ -70,7 +71,7 @@ class Stages:
         if not history.epochs:
             return []
         self.histories[name] = asdict(history)
-        return [self._note(stage, history)] if judged else []
+        return [self._note(stage, history, options.lr)] if judged else []
 
     def _judge(self, forward: Forward) -> Evaluate:
         context, batch = self.context, self.static_batch
@@ -105,16 +106,27 @@ class Stages:
                 " without training.amp: bf16 it trains in float32"
             )
 
-    def _note(self, stage: str, history: History) -> str:
-        """Which epoch was kept, and what it was worth."""
+    def _note(self, stage: str, history: History, lr: float) -> str:
+        """Which epoch was kept, and what it was worth; lr: the largest rate that it was trained at."""
         first, last = history.epochs[0], history.epochs[-1]
         kept = last if history.best is None else history.epochs[history.best]
         which = f"epoch {int(kept['epoch'])} of {len(history.epochs) - 1} kept"
         error = f", standard error {kept['metric_error']:.4f}" if "metric_error" in kept else ""
         stopped = ", stopped early" if history.stopped_early else ""
         if history.best == 0:
-            stopped += ", as every epoch was clearly worse: try a smaller training.lr"
+            stopped += f", as every epoch was clearly worse: {_try(lr, history)}"
         return (
             f"trained, {stage}: {which}{stopped}; {self.context.metric.name} {first['metric']:.4f} before,"
             f" {kept['metric']:.4f} after ({len(self.context.data.validation)} validation samples{error})"
         )
+
+
+def _try(lr: float, history: History) -> str:
+    """What to do where training did harm."""
+    change = history.epochs[1].get(CHANGE, 0.0)
+    if change <= WELL:
+        return "try a smaller training.lr"
+    return (
+        f"its first steps were predicted to change the loss by {change:.2g} times what it was;"
+        f" try training.lr: {rate_that_fits(lr, change):g}"
+    )

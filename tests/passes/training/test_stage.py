@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -110,13 +111,26 @@ class TestStages:
         assert history["best"] is None
         assert "metric" not in history["epochs"][1]
 
-    def test_a_training_that_only_does_harm_is_told_of(self, tmp_path: Path) -> None:
+    def test_a_training_that_only_does_harm_is_told_of_with_a_rate_that_does_none(
+        self, tmp_path: Path
+    ) -> None:
+        def noted(lr: float) -> str:
+            objective = slim_job.objective_over(context)
+            stages = Stages("slim", context.data.train, replace(context, scratch=None), None)
+            options = TrainingOptions(epochs=1, batch=16, lr=lr)
+            [note] = stages.train("gates", objective, options, judged=objective.outputs)
+            return note
+
         context = self.context(tmp_path)
-        objective = slim_job.objective_over(context)
-        stages = Stages("slim", context.data.train, context, None)
-        options = TrainingOptions(epochs=1, batch=16, lr=1.0)
-        [note] = stages.train("gates", objective, options, judged=objective.outputs)
-        assert "epoch 0 of 1 kept, as every epoch was clearly worse: try a smaller training.lr; top1" in note
+        note = noted(1.0)
+        told = re.search(
+            r"epoch 0 of 1 kept, as every epoch was clearly worse: its first steps were predicted to change the loss by"
+            r" (\S+) times what it was; try training.lr: (\S+); top1",
+            note,
+        )
+        assert told is not None, note
+        assert float(told[2]) == pytest.approx(0.3 / float(told[1]), rel=0.2)  # to one digit
+        assert "epoch 1 of 1 kept" in noted(float(told[2]))
 
     @pytest.mark.parametrize("has", [True, False])
     def test_a_cpu_that_emulates_bf16_is_told_of_once(
