@@ -4,7 +4,7 @@
     pip install -r benchmarks/requirements.txt
     compress tabulate examples/solar/cnn.yaml ...         # the latency table that gates are driven by
     python benchmarks/pruning_curve.py --network solar-cnn --table TABLE
-    python benchmarks/pruning_curve.py --network solar-vit --methods gates-latency --methods uniform --seeds 3
+    python benchmarks/pruning_curve.py --network solar-vit --table TABLE --methods solver --methods depth --seeds 3
     python benchmarks/pruning_curve.py --network digits-cnn --quick --methods uniform
 
 Each method makes a smaller network of the original and trains it: as many epochs in all, the same rate, augmentation
