@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from ..channels.dissected import Dissected
+from ..channels.removal import Removal
 from ..channels.units import Kept
 from .batch_norm import norms_of
 from .held_out import least
 from .lessons import Lessons
 from .options import GatesOptions
-from .repair import refitted
+from .repair import refitted, why_left
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """What is left of a network, not trained yet. unlike: the whole one, on held-out samples."""
+    """What is left of a network after a removal, not trained yet. unlike: the whole one, on held-out samples."""
 
+    removal: Removal
     network: nn.Module
     unlike: float
     notes: tuple[str, ...]
@@ -37,16 +39,15 @@ class Cuts:
         dissected: Dissected,
         whole: nn.Module,
         trained: nn.Module,
-        any_batch: bool,
         lessons: Lessons,
     ) -> None:
-        """whole: the network as it was; trained: its copy that gates train in; any_batch: it takes any batch size."""
+        """whole: the network as it was, that of `lessons`; trained: its copy that gates train in."""
         self.options, self.dissected, self.lessons = options, dissected, lessons
         self.sources = {"out of the weights before": whole}
         if options.method != "solver":
             self.sources = {"out of the trained weights": trained} | self.sources
         repairs = options.compensation or norms_of(whole)
-        self.how = "refitted" if repairs and any_batch and lessons.can_fit else "as they are cut"
+        self.how = "refitted" if repairs and not why_left(lessons.model, lessons) else "as they are cut"
         self._made: list[tuple[Kept, CutOut]] = []
 
     def of(self, kept: Kept) -> CutOut:
@@ -66,11 +67,11 @@ class Cuts:
         removal, found = self.dissected.removal(kept), list[CutOut]()
         for source in self.sources.values():
             network, notes = refitted(source, removal, self.lessons, self.options.compensation)
-            found.append(CutOut(network, self.lessons.unlike(network), tuple(notes)))
-        best = found[least([cut.unlike for cut in found])]
+            found.append(CutOut(removal, network, self.lessons.unlike(network), tuple(notes)))
+        place = least([cut.unlike for cut in found])
+        best = found[place]
         if len(found) == 1:
             return best
         told = ", ".join(f"{cut.unlike:.4g} {name}" for cut, name in zip(found, self.sources, strict=True))
-        which = list(self.sources)[found.index(best)]
-        note = f"unlikeness on held-out samples {told}: cut {which}"
-        return CutOut(best.network, best.unlike, (*best.notes, note))
+        note = f"unlikeness on held-out samples {told}: cut {list(self.sources)[place]}"
+        return replace(best, notes=(*best.notes, note))

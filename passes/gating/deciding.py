@@ -26,22 +26,21 @@ from .objective import Gating, Ramp
 from .options import GatesOptions
 from .projection import project
 from .race import contenders
+from .repair import why_left
 
 
 @dataclass(frozen=True)
 class Deciding:
     """Says what stays of a network.
 
-    whole: the network as it was; network: a copy of it, whole in its widths, that trains with the gates. any_batch:
-    whether it takes batches of any size. layers_alone: as of `Tapped`. notes: what is to be told, added to. say:
-    reports progress.
+    whole: the network as it was; network: a copy of it, whole in its widths, that trains with the gates.
+    layers_alone: as of `Tapped`. notes: what is to be told, added to. say: reports progress.
     """
 
     options: GatesOptions
     dissected: Dissected
     whole: nn.Module
     network: nn.Module
-    any_batch: bool
     layers_alone: bool
     cost: Cost
     lessons: Lessons
@@ -57,7 +56,7 @@ class Deciding:
     @cached_property
     def cuts(self) -> Cuts:
         """What is left of the network by one structure or another, before it trains."""
-        return Cuts(self.options, self.dissected, self.whole, self.network, self.any_batch, self.lessons)
+        return Cuts(self.options, self.dissected, self.whole, self.network, self.lessons)
 
     @cached_property
     def importance(self) -> dict[str, Tensor]:
@@ -134,7 +133,7 @@ class Deciding:
         """Give the BatchNorms of the network the statistics that they have without what goes, where that helps."""
         self.network.eval()
         gated = fixed(self.network, self.dissected, gates_of(kept, self.units))
-        if norms_of(gated) and self.any_batch and self.lessons.can_fit:
+        if norms_of(gated) and not why_left(self.lessons.model, self.lessons):
             keep_where_no_worse(gated, lambda: reestimate(gated, self.lessons.fit), self.lessons.unlike)
 
     def _trained_gates(self, share: float, before: float) -> dict[str, Tensor]:

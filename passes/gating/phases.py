@@ -19,6 +19,7 @@ from ..teaching.likeness import Likeness
 from ..teaching.taps import Tapped
 from ..training.stage import Stages
 from .cost import Cost, cost_of
+from .cuts import CutOut
 from .decided import Decided, remembered
 from .deciding import Deciding
 from .elastic import Elastic, Nested, nested
@@ -118,23 +119,22 @@ class Phases:
         """The network of one target: decided, cut, repaired, trained and judged."""
         decided = self.deciding.decided(share, before)
         self._note_shortfall(decided.kept, share)
-        removal = self.dissected.removal(decided.kept)
-        network = self._cut(decided.kept, share)
-        self._fine_tune(network, share)
-        return self._judged(Smaller(share, decided.kept, decided.effects, removal, network))
+        cut = self._cut(decided.kept, share)
+        self._fine_tune(cut.network, share)
+        return self._judged(Smaller(share, decided.kept, decided.effects, cut.removal, cut.network))
 
     def _note_shortfall(self, kept: Kept, share: float) -> None:
         options = self.options
         note = shortfall(kept, self.cost, share, self.units, options.round_to, options.least)
         self.notes += [note] if note else []
 
-    def _cut(self, kept: Kept, share: float) -> nn.Module:
+    def _cut(self, kept: Kept, share: float) -> CutOut:
         """What is left after a removal, refitted."""
         self._say(f"{share:g}: refitting what is left")
         cut = self.deciding.cuts.of(kept)
         self.deciding.cuts.forget()  # it trains from now on
         self.notes += cut.notes
-        return cut.network
+        return cut
 
     def _fine_tune(self, network: nn.Module, share: float) -> None:
         objective = FineTuning(Tapped(network, [], self.layers_alone), self.likeness)
@@ -201,7 +201,6 @@ class Phases:
             self.dissected,
             self.model.module,
             self.network,
-            self.model.static_batch is None,
             self.layers_alone,
             self.cost,
             self.lessons,

@@ -40,9 +40,9 @@ def project(
     """What stays, of the units that lose anything, so that the cost is at most `target` times the whole one.
 
     It is within TOLERANCE of that, or as near as steps of `round_to` come: `shortfall` says which. Nothing goes that
-    saves nothing, but in blocks that are gone. scores: (size,) of each unit, the larger
-    the rather a choice stays. per_cost: they are importances, none negative, which are divided by what they cost;
-    otherwise they are trained gates, which know the cost from their training, and rank as they are.
+    saves nothing, but in blocks that are gone. scores: (size,) of each unit, the larger the rather a choice stays.
+    per_cost: they are importances, none negative, which are divided by what they cost; otherwise they are trained
+    gates, which know the cost from their training, and rank as they are.
     Raises CompressError where the target cannot be met.
     """
     widths = Widths(units, scores, cost, round_to, least)

@@ -82,10 +82,11 @@ def _each(
             if len(seen) == 1:
                 raise
             continue  # of these alone too little can go
-        shapes = {name if solved.gap is not None else f"{name}, shrunk alike": solved}
-        if all(unit.kind is not Kind.BLOCK for unit in units):
+        alike = f"{name}, shrunk alike"
+        shapes = {alike if solved.gap is None else name: solved}
+        if alike not in shapes and all(unit.kind is not Kind.BLOCK for unit in units):
             with suppress(CompressError):  # what the solver came to may be a little over the target
-                shapes.setdefault(f"{name}, shrunk alike", solver.alike(share))
+                shapes[alike] = solver.alike(share)
         for shape, each in shapes.items():
             # A solver lets go of all that does no harm: what fits comes back.
             kept = widened(each.kept, own, cost, share, units, round_to, least)

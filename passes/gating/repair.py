@@ -27,10 +27,8 @@ def repaired(
 
     What makes it answer less like the whole network there is taken back.
     """
-    if model.static_batch is not None:
-        return ["not refitted: the network takes batches of one size only"]
-    if not lessons.can_fit:
-        return ["not refitted, nor BatchNorm measured anew: the calibration part has too few samples"]
+    if reason := why_left(model, lessons):
+        return [reason]
     notes = []
     if norms_of(network):
         trial = keep_where_no_worse(network, lambda: reestimate(network, lessons.fit), lessons.unlike)
@@ -39,6 +37,15 @@ def repaired(
     if compensation:
         notes.append(_refitted(model, network, removal, lessons))
     return notes
+
+
+def why_left(model: Model, lessons: Lessons) -> str:
+    """Why nothing that is cut out of a model's network can be repaired; "" where it can."""
+    if model.static_batch is not None:
+        return "not refitted: the network takes batches of one size only"
+    if not lessons.can_fit:
+        return "not refitted, nor BatchNorm measured anew: the calibration part has too few samples"
+    return ""
 
 
 def _refitted(model: Model, network: nn.Module, removal: Removal, lessons: Lessons) -> str:

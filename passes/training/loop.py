@@ -113,15 +113,15 @@ class Trainer:
         self.optimizer.zero_grad()
         watched = min(WATCHED, self.steps_an_epoch)
         before = weights_before(self.optimizer) if self.step < watched else None
-        until_now = self.sums.get("loss", 0.0)
         self.objective.schedule(self._now())
         self.objective.training(True)
         epoch, position = divmod(self.step, self.steps_an_epoch)
         order = sample_order(self.job.seed, epoch, len(self.job.part))
         chosen = order[position * self.batch : (position + 1) * self.batch]
+        loss = 0.0
         for last, rows in self._shares():
             with nullcontext() if last else parallel.unsynchronized(self.forward):
-                self._add_gradients(
+                loss += self._add_gradients(
                     [chosen[i] for i in rows], Draws(self.job.seed, self.step, self.batch, rows)
                 )
         if self.options.clip_norm is not None:
@@ -130,8 +130,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if before is not None:
-            loss = self.steps_an_epoch * abs(self.sums["loss"] - until_now)
-            change = predicted_fall(self.optimizer, before) / max(loss, LEAST_LOSS)
+            change = predicted_fall(self.optimizer, before) / max(abs(loss), LEAST_LOSS)
             self.sums[CHANGE] = self.sums.get(CHANGE, 0.0) + change / watched
         self.step += 1
 
@@ -146,7 +145,8 @@ class Trainer:
             start = (part * parallel.processes() + parallel.rank()) * size
             yield part == count - 1, range(start, start + size)
 
-    def _add_gradients(self, indices: list[int], draws: Draws) -> None:
+    def _add_gradients(self, indices: list[int], draws: Draws) -> float:
+        """Add those of a part of a batch; returns its share of the batch's loss."""
         inputs, labels = self.job.part.batch(indices)
         inputs = augmented(inputs, self.options.augment, draws, self.job.folder)
         on_device = tuple(_channels_last(x.to(self.device)) for x in inputs)
@@ -165,6 +165,7 @@ class Trainer:
         share = 1 / (self.options.accumulate * self.steps_an_epoch)
         for name, value in told.items():
             self.sums[name] = self.sums.get(name, 0.0) + share * value
+        return told["loss"] / self.options.accumulate
 
     def _end_epoch(self, sums: dict[str, float]) -> None:
         """Measure, note, keep the weights if none were better, and decide together whether to go on."""

@@ -36,47 +36,45 @@ def fail(*_: Any, **__: Any) -> Any:
     raise AssertionError("decided again")
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-def test_a_run_that_was_killed_goes_on_with_what_it_decided(
-    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends with the network, the notes and the details of one that was not."""
-    whole = pruned(tmp_path / "whole", WAYS[way])
+def killed_at(owner: type, method: str, scratch: Path, options: dict[str, Any]) -> None:
+    """A run that ends where it comes to a method."""
 
     def killed(*_: Any) -> Any:
         raise KilledError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(phases.Phases, "_judged", killed)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, method, killed)
         with pytest.raises(KilledError):
-            pruned(tmp_path / "killed", WAYS[way])
-    if way in ("solver", "elastic"):  # others have a second target, which is still to be decided
-        monkeypatch.setattr(deciding, "leave_one_out", fail)
-        monkeypatch.setattr(race.Solver, "solve", fail)
-        monkeypatch.setattr(elastic.Solver, "solve", fail)
-    found = pruned(tmp_path / "killed", WAYS[way])
+            pruned(scratch, options)
+
+
+def require_same(found: PassResult, whole: PassResult) -> None:
+    """The same network, notes and details."""
     assert found.notes == whole.notes
     assert found.plan.details["gates"] == whole.plan.details["gates"]
     assert found.plan.tensors.keys() == whole.plan.tensors.keys()
     assert all(torch.equal(found.plan.tensors[name], tensor) for name, tensor in whole.plan.tensors.items())
 
 
-@pytest.mark.parametrize("way", ["gates", "solver, one target after the other"])
-def test_a_run_that_was_killed_while_it_tried_out_what_is_to_go_ends_alike(
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_run_that_was_killed_goes_on_with_what_it_decided(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It ends with the network, the notes and the details of one that was not."""
     whole = pruned(tmp_path / "whole", WAYS[way])
+    killed_at(phases.Phases, "_judged", tmp_path / "killed", WAYS[way])
+    if way in ("solver", "elastic"):  # others have a second target, which is still to be decided
+        monkeypatch.setattr(deciding, "leave_one_out", fail)
+        monkeypatch.setattr(race.Solver, "solve", fail)
+        monkeypatch.setattr(elastic.Solver, "solve", fail)
+    require_same(pruned(tmp_path / "killed", WAYS[way]), whole)
 
-    def killed(*_: Any) -> Any:
-        raise KilledError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(deciding.Deciding, "_tried_out", killed)
-        with pytest.raises(KilledError):
-            pruned(tmp_path / "killed", WAYS[way])
-    found = pruned(tmp_path / "killed", WAYS[way])
-    assert found.notes == whole.notes
-    assert all(torch.equal(found.plan.tensors[name], tensor) for name, tensor in whole.plan.tensors.items())
+@pytest.mark.parametrize("way", ["gates", "solver, one target after the other"])
+def test_a_run_that_was_killed_while_it_tried_out_what_is_to_go_ends_alike(tmp_path: Path, way: str) -> None:
+    whole = pruned(tmp_path / "whole", WAYS[way])
+    killed_at(deciding.Deciding, "_tried_out", tmp_path / "killed", WAYS[way])
+    require_same(pruned(tmp_path / "killed", WAYS[way]), whole)
 
 
 def test_what_was_decided_is_read_as_it_was_written(tmp_path: Path) -> None:

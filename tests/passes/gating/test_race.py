@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
 import tiny_gates
@@ -62,15 +63,22 @@ def test_what_a_solver_comes_to_above_the_target_competes_with_one_that_meets_it
         assert float(cost.of(gates_of(one.kept, anatomy.units))) <= target * cost.whole * (1 + 1e-6)
 
 
-def test_the_refitted_networks_decide_and_that_is_told() -> None:
+def raced(static_batch: int | None = None) -> tuple[str, Sequence[str]]:
+    """What is told of the race for a network of three convolutions, and all that is told."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 12, 3), nn.ReLU(),
         nn.Flatten(), nn.Linear(48, tiny_gates.CLASSES),
     )  # fmt: skip
     chosen = Gates(method="solver", target=0.3, round_to=1, training={"epochs": 0})
-    result = chosen.apply(tiny_gates.model(net.eval()), tiny_gates.context(calibration=200, validation=300))
+    model = tiny_gates.model(net.eval(), static_batch)
+    result = chosen.apply(model, tiny_gates.context(calibration=200, validation=304))
     [note] = [note for note in result.notes if "unlikeness of structures" in note]
+    return note, result.notes
+
+
+def test_the_refitted_networks_decide_and_that_is_told() -> None:
+    note, _ = raced()
     told = note.removeprefix("0.3: unlikeness of structures, refitted, on held-out samples ")
     found = re.fullmatch(r"(\S+) all kinds, (\S+) all kinds, shrunk alike: (.+)", told)
     assert found is not None, told
@@ -80,14 +88,6 @@ def test_the_refitted_networks_decide_and_that_is_told() -> None:
 
 def test_a_network_that_cannot_be_refitted_is_told_to_be_compared_as_it_is_cut() -> None:
     """Of a static batch of 8 that only whole batches can be run through."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 12, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(48, tiny_gates.CLASSES),
-    )  # fmt: skip
-    chosen = Gates(method="solver", target=0.3, round_to=1, training={"epochs": 0})
-    model = tiny_gates.model(net.eval(), static_batch=8)
-    result = chosen.apply(model, tiny_gates.context(train=0, calibration=200, validation=304))
-    [note] = [note for note in result.notes if "unlikeness of structures" in note]
+    note, notes = raced(static_batch=8)
     assert note.startswith("0.3: unlikeness of structures, as they are cut, on held-out samples ")
-    assert any(note.startswith("not refitted: ") for note in result.notes)
+    assert any(note.startswith("not refitted: ") for note in notes)
