@@ -232,7 +232,9 @@ def parent(process: int) -> int:
 
 def workers(group: int) -> bool:
     """Whether a worker runs in this process group."""
-    listed = subprocess.run(["ps", "-e", "-o", "pgid=,args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-e", "-ww", "-o", "pgid=,args="], capture_output=True, text=True, check=True
+    )
     rows = (line.split(maxsplit=1) for line in listed.stdout.splitlines())
     return any(int(row[0]) == group and "edgepress.targets.measuring.worker" in row[-1] for row in rows)
 
