@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -195,7 +196,7 @@ def main(
                 rows += rows_of(name, bench, share, seed, epochs, RESULTS / "compensation" / kept)
     won = won_back(rows)
     broken = [
-        f"{name} at {share:g}: {100 * part:.0f} % of what fine-tuning takes back, the limit is {100 * WON_BACK:.0f} %"
+        f"{name} at {share:g}: {_told(part)}"
         for (name, share), part in won.items()
         if not quick and not part >= WON_BACK
     ]
@@ -217,23 +218,32 @@ def _digest(network: Network, epochs: int | None) -> str:
 
 
 def won_back(rows: list[dict[str, Any]]) -> dict[tuple[str, float], float]:
-    """By network and share, how much of the KL that fine-tuning takes back compensation takes back; means of seeds."""
+    """By network and share, how much of the KL that fine-tuning takes back compensation takes back; means of seeds.
+
+    Where fine-tuning takes nothing back, that is infinite if compensation does, and NaN if neither does.
+    """
     won = {}
     for name, share in dict.fromkeys((row["network"], row["share"]) for row in rows):
         own = [row for row in rows if (row["network"], row["share"]) == (name, share)]
         kl = {each: mean(row["kl"] for row in own if row["variant"] == each) for each in VARIANTS}
         lost, compensated, tuned = (kl[each] for each in VARIANTS[:3])
-        won[name, share] = (lost - compensated) / max(lost - tuned, 1e-12)
+        by_tuning, by_fitting = lost - tuned, lost - compensated
+        alone = math.inf if by_fitting > 0 else math.nan
+        won[name, share] = by_fitting / by_tuning if by_tuning > 0 else alone
     return won
 
 
+def _told(part: float) -> str:
+    if math.isnan(part):
+        return "neither takes back anything"
+    if math.isinf(part):
+        return "fine-tuning takes nothing back, compensation does"
+    return f"{100 * part:.0f} % of what fine-tuning takes back, the limit is {100 * WON_BACK:.0f} %"
+
+
 def _won(won: dict[tuple[str, float], float]) -> str:
-    header = ("network", "parameters left", "of the KL that fine-tuning takes back", "limit")
-    lines = [
-        [name, f"{share:g}", f"{100 * part:.0f} %", f"{100 * WON_BACK:.0f} %"]
-        for (name, share), part in won.items()
-    ]
-    return markdown_table(header, lines)
+    header = ("network", "parameters left", "compensation takes back, of the KL")
+    return markdown_table(header, [[name, f"{share:g}", _told(part)] for (name, share), part in won.items()])
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 Scores = np.ndarray[Any, Any]
-SURE = 0.05
 
 
 @dataclass(frozen=True)
@@ -204,6 +203,11 @@ def _log_ratios(a: Point, b: Point) -> list[float]:
     return [float(np.mean(a.logs) - np.mean(b.logs))]
 
 
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
 def means(
     rows: Sequence[Mapping[str, Any]], points: Sequence[Point], original: Point
 ) -> list[dict[str, Any]]:
@@ -222,7 +226,7 @@ def means(
                 "target": target,
                 "seeds": len(own),
                 "latency": geometric_mean(latencies)[0],
-                **{key: float(np.mean([row[key] for row in own])) for key in ("params_share", "macs_share")},
+                **{key: _mean_of_known([row[key] for row in own]) for key in ("params_share", "macs_share")},
                 "float_test": float(np.mean([row["accuracy"]["float_test"] for row in own])),
                 "int8_test": float(np.mean([row["accuracy"]["int8_test"] for row in own])),
                 "kl": float(np.mean([row["float"]["kl"] for row in own])),

@@ -64,7 +64,8 @@ def _found(bench: Bench, method: str, target: float, probes: dict[float, float])
     made = 0
     while made < MOST_PROBES:
         amount = _between(probes, target)
-        if amount in probes or min(abs(share / target - 1) for share in probes.values()) <= TOLERANCE:
+        cut = [share for kept, share in probes.items() if 0 < kept < 1]
+        if amount in probes or min((abs(share / target - 1) for share in cut), default=1.0) <= TOLERANCE:
             break
         probes[amount], made = _probed(bench, method, amount), made + 1
         print(f"{method}: with {amount:g} kept {probes[amount]:.3f} of the latency", flush=True)

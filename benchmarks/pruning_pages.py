@@ -105,7 +105,7 @@ def _network_cells(row: dict[str, Any]) -> list[str]:
         f"{row['target']:g}",
         str(row["seed"]),
         f"{row['params'] / 1e6:.2f} M",
-        f"{(row['macs'] or 0) / 1e6:.0f} M",
+        "–" if row["macs"] is None else f"{row['macs'] / 1e6:.0f} M",
         *(_percent(accuracy[key]) for key in ("float_validation", "float_test")),
         f"{row['float']['kl']:.4f}",
         _percent(row["float"]["agreement"]),
@@ -236,8 +236,8 @@ def _near(row: dict[str, Any]) -> bool:
     return bool(abs(one / other - 1) <= NEAR)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f} %"
 
 
 def _span(ci95: Sequence[float], digits: int = 2) -> str:

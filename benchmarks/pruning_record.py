@@ -25,7 +25,7 @@ def written(bench: Bench, found: dict[Cell, dict[str, Any]], pairs: int, told: d
             **row,
             "latency": latencies[cell.label],
             "params_share": row["params"] / whole["params"],
-            "macs_share": row["macs"] / whole["macs"],
+            "macs_share": row["macs"] / whole["macs"] if row["macs"] and whole["macs"] else None,
         }
         for cell, row in found.items()
     ]

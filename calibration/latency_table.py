@@ -23,6 +23,8 @@ MAX_BYTES = 64 << 20
 SHOWN = 4
 """Layers that an error names."""
 HINT = "measure one of this network by `compress tabulate`"
+UNKNOWN = -1.0
+"""The width of a side that cannot be made smaller, as of an attention whose heads are not known: it counts as whole."""
 ROUNDING = 1e-6
 """Of a width that is a sum of gates."""
 Known = Annotated[Milliseconds, Field(allow_inf_nan=False)]
@@ -120,11 +122,17 @@ class LatencyTable(Record, frozen=True):
             raise ValueError(f"layers: {short(twice[0])} is there twice")
         return self
 
+    @model_validator(mode="after")
+    def _takes_time(self) -> Self:
+        if not self.rest_ms + sum(layer.whole for layer in self.layers) > 0:
+            raise ValueError("neither its layers nor what is left take any time")
+        return self
+
     def latency(self, widths: Widths) -> Tensor:
         """Milliseconds with these widths, float64, that gradients flow through; a layer that is not named is gone.
 
-        The widths may have any one shape, which then is the result's: networks that are alike but for them. A width of
-        0 is that of what cannot be made smaller, as of an attention whose heads are not known, and counts as whole.
+        The widths may have any one shape, which then is the result's: networks that are alike but for them. A width
+        may be UNKNOWN.
         CompressError for a layer that the table does not have.
         """
         if strange := [f"{short(name)} is not in it" for name in widths if name not in self._places]:
@@ -201,13 +209,16 @@ class LatencyTable(Record, frozen=True):
 
     @property
     def error_note(self) -> str:
-        """How far what it predicts is off, as a pass that goes by it notes."""
+        """Whose milliseconds these are and how far what it predicts is off, as a pass that goes by it notes."""
         told = (
             "not known"
             if self.error is None
             else f"{100 * self.error:.1f} % over {len(self.probes)} networks"
         )
-        return f"milliseconds are predicted by a table whose error is {told}"
+        return (
+            f"milliseconds are those of {_place(self.device, self.machine)} in {self.precision}, batch {self.batch},"
+            f" measured {short(self.measured_at)}; a table predicts them, whose error is {told}"
+        )
 
     @classmethod
     def read(cls, path: Path, hint: str = HINT) -> LatencyTable:
@@ -236,9 +247,12 @@ _REFUSED = "measured of another network"
 def share(width: Tensor, size: Tensor, step: int) -> Tensor:
     """How much of a side is computed, elementwise: whole blocks of `step` channels over those of the whole side.
 
-    The gradient is that of the open channels alone, as blocks have none. 1 where a width or a size is 0, not known.
+    The gradient is that of the open channels alone, as blocks have none. 1 where a size is 0, not known, or a width is
+    UNKNOWN.
     """
-    return torch.where((size > 0) & (width > 0), _blocks(width, step) / _blocks(size, step).clamp(min=1), 1.0)
+    return torch.where(
+        (size > 0) & (width >= 0), _blocks(width, step) / _blocks(size, step).clamp(min=1), 1.0
+    )
 
 
 def _blocks(width: Tensor, step: int) -> Tensor:

@@ -65,8 +65,10 @@ def sides_of(module: nn.Module, found: Sequence[Ties]) -> Sides:
 
 def anatomy_of(model: Model, found: Sequence[Ties], sides: Sides, whole: Sequence[Whole]) -> Anatomy:
     """The anatomy of a network: a term for each parameter, and what each layer multiplies."""
-    parameters = dict(model.module.named_parameters())  # of tied ones the first
-    params = {name: Term(1.0, sides.tensors[name], _around(name, sides.blocks)) for name in parameters}
+    params = {
+        names[0]: Term(1.0, sides.tensors[names[0]], _around_all(names, sides.blocks))
+        for names in _parameters(model.module)
+    }
     return Anatomy(
         units=tuple(ties.unit for ties in found),
         params=params,
@@ -82,6 +84,19 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 def _around(name: str, blocks: Iterable[str]) -> tuple[str, ...]:
     return tuple(block for block in blocks if lies_in(name, block))
+
+
+def _parameters(module: nn.Module) -> list[list[str]]:
+    """The names of each parameter, which are several where modules share it."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    return list(found.values())
+
+
+def _around_all(names: Iterable[str], blocks: Iterable[str]) -> tuple[str, ...]:
+    """The blocks that all of these names lie in: with one of several blocks gone, what they share is still there."""
+    return tuple(block for block in blocks if all(lies_in(name, block) for name in names))
 
 
 def _products_of(ties: Ties, owners: tuple[Tensor, Tensor]) -> tuple[Side, Side]:

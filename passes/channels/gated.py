@@ -106,7 +106,7 @@ def _passing(gate: Tensor) -> Callable[..., Tensor]:
 
 
 def _renorming(mask: Tensor) -> Callable[..., Tensor]:
-    """A norm whose mean and variance are those of the open channels alone."""
+    """A norm whose mean and variance are those of the open channels alone; with none open there is nothing to norm."""
 
     def hook(norm: nn.Module, given: tuple[Any, ...], returned: Tensor) -> Tensor:
         x: Tensor = given[0]
@@ -121,7 +121,7 @@ def _layer_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
     """LayerNorm and RMSNorm over the channels, wherever these stand."""
     dim = channel_dim(norm, x)
     m = _along(mask, x, norm)
-    count = mask.sum()
+    count = mask.sum().clamp(min=1)
     mean = (x * m).sum(dim, keepdim=True) / count if subtracts_mean(norm) else 0.0
     centred = x - mean
     variance = (centred.square() * m).sum(dim, keepdim=True) / count
@@ -133,7 +133,7 @@ def _group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
     grouped = x.reshape(len(x), norm.num_groups, -1, *x.shape[2:])
     m = mask.reshape(1, norm.num_groups, -1, *[1] * (x.dim() - 2))
     over = list(range(2, grouped.dim()))
-    count = m.sum(over, keepdim=True) * grouped[0, 0, 0].numel()
+    count = m.sum(over, keepdim=True).clamp(min=1) * grouped[0, 0, 0].numel()
     centred = grouped - (grouped * m).sum(over, keepdim=True) / count
     variance = (centred.square() * m).sum(over, keepdim=True) / count
     return _scaled(norm, (centred * torch.rsqrt(variance + norm.eps)).reshape(x.shape), 1)

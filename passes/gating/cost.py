@@ -11,7 +11,7 @@ from torch import Tensor
 from ..channels.anatomy import Anatomy, Side, Term
 from ..channels.units import Gates, Unit
 from .options import CostName
-from .pieces import Latency, Pieces, pieces_of_layers, pieces_of_terms, price_by
+from .pieces import Latency, Pieces, pieces_of_layers, pieces_of_terms, price_by, width_of
 
 
 class Cost(Protocol):
@@ -167,8 +167,8 @@ class LatencyCost:
         opened, present = (each.unbind() for each in self._openness.of(gates))
         widths = {
             layer.name: (
-                opened[place(layer.inputs)],
-                opened[place(layer.outputs)],
+                width_of(layer.inputs, opened[place(layer.inputs)]),
+                width_of(layer.outputs, opened[place(layer.outputs)]),
                 present[block_place(layer.blocks)],
             )
             for layer in self._layers

@@ -44,7 +44,8 @@ def taylor(
         )
     if units and not any(bool(each.any()) for each in sums.values()):
         raise CompressError(
-            "gates: the loss does not depend on any gate; give labels that the network was trained for"
+            "gates: the network's outputs do not depend on any gate, as where a last layer is zero or outputs are"
+            " saturated; check that its weights were loaded"
         )
     return {name: (each / max(1, count)).float() for name, each in sums.items()}
 

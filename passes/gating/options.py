@@ -40,7 +40,7 @@ class GatesOptions(Pass):
     table: Path | None = Field(
         None,
         description="With cost: latency, the file with the latencies of layers that `compress tabulate` has measured;"
-        " without it a run measures them on its first target.",
+        " without it a run measures them on the first of its targets that can be measured on.",
     )
     method: Literal["gates", "solver"] = Field(
         "gates",

@@ -32,6 +32,7 @@ from .shortfall import shortfall
 from .table import read_table
 from .told import Smaller, details, summary
 from .training_mode import layers_train_alone
+from .widths import require_reachable
 
 
 class Phases:
@@ -58,6 +59,8 @@ class Phases:
         """All phases, for one target after the other; the last one's network is handed on."""
         if reason := self.anatomy.why_nothing:
             raise CompressError(f"{self.options.name}: {reason}; {NOTHING_HINT}")
+        for share in self.options.elastic or self.options.shares:
+            require_reachable(share, self.cost, self.units, self.options.round_to, self.options.least)
         example = self.model.example_inputs
         self.layers_alone = layers_train_alone(
             self.model.module, example, self.model.run(*example), self.options.name

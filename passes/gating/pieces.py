@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...calibration.latency_table import UNKNOWN
 from ..channels.anatomy import LayerUse, Side, Term
 
 WidthGrid = Mapping[str, Sequence[int]]
@@ -66,6 +67,7 @@ def price_by(latency: Latency) -> LayerPrice:
     """What a function of many layers' widths, as a device's table is, says of one."""
 
     def price(layer: LayerUse, inputs: Tensor, outputs: Tensor) -> Tensor:
+        inputs, outputs = width_of(layer.inputs, inputs), width_of(layer.outputs, outputs)
         there, gone = inputs.new_ones(()), inputs.new_zeros(())
         return torch.stack(
             [
@@ -75,6 +77,11 @@ def price_by(latency: Latency) -> LayerPrice:
         )
 
     return price
+
+
+def width_of(side: Side, opened: Tensor) -> Tensor:
+    """The open channels of a side as a table of latencies takes them."""
+    return opened if side.size else torch.full_like(opened, UNKNOWN)
 
 
 def shares(side: Side) -> dict[str, float]:

@@ -67,16 +67,18 @@ class _Columns:
         self.entries.append((np.full(len(together), len(self.bounds)), together, values))
         self.bounds.append((low, high))
 
-    def constraints(self) -> LinearConstraint:
-        """All of them."""
+    def constraints(self) -> list[LinearConstraint]:
+        """All of them in one; none where the variables are free of each other, as blocks alone are."""
+        if not self.entries:
+            return []
         rows, columns, values = (np.concatenate(part) for part in zip(*self.entries, strict=True))
         matrix = csr_array((values, (rows, columns)), shape=(len(self.bounds), len(self.upper)))
         low, high = zip(*self.bounds, strict=True)
-        return LinearConstraint(matrix, low, high)
+        return [LinearConstraint(matrix, low, high)]
 
 
 class Program:
-    """WidthGrid and blocks to choose, what each does harm, and what they cost together.
+    """Widths and blocks to choose, what each does harm, and what they cost together.
 
     widths: of each unit those to choose from; harms: what each of them does, of the same length. blocks: the harm of
     taking each out, None where it must stay; gone: those that must not. within: unit -> the blocks that it goes with.
@@ -128,7 +130,7 @@ class Program:
             objective * (LARGEST / scale),
             integrality=np.array(self._columns.whole, int),
             bounds=Bounds(self._columns.lower, self._columns.upper),
-            constraints=[self._columns.constraints(), *also],
+            constraints=[*self._columns.constraints(), *also],
             options={"time_limit": seconds, "mip_rel_gap": GAP},
         )
         if found.status == INFEASIBLE:

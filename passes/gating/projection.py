@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...errors import CompressError
 from ..channels.kind import Kind
 from ..channels.units import Kept, Unit
 from .cost import Cost
-from .widths import ROUNDING, Widths
+from .widths import ROUNDING, Widths, require_reachable
 
 TOLERANCE = 0.01
 """How far below its target the cost may end, relative to it, where whole steps can come that near."""
@@ -45,15 +44,10 @@ def project(
     gates, which know the cost from their training, and rank as they are.
     Raises CompressError where the target cannot be met.
     """
+    require_reachable(target, cost, units, round_to, least)
     widths = Widths(units, scores, cost, round_to, least)
     limit = target * cost.whole * (1 + ROUNDING)
     widths.put_all([0] * len(units))
-    if widths.cost() > limit:
-        raise CompressError(
-            f"gates: target: {target:g} of the {cost.name} cannot be reached: with the fewest channels that least:"
-            f" {least:g} and round_to: {round_to} leave, {widths.cost() / cost.whole:.3f} of it is left; ask for more,"
-            " or let more layers lose channels"
-        )
     for _ in range(ROUNDS):
         search = _Search(widths, widths.prices(), per_cost, limit)
         search.cut()

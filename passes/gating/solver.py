@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...errors import CompressError
 from ..channels.anatomy import Anatomy, Side
 from ..channels.kind import Kind
 from ..channels.units import Kept, gates_of
 from .cost import Cost
 from .pieces import Pieces
 from .program import GAP, Choice, Program, TimedOutError
-from .widths import widths_of
+from .widths import unreachable, widths_of
 
 MOST_WIDTHS = 8
 """Of a unit in one program, where a layer takes the square of it; further programs look between them."""
@@ -122,7 +121,7 @@ class Solver:
                 best = found
             right = abs(wrong) <= TOLERANCE * limit
             if right and best is None:
-                raise self._unreachable(target, found.cost)
+                raise unreachable(target, self._cost, found.cost)
             if all(_stride(widths) <= finer for widths in self._allowed.values()):
                 if right:
                     break
@@ -191,15 +190,7 @@ class Solver:
             if found.cost <= limit:
                 return replace(found, gap=None)
             least = min(least, found.cost)
-        raise self._unreachable(target, least)
-
-    def _unreachable(self, target: float, least: float) -> CompressError:
-        share = math.ceil(1000 * least / self._cost.whole) / 1000
-        return CompressError(
-            f"gates.target: {target:.3g} of the {self._cost.name} cannot be reached: with every block out that may go,"
-            f" and every width at its least, {share:.3f} is left; ask for at least so much, set a smaller `least`, or"
-            " let more of the network go (kinds, only, keep)"
-        )
+        raise unreachable(target, self._cost, least)
 
     def _shrinking(self) -> Iterator[Choice]:
         """From the whole network to as little as may be left, by steps."""

@@ -9,6 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from ...errors import CompressError
 from ..channels.kind import Kind
 from ..channels.rounding import channel_step
 from ..channels.units import Kept, Unit
@@ -38,6 +39,25 @@ def widths_of(unit: Unit, round_to: int, least: float) -> list[int]:
     step = step_of(unit, round_to)
     fewest = max(1, ceil(round(least * unit.size, 6) / step)) * step
     return [*range(fewest, unit.size, step), unit.size]
+
+
+def require_reachable(target: float, cost: Cost, units: Sequence[Unit], round_to: int, least: float) -> None:
+    """CompressError where even the smallest network there may be costs more than this share of the whole one."""
+    scores = {unit.name: torch.zeros(unit.size) for unit in units}
+    widths = Widths(units, scores, cost, round_to, least)
+    widths.put_all([0] * len(units))
+    if widths.cost() > target * cost.whole * (1 + ROUNDING):
+        raise unreachable(target, cost, widths.cost())
+
+
+def unreachable(target: float, cost: Cost, smallest: float) -> CompressError:
+    """Says which share can be asked for, of a network that costs `smallest` at the least."""
+    share = ceil(1000 * smallest / cost.whole) / 1000
+    return CompressError(
+        f"gates: target: {target:.3g} of the {cost.name} cannot be reached: with every block out that may go, and every"
+        f" width at its least, {share:.3f} is left; ask for at least so much, set a smaller least or round_to, or let"
+        " more of the network go (kinds, only, keep)"
+    )
 
 
 class Widths:

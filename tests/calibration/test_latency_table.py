@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from edgepress.calibration.latency_fit import LayerSize, fit, held_out, latencies, mean_error
-from edgepress.calibration.latency_table import LatencyTable, Probe, share
+from edgepress.calibration.latency_table import UNKNOWN, LatencyTable, Probe, share
 from edgepress.errors import CompressError
 from torch import Tensor
 
@@ -64,6 +64,9 @@ def table_of(probes: list[Probe]) -> LatencyTable:
         probes=judged,
         error=mean_error(judged),
     )
+
+
+WHOSE = "milliseconds are those of d (m) in int8, batch 1, measured now"
 
 
 def given(widths: Widths, present: float = 1.0) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
@@ -133,7 +136,7 @@ def test_the_gradient_is_what_a_channel_is_worth_between_the_blocks_too() -> Non
 
 def test_many_widths_are_asked_for_at_once() -> None:
     table = table_of([drawn(seed) for seed in range(20)])
-    made = torch.arange(8.0, 129.0, 8.0)
+    made = torch.arange(0.0, 129.0, 8.0)
     found = table.latency({"block": (torch.tensor(32.0), made, torch.ones(()))})
     alone = [table.latency({"block": (torch.tensor(32.0), one, torch.ones(()))}) for one in made]
     assert torch.allclose(found, torch.stack(alone)) and found.shape == made.shape
@@ -143,7 +146,8 @@ def test_many_widths_are_asked_for_at_once() -> None:
 def test_a_sum_of_gates_that_is_off_by_a_rounding_is_no_block_more() -> None:
     width = torch.tensor([16.0, 16 + 1e-12, 17.0]).double()
     assert share(width, torch.tensor(64.0), 16).tolist() == pytest.approx([0.25, 0.25, 0.5])
-    assert share(torch.tensor(0.0), torch.tensor(64.0), 16) == 1.0  # nothing that can be made smaller
+    assert share(torch.tensor(UNKNOWN), torch.tensor(64.0), 16) == 1.0  # nothing that can be made smaller
+    assert share(torch.tensor(0.0), torch.tensor(64.0), 16) == 0.0
     assert share(torch.tensor(5.0), torch.tensor(0.0), 16) == 1.0
 
 
@@ -168,6 +172,7 @@ def test_a_file_holds_a_table_and_nothing_else_is_read(tmp_path: Path) -> None:
     path.write_text(table.model_dump_json())
     assert LatencyTable.read(path) == table
     told = json.loads(table.model_dump_json())
+    free = [one | dict.fromkeys(("fixed", "both", "read", "made"), 0) for one in told["layers"]]
     cases = {
         "not JSON": (b"{", "no table of latencies: "),
         "a list": (b"[]", "it has no schema_version"),
@@ -182,6 +187,10 @@ def test_a_file_holds_a_table_and_nothing_else_is_read(tmp_path: Path) -> None:
         "an error of no number": (json.dumps({**told, "error": "NaN"}).encode(), "error: "),
         "NaN": (json.dumps({**told, "rest_ms": float("nan")}).encode(), "no table of latencies: "),
         "takes no time": (json.dumps({**told, "whole_ms": 0}).encode(), "whole_ms: "),
+        "layers take no time": (
+            json.dumps({**told, "rest_ms": 0, "layers": free}).encode(),
+            "the whole: neither its layers nor what is left take any time",
+        ),
         "a layer twice": (
             json.dumps({**told, "layers": told["layers"] + told["layers"][:1]}).encode(),
             f"the whole: layers: {told['layers'][0]['name']} is there twice",
@@ -246,7 +255,7 @@ def test_a_table_that_was_broken_off_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_table_was_measured_of_and_how_well_it_predicts_is_told() -> None:
     table = table_of([drawn(seed) for seed in range(3)])
-    unknown = "milliseconds are predicted by a table whose error is not known"
+    unknown = f"{WHOSE}; a table predicts them, whose error is not known"
     assert table.error_note == unknown
     told = table.model_copy(update={"error": 0.0171}).error_note
     assert told == unknown.replace("not known", "1.7 % over 3 networks")

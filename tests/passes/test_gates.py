@@ -52,6 +52,25 @@ def test_a_target_that_cannot_be_met_is_refused_with_the_least_that_can(tmp_path
         pruned(tmp_path, target=0.05, least=0.5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"targets": [0.8, 0.01], "gate_epochs": 1},
+        {"targets": [0.8, 0.01], "method": "solver"},
+        {"elastic": [1.0, 0.8, 0.01]},
+    ],
+)
+def test_a_target_out_of_reach_is_refused_before_anything_trains(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    chosen = Gates.model_validate({"training": FAST["training"]} | options)
+    with pytest.raises(
+        CompressError, match=r"gates: target: 0\.01 of the macs cannot be reached: .* is left"
+    ):
+        chosen.apply(model(), context_in(tmp_path))
+    assert not any(tmp_path.rglob("*"))
+
+
 @pytest.mark.parametrize("cost", ["params", "macs"])
 def test_the_target_is_met_and_the_plan_alone_gives_the_network_again(tmp_path: Path, cost: str) -> None:
     original = model()

@@ -18,6 +18,7 @@ from edgepress.passes.channels.kind import Kind
 from edgepress.passes.channels.removal import Removal, removed
 from edgepress.passes.channels.soundness import random_kept
 from edgepress.passes.channels.units import Kept, gates_of
+from edgepress.passes.gating.cost import ParamsCost
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -198,3 +199,61 @@ def test_rules_choose_by_kind_and_by_the_names_of_the_layers_that_are_tied() -> 
     blocks = dissect(model, "gates", Rules(frozenset({Kind.BLOCK}), only=("layer[34].1",)))
     assert [unit.name for unit in blocks.anatomy.units] == ["layer3.1", "layer4.1"]
     assert {w.reason for w in blocks.anatomy.whole} == {"not named by `only`"}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Over the channels of a map, as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Shared(nn.Module):
+    """Three residual blocks with one pair of weights between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 3)
+        self.blocks = nn.Sequential(*(Residual(8) for _ in range(3)))
+        for block in self.blocks[1:]:
+            block.a.weight, block.b.weight = self.blocks[0].a.weight, self.blocks[0].b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return y
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(F.relu(self.a(x)))
+
+
+def test_weights_that_blocks_share_are_there_while_any_of_these_is() -> None:
+    torch.manual_seed(0)
+    model = Model(Shared().eval(), (torch.randn(2, 1, 8, 8),))
+    dissected = dissect(model, "test", Rules(frozenset({Kind.BLOCK})))
+    cost = ParamsCost(dissected.anatomy)
+    kept: Kept = {"blocks.0": (), "blocks.1": ()}
+    smaller = removed(model.module, dissected.removal(kept))
+    left = sum(p.numel() for p in smaller.parameters())
+    assert float(cost.of(gates_of(kept, dissected.anatomy.units))) == left
+    assert cost.whole == sum(p.numel() for p in model.module.parameters())
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(1, 8), nn.GroupNorm(2, 8), LayerNorm2d(8)])
+def test_a_norm_all_of_whose_channels_are_closed_leaves_numbers(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    branch = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), norm, nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(64, 3)
+    )
+    model = Model(branch.eval(), (torch.randn(2, 1, 8, 8),))
+    dissected = dissect(model, "test", Rules(frozenset({Kind.CHANNELS})))
+    [unit] = dissected.anatomy.units
+    gate = torch.zeros(unit.size, requires_grad=True)
+    found = Gated(model.module, dissected, {unit.name: Fixed(gate)})(*model.example_inputs)
+    (gradient,) = torch.autograd.grad(found.sum(), gate)
+    assert bool(torch.isfinite(found).all()) and bool(torch.isfinite(gradient).all())

@@ -43,7 +43,7 @@ def test_a_unit_that_the_loss_does_not_see_matters_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "message"), [(0.0, "does not depend on any gate"), (float("nan"), "gates of a")]
+    ("factor", "message"), [(0.0, "do not depend on any gate"), (float("nan"), "gates of a")]
 )
 def test_a_loss_that_says_nothing_is_refused(factor: float, message: str) -> None:
     with pytest.raises(CompressError, match=message):

@@ -240,9 +240,16 @@ def test_a_shortfall_names_no_cause_but_the_true_one() -> None:
 def test_a_target_that_cannot_be_met_names_the_options() -> None:
     anatomy = chain([32, 32])
     scores = {unit.name: torch.ones(32) for unit in anatomy.units}
-    with pytest.raises(CompressError, match=re.escape("least: 0.5 and round_to: 8")) as told:
+    with pytest.raises(CompressError) as told:
         project(scores, ParamsCost(anatomy), 0.1, anatomy.units, least=0.5)
-    assert "0.1 of the params cannot be reached" in str(told.value)
+    assert "gates: target: 0.1 of the params cannot be reached" in str(told.value)
+    assert "set a smaller least or round_to, or let more of the network go (kinds, only, keep)" in str(
+        told.value
+    )
+    share = re.search(r"(0\.\d+) is left", str(told.value))
+    assert share is not None and project(
+        scores, ParamsCost(anatomy), float(share[1]), anatomy.units, least=0.5
+    )
 
 
 def test_the_same_scores_give_the_same_choices() -> None:

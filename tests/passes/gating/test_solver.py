@@ -12,12 +12,22 @@ import torch
 from edgepress.errors import CompressError
 from edgepress.passes.channels.anatomy import Anatomy
 from edgepress.passes.channels.kind import Kind
-from edgepress.passes.channels.units import gates_of
+from edgepress.passes.channels.units import Unit, gates_of
 from edgepress.passes.gating.cost import Cost, LatencyCost, MacsCost, ParamsCost
 from edgepress.passes.gating.pieces import pieces_of_layers, pieces_of_terms, price_by
 from edgepress.passes.gating.solver import Solved, Solver, blocks_around
 from edgepress.passes.gating.widths import widths_of
-from residual_anatomies import attention, concatenated, importance_of, large, milliseconds, residual
+from residual_anatomies import (
+    attention,
+    concatenated,
+    convolution,
+    importance_of,
+    large,
+    milliseconds,
+    network,
+    residual,
+    side,
+)
 from torch import Tensor
 
 SAME = 2e-3  # relative: twice the gap at which the solver stops
@@ -166,3 +176,12 @@ def test_what_has_no_importance_is_left_whole() -> None:
     assert set(Solver(anatomy, importance, count, pieces).solve(0.9).kept) == {"one"}
     with pytest.raises(CompressError, match=r"cannot be reached.* 1\.000 is left"):
         Solver(anatomy, {}, count, pieces).solve(0.9)
+
+
+def test_where_blocks_alone_may_go_the_one_that_is_worth_least_goes() -> None:
+    blocks = {"first": 1.0, "second": 0.5, "third": 2.0}
+    layers = [convolution(f"{name}.a", side(16), side(16), 64, (name,)) for name in blocks]
+    anatomy = network([Unit(name, Kind.BLOCK, 1) for name in blocks], layers)
+    importance = {name: torch.tensor([worth]) for name, worth in blocks.items()}
+    count, pieces = ParamsCost(anatomy), pieces_of_terms(anatomy.params.values())
+    assert Solver(anatomy, importance, count, pieces).solve(0.7).kept == {"second": ()}
