@@ -10,10 +10,12 @@ from typing import Any
 
 from ..errors import CompressError
 from .packing.pruned_names import SIBLINGS, WEIGHTS, WIDTHS
+from .packing.schedule_file import SCHEDULE
 from .recipe.sections import Recipe
 
 OUTDATED = (
     "run.json", "report.html", "report.md", "junit.xml", "packed.safetensors", "model.l2z", WEIGHTS, WIDTHS, SIBLINGS,
+    SCHEDULE,
 )  # fmt: skip
 """What the next run may not come to write, by name or pattern."""
 REPLACED = ("float.onnx", "model.onnx")

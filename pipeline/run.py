@@ -34,6 +34,7 @@ from .outdated import remove_outdated, require_inputs_kept
 from .packing.l2z_file import pack_file
 from .packing.low_bit_file import write_packed
 from .packing.pruned_file import write_pruned
+from .packing.schedule_file import write_schedule
 from .prepare import Prepared, unavailable
 from .proof.flow import FlowProofs
 from .recipe.file import read_recipe, recipe_text_of
@@ -140,7 +141,7 @@ class _Run:
         candidate = self.proofs.candidate(steps, model, float_onnx, onnx_path, data, shared)
         measured = self._targets(steps, candidate, context, shared)
         records = [m.record for m in measured]
-        artefacts = self._artefacts([step.model for step in steps], float_onnx, onnx_path, measured)
+        artefacts = self._artefacts(steps, float_onnx, onnx_path, measured)
         rows = [step.record for step in steps]
         budgets, verdict, reason = judge(self.recipe.budgets, rows, self.proofs.records, records, artefacts)
         record = RunRecord(
@@ -258,15 +259,16 @@ class _Run:
         return path
 
     def _artefacts(
-        self, models: list[Model], float_onnx: Path, onnx_path: Path, measured: list[Measured]
+        self, steps: list[Step], float_onnx: Path, onnx_path: Path, measured: list[Measured]
     ) -> list[ArtefactRecord]:
         """The files of the run; those of weights alone are written here."""
-        final, files = models[-1], [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
+        final, files = steps[-1].model, [(onnx_path, "onnx"), (float_onnx, "onnx-float")]
         if (small := self._write_l2z(final, onnx_path)) is not None:
             files.append((small, "l2z"))
         if (packed := write_packed(final, self.folder / "packed.safetensors")) is not None:
             files.append((packed, "packed-weights"))
-        files += write_pruned(models, self.folder)
+        files += write_pruned([step.model for step in steps], self.folder)
+        files += write_schedule([step.record.details for step in steps], self.folder)
         files += [(a.path, a.kind) for m in measured for a in m.artefacts]
         return [
             ArtefactRecord(

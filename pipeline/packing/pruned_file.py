@@ -36,8 +36,11 @@ def write_pruned(models: Sequence[Model], folder: Path) -> list[tuple[Path, str]
     Returns the files with their kinds; none where no factory makes the network, into which they could be loaded. The
     weights are read back as any file is: CompressError when they are not the network.
     """
-    model = next((model for model in reversed(models) if model.form is Form.MODULES), None)
-    if model is None or model.whole is None or model.removals is None:
+    loadable = (
+        model for model in reversed(models) if model.form is Form.MODULES and model.removals is not None
+    )
+    model = next(loadable, None)
+    if model is None or model.whole is None:
         return []
     weights, widths = folder / WEIGHTS, folder / WIDTHS
     loaded = _write_weights(model, model.whole, weights)

@@ -13,6 +13,7 @@ from ..run_record import RunRecord
 from .proofs import all_proofs
 from .pruning import file_of, point_metric, pruning
 from .steps import CODE_BARS, code_sizes, coverage, sensitivity, training
+from .tokens import token_counts
 from .trade_off import trade_offs
 from .units import UNIT_LIMIT, UNIT_ROWS, share_text
 from .view import (
@@ -71,6 +72,7 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "pruning": pruning,
         "sensitivity": sensitivity,
         "share_text": share_text,
+        "token_counts": token_counts,
         "trade_offs": trade_offs,
         "training": training,
         "speedup_text": _speedup_text,

@@ -12,6 +12,7 @@ from ..int8_share import int8_share_text
 from ..pages.words import NOT_MEASURED, byte_size, ms, ratio, ratio_interval
 from ..run_record import RunRecord
 from .pruning import Pruning, file_of, point_metric, pruning
+from .tokens import token_counts
 from .units import share_text
 from .view import DeviceView, device_views, metric_text
 
@@ -27,6 +28,9 @@ def summary(record: RunRecord) -> RenderableType:
         parts.append(_budgets(record))
     pruned = [found for step in record.steps if (found := pruning(step)) is not None]
     parts += [_pruned(found, record) for found in pruned]
+    for step in record.steps:
+        if (counts := token_counts(step)) is not None:
+            parts.append(Group(Text(short(step.pass_name), "bold"), Padding(Text(counts.line), (0, 0, 0, 2))))
     parts += [_device(device) for device in device_views(record)]
     if record.artefacts:
         parts.append(_artefacts(record))

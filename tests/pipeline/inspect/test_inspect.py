@@ -124,7 +124,7 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     assert found.opset == {"ai.onnx": 18}
     assert found.inputs == {"x": [1, 1, 8, 8]}
     assert found.ir_version is not None
-    assert {p.name for p in found.passes} == {"distill", "gates", "l2", "quantize"}
+    assert {p.name for p in found.passes} == {"distill", "gates", "l2", "quantize", "tokens"}
 
 
 def test_json_is_read_back(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_inspect_counts_at_the_shape_that_is_given(tmp_path: Path, batch, shape:
     found = json.loads(result.stdout)
     assert (found["macs"], found["params"]) == (2 * 4 * 6 * 36, 72)  # 4 x 6 positions
     applies = {row["name"]: row["applies"] for row in found["passes"]}
-    assert applies == dict.fromkeys(PASSES, True) | {"gates": False}  # of one layer nothing can be removed
+    # Of one layer nothing can be removed, and it is no transformer.
+    assert applies == dict.fromkeys(PASSES, True) | {"gates": False, "tokens": False}
 
 
 @pytest.mark.parametrize("command", ["inspect", "lint"])

@@ -17,6 +17,7 @@ from edgepress.passes.channels.removal import Removal, removed
 from edgepress.passes.channels.soundness import random_kept
 from edgepress.passes.distill import Distill
 from edgepress.passes.quantize import Quantize
+from edgepress.passes.tokens import Tokens
 from edgepress.pipeline.ingest.model import ingest
 from edgepress.pipeline.ingest.removals import KEY
 from edgepress.pipeline.inspect.run import inspect_model
@@ -205,3 +206,11 @@ def test_inspecting_a_recipe_shows_the_smaller_network(tmp_path: Path) -> None:
     )
     found = inspect_model(section)
     assert found.params == small.facts().params and all(row.applies for row in found.passes)
+
+
+def test_a_pass_that_drops_tokens_leaves_the_file_of_what_was_pruned_before(tmp_path: Path) -> None:
+    pruned = at_random(digits("vit"))
+    fewer = Tokens().apply(pruned, CONTEXT).model
+    weights, _ = (path for path, _ in write_pruned([pruned, fewer], tmp_path))
+    again = digits("vit", weights)
+    assert torch.equal(again.run(*pruned.example_inputs)[0], pruned.run(*pruned.example_inputs)[0])

@@ -1,0 +1,87 @@
+"""Multiply-accumulates of one sample, as a function of how many tokens each block keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from .blocks import TokenBlock
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class BlockWidths:
+    """Sizes of one block: width of a token; of all heads together (attended); weights that each token goes through.
+
+    looking: of the layer that makes queries, looked_at: of those that make keys and values, mixing: of what reads the
+    heads, mlp: of all of the MLP.
+    """
+
+    width: int
+    attended: int
+    looking: int
+    looked_at: int
+    mixing: int
+    mlp: int
+
+    @classmethod
+    def of(cls, block: TokenBlock) -> BlockWidths:
+        """Those of a block."""
+        attn = block.attn
+        attended = attn.num_heads * attn.head_dim
+        width = attn.proj.out_features
+        return cls(
+            width,
+            attended,
+            looking=width * attended,
+            looked_at=2 * width * attended,
+            mixing=attn.proj.weight.numel(),
+            mlp=sum(layer.weight.numel() for layer in block.mlp.modules() if isinstance(layer, nn.Linear)),
+        )
+
+    def macs(self, leading: int, given: int, pruned: int, merged: int, read: int | None = None) -> int:
+        """Of a block that is given so many patch tokens, keeps `pruned` and then `merged` of them.
+
+        read: the first tokens alone go on behind the keys and values; None: all.
+        """
+        tokens = leading + given
+        looking = tokens if read is None else read
+        left = leading + merged if read is None else read
+        going = pruned - merged
+        site = 0 if read is not None else going * merged * (2 * self.width + 1)  # cosines, features, sizes
+        return (
+            tokens * self.looked_at
+            + looking * (self.looking + self.mixing + 2 * tokens * self.attended)
+            + left * self.mlp
+            + site
+        )
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Of a network. blocks: their sizes; outside: what all else takes; whole: with all tokens; read: as above."""
+
+    blocks: tuple[BlockWidths, ...]
+    leading: int
+    outside: int
+    whole: int
+    read: int | None
+
+    def of(self, schedule: Schedule) -> int:
+        """With a schedule; the last block's is not looked at where only some tokens of it are read."""
+        total, last = self.outside, len(self.blocks) - 1
+        for index, (block, given, kept) in enumerate(
+            zip(self.blocks, schedule.entering(), schedule.blocks, strict=True)
+        ):
+            read = self.read if index == last else None
+            total += block.macs(self.leading, given, kept.pruned, kept.merged, read)
+        return total
+
+
+def macs_of(blocks: list[TokenBlock], leading: int, patches: int, whole: int, read: int | None) -> Macs:
+    """Of a network that takes `whole` multiply-accumulates with all of its tokens, read or not."""
+    sizes = tuple(BlockWidths.of(block) for block in blocks)
+    plain = Macs(sizes, leading, 0, whole, None)
+    within = plain.of(Schedule.whole(patches, len(blocks)))
+    return Macs(sizes, leading, whole - within, whole, read)

@@ -1,0 +1,99 @@
+"""A schedule by greedy search: again and again the step goes that harms least for what it saves.
+
+A step takes some tokens from one block on, by pruning or by merging. What it harms is how unlike the whole network's
+the outputs become, on samples; no gradients are needed. Harm rises as more is gone, so that what a step harmed earlier
+is mostly a lower bound: only the step that seems best is measured anew (Minoux' lazy greedy, 1978), which takes
+some two measurements a step in place of all.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+
+from .cost import Macs
+from .schedule import Schedule
+
+STEPS = 24
+"""Steps that all tokens would be taken in."""
+Harm = Callable[[Schedule], float]
+"""How unlike the whole network one with this schedule is."""
+
+
+def greedy(start: Schedule, sites: range, cost: Macs, limit: float, harm: Harm, prunes: bool) -> Schedule:
+    """From `start` to a cost of at most `limit`, or to one token from the first site on.
+
+    prunes: whether tokens may be dropped, and not only merged.
+    """
+    kinds = (False, True) if prunes else (True,)
+    search = _Search(sites, kinds, cost, harm, max(1, start.patches // STEPS))
+    schedule = start
+    while cost.of(schedule) > limit:
+        taken = search.best(schedule)
+        if taken is None:
+            break
+        before, schedule = schedule, taken
+        if cost.of(schedule) <= limit:
+            schedule = _nearest(before, schedule, cost, limit)
+    return schedule
+
+
+class _Search:
+    """Steps by what they harmed for what they save when they were last measured, least first."""
+
+    def __init__(self, sites: range, kinds: tuple[bool, ...], cost: Macs, harm: Harm, step: int) -> None:
+        self._cost, self._harm, self._step = cost, harm, step
+        self._queue = [(0.0, block, merging) for block in sites for merging in kinds]
+        self._known: dict[Schedule, float] = {}
+
+    def best(self, schedule: Schedule) -> Schedule | None:
+        """The schedule after the best step; None where none is left."""
+        anew: dict[tuple[int, bool], Schedule] = {}
+        while self._queue:
+            worth, block, merging = heapq.heappop(self._queue)
+            if (block, merging) in anew:
+                heapq.heappush(self._queue, (worth, block, merging))
+                return anew[block, merging]
+            after = fewer(schedule, block, merging, self._step)
+            if after is None:
+                continue
+            anew[block, merging] = after
+            saved = self._cost.of(schedule) - self._cost.of(after)
+            worth = (self._harm_of(after) - self._harm_of(schedule)) / saved
+            heapq.heappush(self._queue, (worth, block, merging))
+        return None
+
+    def _harm_of(self, schedule: Schedule) -> float:
+        if schedule not in self._known:
+            self._known[schedule] = self._harm(schedule)
+        return self._known[schedule]
+
+
+def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule | None:
+    """With `step` patch tokens fewer from this block on, or as many as can go; None where none can."""
+    kept = schedule.blocks[block]
+    going = min(step, kept.merged - 1)
+    if going < 1:
+        return None
+    left = kept.merged - going
+    pruned = [each.pruned for each in schedule.blocks]
+    merged = [
+        min(each.merged, left) if index >= block else each.merged
+        for index, each in enumerate(schedule.blocks)
+    ]
+    if not merging:
+        pruned[block] -= going
+    return Schedule.of(schedule.patches, pruned, merged)
+
+
+def _nearest(before: Schedule, after: Schedule, cost: Macs, limit: float) -> Schedule:
+    """Of the schedules from `before` to `after`, token by token, the first that costs at most `limit`."""
+    return next((each for each in _between(before, after) if cost.of(each) <= limit), after)
+
+
+def _between(before: Schedule, after: Schedule) -> Iterator[Schedule]:
+    most = max(b.merged - a.merged for b, a in zip(before.blocks, after.blocks, strict=True))
+    for step in range(1, most):
+        pruned = [max(a.pruned, b.pruned - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
+        merged = [max(a.merged, b.merged - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
+        yield Schedule.of(before.patches, pruned, merged)

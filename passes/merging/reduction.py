@@ -1,0 +1,55 @@
+"""One site: between the attention and the MLP of a block some patch tokens are dropped, and some merged into others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .matching import Merge
+from .schedule import Kept
+from .token_batch import TokenBatch, taken
+
+
+def received(weights: Tensor, leading: int, looks: int) -> Tensor:
+    """How much attention each patch token receives, a mean over heads and over the tokens that look: (n, patches).
+
+    weights: of the attention, (n, heads, looking, tokens). looks: how many of the first tokens count: 1 for the class
+    token alone (DiffRate, arXiv 2305.17997, section 3.2), 0 for all.
+    """
+    looking = weights[:, :, :looks] if looks else weights
+    return looking.mean((1, 2))[:, leading:]
+
+
+def reduced(tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Merge) -> TokenBatch:
+    """The tokens that are left of `tokens`, those of most importance (n, patches) first.
+
+    The most important `kept.merged` patches stay, the others among `kept.pruned` are merged into them, the rest goes.
+    None may simply go where it is known what tokens were made of.
+    """
+    if kept.merged == tokens.patches:
+        return tokens
+    assert tokens.origin is None or kept.pruned == tokens.patches
+    patches = tokens.features[:, tokens.leading :]
+    order = importance.topk(kept.pruned, dim=1).indices
+    places, going = order[:, : kept.merged], order[:, kept.merged :]
+    features, origin = taken(patches, places), tokens.origin
+    sizes = None if tokens.sizes is None else taken(tokens.sizes, places)
+    if kept.pruned > kept.merged:
+        every = torch.ones_like(importance) if tokens.sizes is None else tokens.sizes
+        features, sizes, joined = merge(
+            features, taken(every, places), taken(patches, going), taken(every, going)
+        )
+        if origin is not None:
+            origin = taken(_renumbered(order, joined), origin)
+    positions = tokens.positions
+    if positions is not None:
+        positions = taken(positions[:, 0].expand(len(places), -1, -1), places)[:, None]
+    leading = tokens.features[:, : tokens.leading]
+    return TokenBatch(torch.cat([leading, features], 1), tokens.leading, sizes, positions, origin)
+
+
+def _renumbered(order: Tensor, joined: Tensor) -> Tensor:
+    """Where each token is afterwards, (n, before), by the order they were taken in and what the last of them joined."""
+    staying = torch.arange(order.shape[1] - joined.shape[1], device=order.device)
+    by_rank = torch.cat([staying.expand(len(order), -1), joined], 1)
+    return taken(by_rank, order.argsort(1))

@@ -1,0 +1,105 @@
+"""Schedule: how many patch tokens each block of a transformer goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import pydantic_core
+from pydantic import Field, ValidationError, model_validator
+
+from ...errors import CompressError, cause
+from ...record import Record, require_schema
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 1 << 20
+HINT = "a schedule is the tokens.json that a run of the pass `tokens` leaves"
+
+
+class Kept(Record, frozen=True):
+    """Patch tokens that are left between the attention and the MLP of a block.
+
+    pruned: once the least important ones are dropped; merged: once of these the least important are added to others.
+    """
+
+    pruned: Annotated[int, Field(ge=0)]
+    merged: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.merged > self.pruned:
+            raise ValueError(f"{self.merged} tokens merged of {self.pruned} that pruning left")
+        if self.pruned > 0 == self.merged:
+            raise ValueError("merged: 0 leaves no token to add the others to; drop them with pruned: 0")
+        return self
+
+
+class Schedule(Record, frozen=True):
+    """Of every block how many patch tokens it keeps. patches: how many there are at first."""
+
+    schema_version: int = SCHEMA_VERSION
+    patches: Annotated[int, Field(ge=1)]
+    blocks: tuple[Kept, ...]
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        before = self.patches
+        for index, kept in enumerate(self.blocks):
+            if kept.pruned > before:
+                raise ValueError(f"blocks[{index}]: keeps {kept.pruned} of {before} tokens")
+            before = kept.merged
+        return self
+
+    @classmethod
+    def of(cls, patches: int, pruned: list[int], merged: list[int]) -> Schedule:
+        """From counts block by block; a count above what is left by then counts as that."""
+        blocks, before = [], patches
+        for most, then in zip(pruned, merged, strict=True):
+            dropped = min(most, before)
+            before = min(then, dropped)
+            blocks.append(Kept(pruned=dropped if before else 0, merged=before))
+        return cls(patches=patches, blocks=tuple(blocks))
+
+    @classmethod
+    def whole(cls, patches: int, blocks: int) -> Schedule:
+        """Of a transformer that keeps all."""
+        return cls.of(patches, [patches] * blocks, [patches] * blocks)
+
+    def entering(self) -> list[int]:
+        """How many patch tokens each block is given."""
+        return [self.patches, *(kept.merged for kept in self.blocks)][: len(self.blocks)]
+
+    @property
+    def sites(self) -> int:
+        """How many blocks keep fewer tokens than they are given."""
+        return sum(kept.merged < given for kept, given in zip(self.blocks, self.entering(), strict=True))
+
+    def scaled(self, patches: int) -> Schedule:
+        """The same shares of another number of tokens, as of another input size."""
+
+        def share(count: int) -> int:
+            return round(count * patches / self.patches) or (1 if count else 0)
+
+        return Schedule.of(
+            patches, [share(k.pruned) for k in self.blocks], [share(k.merged) for k in self.blocks]
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Schedule:
+        """The schedule that a file holds; CompressError when it is none."""
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise CompressError(f"{path}: larger than any schedule; {HINT}")
+            content = pydantic_core.from_json(path.read_bytes(), allow_inf_nan=False)
+        except OSError as error:
+            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {HINT}") from error
+        except ValueError as error:
+            raise CompressError(f"{path}: no schedule of tokens: {cause(error)}; {HINT}") from error
+        require_schema(content, str(path), "a schedule of tokens", SCHEMA_VERSION, HINT)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            told = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+            raise CompressError(f"{path}: no usable schedule of tokens: {told}; {HINT}") from error

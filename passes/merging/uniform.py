@@ -1,0 +1,39 @@
+"""The schedule that keeps the same share of its tokens at every site."""
+
+from __future__ import annotations
+
+from .cost import Macs
+from .schedule import Schedule
+
+STEPS = 40
+"""Halvings of the share: far finer than one token."""
+
+
+def uniform(whole: Schedule, sites: range, cost: Macs, limit: float, prunes: bool) -> Schedule:
+    """The largest share of tokens, alike at all sites, whose cost is at most `limit`.
+
+    The least there is, one token from the first site on, where no share is small enough. prunes: whether half of what
+    goes is dropped rather than merged.
+    """
+    if cost.of(whole) <= limit:
+        return whole
+    low, high = 0.0, 1.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        fits = cost.of(keeping(middle, whole, sites, prunes)) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    return keeping(low, whole, sites, prunes)
+
+
+def keeping(share: float, whole: Schedule, sites: range, prunes: bool) -> Schedule:
+    """With this share of its tokens kept at each site, at least one."""
+    patches, blocks = whole.patches, len(whole.blocks)
+    pruned, merged, exact = list[int](), list[int](), float(patches)
+    for block in range(blocks):
+        before = max(1, round(exact))
+        if block in sites:
+            exact = max(1.0, exact * share)
+        after = max(1, round(exact))
+        pruned.append((before + after + 1) // 2 if prunes else before)
+        merged.append(after)
+    return Schedule.of(patches, pruned, merged)

@@ -1,0 +1,127 @@
+"""Encoders of several libraries brought to one form: the same outputs, fewer tokens, and what is refused and why."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from edgepress.macs import total_macs
+from edgepress.passes.merging.blocks import TokenBlocks
+from edgepress.passes.merging.cost import macs_of
+from edgepress.passes.merging.encoder import NoEncoderError, find_encoder, rebuilt
+from edgepress.passes.merging.matching import MERGES
+from edgepress.passes.merging.reading import tokens_read
+from edgepress.passes.merging.schedule import Schedule
+from edgepress.passes.merging.settings import Settings, blocks_of, set_up
+from edgepress.torch_macs import count_macs
+from token_nets import NETWORKS, SIDE, built
+from torch import Tensor, nn
+
+INPUTS = (torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),)
+LEADING = {
+    "timm ViT, attention pooling": 0,
+    "timm DINOv2: registers, layer scale": 4,
+    "timm DeiT: distilled": 2,
+}
+READ = {"timm DeiT: distilled": 2, "timm ViT, mean of the patches": None, "timm ViT, attention pooling": None}
+
+
+def settings_of(
+    name: str, network: nn.Module, schedule: Schedule | None = None, merge: str = "mean"
+) -> Settings:
+    encoder = find_encoder(network, INPUTS)
+    read = READ.get(name, 1)
+    blocks = len(list(network.get_submodule(encoder.place).children()))
+    whole = Schedule.whole(encoder.patches, blocks)
+    return Settings(encoder, schedule or whole, merge, read or 0, read)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_encoder_is_found_and_computes_the_same_in_the_common_form(name: str) -> None:
+    network = built(name)
+    encoder = find_encoder(network, INPUTS)
+    assert (encoder.leading, encoder.patches) == (LEADING.get(name, 1), 64 if "hand" in name else 16)
+    network_of_tokens = rebuilt(network, INPUTS, encoder)
+    assert isinstance(network_of_tokens.get_submodule(encoder.place), TokenBlocks)
+    with torch.no_grad():
+        torch.testing.assert_close(network_of_tokens(*INPUTS), network(*INPUTS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_read_at_the_end_is_found_and_all_else_dropped_without_a_change(name: str) -> None:
+    network = built(name)
+    settings = settings_of(name, network)
+    tokens = rebuilt(network, INPUTS, settings.encoder)
+    places = tokens_read(tokens, INPUTS, settings.encoder)
+    read = READ.get(name, 1)
+    assert places == list(range(read)) if read is not None else places[-1] == settings.encoder.leading + 15
+    with torch.no_grad():
+        torch.testing.assert_close(set_up(tokens, settings)(*INPUTS), network(*INPUTS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cost_is_what_the_smaller_network_multiplies(name: str, merge: str) -> None:
+    network = built(name)
+    patches = find_encoder(network, INPUTS).patches
+    prunes = READ.get(name, 1) is not None
+    blocks = 4 if "hand" in name else 3
+    merged = [patches, patches // 2, patches // 4, patches // 4][:blocks]
+    pruned = [patches, 3 * patches // 4 if prunes else patches, patches // 2, patches // 4][:blocks]
+    settings = settings_of(name, network, Schedule.of(patches, pruned, merged), merge)
+    tokens = rebuilt(network, INPUTS, settings.encoder)
+    both = network, set_up(tokens, settings)
+    whole, smaller = (total_macs(one.macs for one in count_macs(each, INPUTS)) for each in both)
+    assert whole is not None and smaller is not None
+    cost = macs_of(
+        blocks_of(tokens, settings.encoder).each, settings.encoder.leading, patches, whole, settings.read
+    )
+    assert cost.of(settings.schedule) == pytest.approx(smaller, rel=1e-3)
+    assert smaller < 0.9 * whole
+
+
+def test_a_batch_is_each_of_its_samples_alone() -> None:
+    network = built("timm ViT")
+    settings = settings_of("timm ViT", network, Schedule.of(16, [16, 12, 4], [16, 8, 4]))
+    smaller = set_up(rebuilt(network, INPUTS, settings.encoder), settings)
+    with torch.no_grad():
+        together, alone = smaller(*INPUTS), [smaller(x[None]) for x in INPUTS[0]]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+class Parallel(nn.Module):
+    """Attention and MLP beside each other."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.attn(self.norm1(x)) + self.mlp(self.norm2(x))
+        return y
+
+
+def parallel() -> nn.Module:
+    network = built("timm ViT")
+    network.blocks = nn.Sequential(*(Parallel(block) for block in network.blocks))
+    return network
+
+
+def swin() -> nn.Module:
+    sizes = {"window_size": 2, "embed_dim": 12, "depths": (2, 2, 2, 2)}
+    network: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", img_size=SIDE, **sizes)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (parallel, r"blocks\.0: it computes something else than x \+ attention\(norm\(x\)\)"),
+        (swin, r"it has 4 lists of transformer blocks \(layers\.0\.blocks, "),
+        (lambda: nn.Conv2d(3, 4, 3), "no vision transformer: it has no attention that is known"),
+    ],
+)
+def test_what_is_no_plain_vision_transformer_is_refused_with_the_reason(network, reason: str) -> None:
+    module = network()
+    with pytest.raises(NoEncoderError, match=reason):
+        rebuilt(module, INPUTS, find_encoder(module, INPUTS))

@@ -1,0 +1,174 @@
+"""Merging of tokens against a plain version with loops, written from the papers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from edgepress.passes.merging.matching import MERGES, SHARPNESS, cosines, mean, soft, weighted
+from edgepress.passes.merging.reduction import received, reduced
+from edgepress.passes.merging.schedule import Kept
+from edgepress.passes.merging.token_batch import TokenBatch
+from torch import Tensor
+
+Rows = list[list[float]]
+
+
+def drawn(
+    n: int, staying: int, going: int, width: int = 5, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    sizes = 1 + 3 * torch.rand(n, staying + going, generator=draw)
+    features = torch.randn(n, staying + going, width, generator=draw)
+    return features[:, :staying], sizes[:, :staying], features[:, staying:], sizes[:, staying:]
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one) * sum(b * b for b in other))
+
+
+def by_loops(
+    rule: str, staying: Rows, sizes: list[float], going: Rows, going_sizes: list[float]
+) -> tuple[Rows, list[float]]:
+    """One sample."""
+    shares = []
+    for token in going:
+        similar = [cosine(token, other) for other in staying]
+        best = max(range(len(similar)), key=similar.__getitem__)
+        exponents = [math.exp(SHARPNESS * each) for each in similar]
+        hard = [float(place == best) for place in range(len(staying))]
+        shares.append([e / sum(exponents) for e in exponents] if rule == "soft" else hard)
+    features, counts = [], []
+    for place, token in enumerate(staying):
+        met = [
+            (share[place], other, size)
+            for share, other, size in zip(shares, going, going_sizes, strict=True)
+            if share[place]
+        ]
+        if rule == "mean":
+            features.append(
+                [(own + sum(o[i] for _, o, _ in met)) / (1 + len(met)) for i, own in enumerate(token)]
+            )
+            counts.append(sizes[place] + sum(s * max(0.0, cosine(o, token)) for _, o, s in met))
+            continue
+        mass = sizes[place] + sum(share * s for share, _, s in met)
+        features.append(
+            [
+                (own * sizes[place] + sum(share * s * o[i] for share, o, s in met)) / mass
+                for i, own in enumerate(token)
+            ]
+        )
+        counts.append(mass)
+    return features, counts
+
+
+@pytest.mark.parametrize("rule", MERGES)
+@pytest.mark.parametrize("seed", range(5))
+def test_each_rule_is_what_loops_over_tokens_find(rule: str, seed: int) -> None:
+    given = drawn(3, 4, 6, seed=seed)
+    features, sizes, places = MERGES[rule](*given)  # type: ignore[index]
+    for sample in range(3):
+        staying, own, going, other = (each[sample].tolist() for each in given)
+        wanted, counts = by_loops(rule, staying, own, going, other)
+        torch.testing.assert_close(features[sample], torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sizes[sample], torch.tensor(counts), rtol=1e-4, atol=1e-5)
+        similar = [[cosine(token, each) for each in staying] for token in going]
+        assert places[sample].tolist() == [max(range(4), key=row.__getitem__) for row in similar]
+
+
+@pytest.mark.parametrize("rule", MERGES)
+def test_sizes_stay_positive_and_numbers_finite_for_hostile_features(rule: str) -> None:
+    staying, own = torch.randn(2, 3, 4), torch.ones(2, 3)
+    for going in (-staying, torch.zeros(2, 3, 4), 1e18 * staying, staying * 1e-30):
+        features, sizes, _ = MERGES[rule](staying, own, going, own)  # type: ignore[index]
+        assert bool(torch.isfinite(features).all()) and bool((sizes >= own).all())
+        assert bool(torch.isfinite(sizes.log()).all())
+
+
+def test_a_size_weighted_merge_keeps_the_sum_of_all_patches() -> None:
+    for rule in (weighted, soft):
+        staying, own, going, other = drawn(2, 4, 6)
+        features, sizes, _ = rule(staying, own, going, other)
+        before = (staying * own[..., None]).sum(1) + (going * other[..., None]).sum(1)
+        torch.testing.assert_close((features * sizes[..., None]).sum(1), before)
+        torch.testing.assert_close(sizes.sum(1), own.sum(1) + other.sum(1))
+
+
+def test_cosines_of_a_token_without_features_are_zero() -> None:
+    assert cosines(torch.zeros(1, 1, 3), torch.ones(1, 2, 3)).tolist() == [[[0.0, 0.0]]]
+
+
+def test_gradients_reach_what_goes_and_what_stays() -> None:
+    given = [each.requires_grad_() for each in drawn(2, 3, 4)]
+    features, sizes, _ = mean(*given)
+    gradients = torch.autograd.grad(features.sum() + sizes.sum(), given)
+    assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
+
+
+def test_importance_is_the_attention_of_those_who_look() -> None:
+    weights = torch.rand(2, 3, 5, 5)
+    assert torch.equal(received(weights, 2, 1), weights[:, :, :1, 2:].mean((1, 2)))
+    assert torch.allclose(received(weights, 0, 0), weights.mean((1, 2)))
+
+
+def tokens(n: int = 2, leading: int = 1, patches: int = 6) -> TokenBatch:
+    draw = torch.Generator().manual_seed(1)
+    features = torch.randn(n, leading + patches, 4, generator=draw)
+    origin = torch.arange(patches).expand(n, -1)
+    return TokenBatch(
+        features, leading, positions=torch.arange(patches * 2.0).reshape(1, 1, patches, 2), origin=origin
+    )
+
+
+def test_nothing_that_goes_changes_nothing() -> None:
+    given = tokens()
+    assert reduced(given, torch.rand(2, 6), Kept(pruned=6, merged=6), mean) is given
+
+
+def test_the_least_important_are_dropped_and_the_next_merged() -> None:
+    given = TokenBatch(tokens().features, 1)
+    importance = torch.tensor([[0.1, 0.6, 0.5, 0.2, 0.4, 0.3], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
+    left = reduced(given, importance, Kept(pruned=4, merged=2), weighted)
+    assert left.features.shape == (2, 3, 4) and left.leading == 1 and left.sizes is not None
+    assert torch.equal(left.features[:, :1], given.features[:, :1])
+    assert left.sizes.sum(1).tolist() == [4.0, 4.0]
+    patches = given.features[0, 1:]
+    wanted, counts, _ = weighted(
+        patches[None, [1, 2]], torch.ones(1, 2), patches[None, [4, 5]], torch.ones(1, 2)
+    )
+    assert torch.allclose(left.features[0, 1:], wanted[0]) and torch.equal(left.sizes[0], counts[0])
+
+
+def test_pruning_alone_leaves_sizes_of_one() -> None:
+    left = reduced(TokenBatch(tokens().features, 1), torch.rand(2, 6), Kept(pruned=3, merged=3), mean)
+    assert left.sizes is None and left.log_sizes is None and left.patches == 3
+
+
+def test_rotary_positions_go_with_their_tokens() -> None:
+    importance = torch.tensor([[0.0, 0.0, 0.0, 0.9, 0.0, 0.8]]).expand(2, -1)
+    left = reduced(tokens(), importance, Kept(pruned=6, merged=2), mean)
+    assert left.positions is not None
+    assert left.positions[0, 0].tolist() == [[6.0, 7.0], [10.0, 11.0]]
+
+
+@pytest.mark.parametrize("rule", MERGES)
+def test_every_patch_is_found_again_in_what_it_became_part_of(rule: str) -> None:
+    left, draw = tokens(), torch.Generator().manual_seed(3)
+    for merged in (4, 2):
+        before = left
+        importance = torch.rand(2, before.patches, generator=draw)
+        left = reduced(before, importance, Kept(pruned=before.patches, merged=merged), MERGES[rule])  # type: ignore[index]
+        assert left.origin is not None and int(left.origin.max()) < merged
+        staying = importance.topk(merged, 1).indices
+        assert before.origin is not None
+        for sample in range(2):
+            for patch in range(6):
+                was = int(before.origin[sample, patch])
+                if was in staying[sample].tolist():
+                    assert int(left.origin[sample, patch]) == staying[sample].tolist().index(was)
+    restored = left.restored()
+    assert restored.shape == (2, 7, 4)
+    assert left.origin is not None
+    assert torch.equal(restored[1, 3], left.features[1, 1 + int(left.origin[1, 2])])
