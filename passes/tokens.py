@@ -32,10 +32,10 @@ class Tokens(TokensOptions):
 
     def why_not(self, model: Model) -> str:
         """Where there is no transformer whose blocks are known, that."""
-        from .merging.encoder import NoEncoderError, find_encoder
+        from .merging.encoder import NoEncoderError, token_network
 
         try:
-            find_encoder(model.module, model.example_inputs)
+            token_network(model.module, model.example_inputs)
         except NoEncoderError as error:
             return f"{error}; leave out the pass"
         return ""

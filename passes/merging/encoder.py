@@ -19,7 +19,7 @@ from .blocks import TokenBlock, TokenBlocks
 from .parts import attentions_in, token_blocks
 
 CLOSE = 1e-4
-"""Most that a rebuilt block may differ, of its largest output: sums in another order, in float32."""
+"""Most that what is rebuilt may differ, of its largest output: sums in another order, in float32."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class NoEncoderError(CompressError):
     """A network has no transformer whose tokens could go; says why."""
 
 
+def token_network(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Encoder, nn.Module]:
+    """Where a network has its blocks, and the network rebuilt for fewer tokens; NoEncoderError where it cannot be."""
+    encoder = find_encoder(module, inputs)
+    return encoder, rebuilt(module, inputs, encoder)
+
+
 def find_encoder(module: nn.Module, inputs: tuple[Tensor, ...]) -> Encoder:
     """The list of transformer blocks of a network that runs on `inputs`; NoEncoderError where there is not just one."""
     if any(isinstance(part, TokenBlocks) for part in module.modules()):
@@ -50,13 +56,13 @@ def find_encoder(module: nn.Module, inputs: tuple[Tensor, ...]) -> Encoder:
             f"it has {len(lists)} lists of transformer blocks ({listed(lists)}), and tokens can go from one"
             " list to the end: hierarchical networks, and those of several towers, stay as they are"
         )
-    [place] = lists
-    tokens, patches = _counted(module, module.get_submodule(place), inputs)
-    if not 0 < patches <= tokens:
+    odd = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32, torch.float64}
+    if odd:
         raise NoEncoderError(
-            f"{place}: its blocks take {tokens} tokens, and what makes them has {patches} positions: which of them"
-            " are patches is not known"
+            f"its weights are {str(odd.pop()).removeprefix('torch.')}: give the network in float32 (network.float())"
         )
+    [place] = lists
+    tokens, patches = _counted(module, module.get_submodule(place), inputs, place)
     return Encoder(place, tokens - patches, patches)
 
 
@@ -81,7 +87,7 @@ def rebuilt(module: nn.Module, inputs: tuple[Tensor, ...], encoder: Encoder) -> 
         raise NoEncoderError(
             f"{encoder.place}: what runs its blocks also looks into them: {describe(error)}"
         ) from error
-    if not all(map(_alike, _several(wanted), _several(found))):
+    if not alike(wanted, found):
         raise NoEncoderError(f"{encoder.place}: its blocks are not simply run one after another")
     return network
 
@@ -100,10 +106,12 @@ def _rebuilt_block(block: nn.Module, calls: list[Call], encoder: Encoder, where:
         alone = TokenBlocks([("0", candidate)], encoder.leading)
         try:
             with torch.no_grad():
-                found = alone(*call.given, **call.named)
-        except RuntimeError:  # sizes that do not fit together: so they are others
+                found = alone(call.taken, rope=call.named.get("rope"))
+        except (
+            Exception
+        ):  # parts that do not fit together, in whatever way they say so: so it is something else
             continue
-        if _alike(call.returned, found):
+        if alike(call.returned, found):
             return candidate
     raise NoEncoderError(
         f"{where}: it computes something else than x + attention(norm(x)), then x + mlp(norm(x)), each perhaps times a"
@@ -111,10 +119,17 @@ def _rebuilt_block(block: nn.Module, calls: list[Call], encoder: Encoder, where:
     )
 
 
-def _alike(wanted: Tensor, found: Tensor) -> bool:
-    """Whether two tensors are the same to float error."""
-    if wanted.shape != found.shape:
+def alike(wanted: Any, found: Any) -> bool:
+    """Whether outputs of two networks are the same to float error, each a tensor or several."""
+    pairs = several_of(wanted), several_of(found)
+    return len(pairs[0]) == len(pairs[1]) and all(map(_close, *pairs))
+
+
+def _close(wanted: Tensor, found: Tensor) -> bool:
+    if wanted.shape != found.shape or wanted.dtype != found.dtype:
         return False
+    if not wanted.is_floating_point() or not wanted.numel():
+        return torch.equal(wanted, found)
     return bool((wanted - found).abs().max() <= CLOSE * wanted.abs().max().clamp(min=1e-12))
 
 
@@ -136,25 +151,54 @@ def _why_none(module: nn.Module) -> str:
         if looks
         else "it has no attention that is known, and what it has"
     )
-    return f"no vision transformer: {has} is not in a list of blocks that each hold one"
+    return f"no vision transformer: {has} is not in a list of two or more blocks that each hold one"
 
 
-def _counted(module: nn.Module, blocks: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, int]:
-    """How many tokens the first block is given, and how many positions the last convolution before it has."""
-    seen: dict[str, int] = {}
+def _counted(module: nn.Module, blocks: nn.Module, inputs: tuple[Tensor, ...], place: str) -> tuple[int, int]:
+    """How many tokens the first block is given, and how many of them, the last ones, are made of patches.
 
-    def convolved(_: nn.Module, __: Any, output: Any) -> None:
-        if "tokens" not in seen and isinstance(output, Tensor):
-            seen["patches"] = int(output.shape[2:].numel())
-
-    def entered(_: nn.Module, given: Any, named: Any) -> None:
-        features = given[0] if given else next(iter(named.values()))
-        seen.setdefault("tokens", int(features.shape[1]) if features.dim() == 3 else 0)
-
+    These are as many as the last convolution before it has positions, and what a change of its output changes.
+    """
     first = next(iter(blocks_in(blocks).values()))
-    handles = [
-        part.register_forward_hook(convolved) for part in module.modules() if isinstance(part, nn.Conv2d)
-    ]
+    before, patches = _given_to(first, module, inputs, shifted=False)
+    after, _ = _given_to(first, module, inputs, shifted=True)
+    if before is None or after is None or before.dim() != 3:
+        raise NoEncoderError(f"{place}: its first block is not given tokens as (n, tokens, width)")
+    if not patches:
+        raise NoEncoderError(
+            f"{place}: no convolution makes its patches, and which tokens those are is not known"
+        )
+    tokens = before.shape[1]
+    made = ((before - after).abs().sum((0, 2)) > 0).nonzero().flatten().tolist()
+    if made != list(range(tokens - patches, tokens)):
+        raise NoEncoderError(
+            f"{place}: its first block is given {tokens} tokens, and the last {patches} of them should be those of the"
+            f" patches, and no others: {listed([str(token) for token in made])} are"
+        )
+    return tokens, patches
+
+
+def _given_to(
+    first: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...], shifted: bool
+) -> tuple[Tensor | None, int]:
+    """What the first block is given, and the positions of the last convolution before it.
+
+    shifted: with noise on the output of that and all other convolutions.
+    """
+    given: list[Tensor] = []
+    seen, draw = [0], torch.Generator().manual_seed(0)
+
+    def convolved(_: nn.Module, __: Any, output: Any) -> Any:
+        if given or not isinstance(output, Tensor):
+            return output
+        seen[0] = int(output.shape[2:].numel())
+        return output + torch.rand(output.shape, generator=draw).to(output) if shifted else output
+
+    def entered(_: nn.Module, by_place: Any, named: Any) -> None:
+        given.append(by_place[0] if by_place else next(iter(named.values())))
+
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+    handles = [part.register_forward_hook(convolved) for part in convolutions]
     handles.append(first.register_forward_pre_hook(entered, with_kwargs=True))
     try:
         with torch.no_grad():
@@ -162,8 +206,9 @@ def _counted(module: nn.Module, blocks: nn.Module, inputs: tuple[Tensor, ...]) -
     finally:
         for handle in handles:
             handle.remove()
-    return seen.get("tokens", 0), seen.get("patches", 0)
+    return (given[0] if given else None), seen[0]
 
 
-def _several(outputs: Any) -> tuple[Tensor, ...]:
+def several_of(outputs: Any) -> tuple[Tensor, ...]:
+    """The outputs of a network, which may be one tensor."""
     return outputs if isinstance(outputs, tuple) else (outputs,)

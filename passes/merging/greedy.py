@@ -38,6 +38,10 @@ def greedy(start: Schedule, sites: range, cost: Macs, limit: float, harm: Harm, 
     return schedule
 
 
+_Step = tuple[float, int, bool]
+"""What it harmed for what it saves, its block, and whether tokens are merged there, and not dropped."""
+
+
 class _Search:
     """Steps by what they harmed for what they save when they were last measured, least first."""
 
@@ -49,19 +53,24 @@ class _Search:
     def best(self, schedule: Schedule) -> Schedule | None:
         """The schedule after the best step; None where none is left."""
         anew: dict[tuple[int, bool], Schedule] = {}
-        while self._queue:
-            worth, block, merging = heapq.heappop(self._queue)
+        aside, found = list[_Step](), None
+        while self._queue and found is None:
+            step = heapq.heappop(self._queue)
+            _, block, merging = step
             if (block, merging) in anew:
+                aside.append(step)
+                found = anew[block, merging]
+            elif (after := fewer(schedule, block, merging, self._step)) is not None:
+                saved = self._cost.of(schedule) - self._cost.of(after)
+                if saved <= 0:
+                    aside.append(step)  # merging costs more than it saves, until fewer tokens come this far
+                    continue
+                anew[block, merging] = after
+                worth = (self._harm_of(after) - self._harm_of(schedule)) / saved
                 heapq.heappush(self._queue, (worth, block, merging))
-                return anew[block, merging]
-            after = fewer(schedule, block, merging, self._step)
-            if after is None:
-                continue
-            anew[block, merging] = after
-            saved = self._cost.of(schedule) - self._cost.of(after)
-            worth = (self._harm_of(after) - self._harm_of(schedule)) / saved
-            heapq.heappush(self._queue, (worth, block, merging))
-        return None
+        for step in aside:
+            heapq.heappush(self._queue, step)
+        return found
 
     def _harm_of(self, schedule: Schedule) -> float:
         if schedule not in self._known:
@@ -83,7 +92,7 @@ def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule 
     ]
     if not merging:
         pruned[block] -= going
-    return Schedule.of(schedule.patches, pruned, merged)
+    return Schedule.of(schedule.patches, pruned, merged, schedule.merge)
 
 
 def _nearest(before: Schedule, after: Schedule, cost: Macs, limit: float) -> Schedule:
@@ -96,4 +105,4 @@ def _between(before: Schedule, after: Schedule) -> Iterator[Schedule]:
     for step in range(1, most):
         pruned = [max(a.pruned, b.pruned - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
         merged = [max(a.merged, b.merged - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
-        yield Schedule.of(before.patches, pruned, merged)
+        yield Schedule.of(before.patches, pruned, merged, before.merge)

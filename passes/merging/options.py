@@ -32,10 +32,11 @@ class TokensOptions(Pass):
         description="greedy: step by step the tokens go that harm the outputs least for what they save; kept only where"
         " it does no worse than uniform on other samples. uniform: the same share at each site.",
     )
-    merge: MergeName = Field(
-        "mean",
+    merge: MergeName | None = Field(
+        None,
         description="What becomes of merged tokens: mean (DiffRate) or weighted (ToMe, by the patches that each stands"
-        " for) with the most similar token that stays; soft: shared out over all that stay.",
+        " for) with the most similar token that stays; soft: shared out over all that stay. Default: that of the"
+        " schedule, or mean.",
     )
     start: int = Field(1, ge=0, description="The first block that may lose tokens, counted from 0.")
 
@@ -43,4 +44,13 @@ class TokensOptions(Pass):
     def _one_schedule(self) -> Self:
         if self.target is not None and self.schedule is not None:
             raise ValueError("expected target or schedule, not both")
+        unused = [name for name in ("method", "start") if name in self.model_fields_set]
+        if self.target is None and unused:
+            raise ValueError(
+                f"{' and '.join(unused)}: say how a target is met: give a target, or leave it out"
+            )
+        if self.target is None and self.schedule is None and self.merge is not None:
+            raise ValueError(
+                "merge: nothing is merged without a target or a schedule: give one, or leave it out"
+            )
         return self

@@ -158,10 +158,13 @@ def _qkv(block: nn.Module, attention: nn.Module, layout: Layout) -> nn.Linear:
             )
             weights.append(weight[order])
             biases.append(weight.new_zeros(len(order)) if bias is None else bias[order])
-    bias = torch.cat(biases)
+    bias, biased = (
+        torch.cat(biases),
+        any(getattr(layer, "bias", None) is not None for layer in layers.values()),
+    )
     if getattr(attention, _SEPARATE_BIASES[0], None) is not None:
-        bias = torch.cat([getattr(attention, name) for name in _SEPARATE_BIASES])
-    return _linear(torch.cat(weights), bias if bool(bias.any()) else None)
+        bias, biased = torch.cat([getattr(attention, name) for name in _SEPARATE_BIASES]), True
+    return _linear(torch.cat(weights), bias if biased else None)
 
 
 def _projection(block: nn.Module, layout: Layout) -> nn.Linear:

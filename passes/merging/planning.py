@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ from ...calibration.data import Part
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
+from ..teaching.task import first_batch
 from .cost import Macs, macs_of
-from .encoder import NoEncoderError, find_encoder, rebuilt
-from .greedy import greedy
+from .encoder import NoEncoderError, alike, token_network
+from .greedy import fewer, greedy
 from .judging import Judge, judge_on
 from .options import TokensOptions
 from .reading import tokens_read
 from .schedule import Schedule
-from .settings import Settings, blocks_of, set_counts
+from .settings import Settings, blocks_of, set_counts, set_up
 from .uniform import keeping, uniform
 
+SAMPLES = 8
+"""On which it is seen that what nothing reads is not needed."""
 PROGRESS = 10
 """Schedules between two lines of progress."""
-ALL_READ = "outputs depend on patches behind the last block, and no target is given"
 
 
 class Planning:
@@ -32,8 +35,7 @@ class Planning:
     def __init__(self, options: TokensOptions, model: Model, context: PassContext) -> None:
         self.options, self.model, self.context = options, model, context
         try:
-            self.encoder = find_encoder(model.module, model.example_inputs)
-            self.network = rebuilt(model.module, model.example_inputs, self.encoder)
+            self.encoder, self.network = token_network(model.module, model.example_inputs)
         except NoEncoderError as error:
             raise CompressError(f"{options.name}: {error}; leave out the pass") from error
         self.blocks = blocks_of(self.network, self.encoder)
@@ -44,7 +46,7 @@ class Planning:
         """Everything, as data."""
         schedule = self._schedule()
         if self.read is None and schedule.sites == 0:
-            return PassPlan({}, {}, modified=False, notes=(f"all tokens stay: {ALL_READ}",))
+            return PassPlan({}, {}, modified=False, notes=(f"all tokens stay: {self._why_all}",))
         settings = self._settings(schedule)
         return PassPlan(
             settings.to_json(),
@@ -62,8 +64,32 @@ class Planning:
 
     @cached_property
     def read(self) -> int | None:
-        """How many of the first tokens are read, where all of these are leading ones; else None."""
-        return self.places[-1] + 1 if self.places and self.places[-1] < self.encoder.leading else None
+        """How many of the first tokens are read, where these are leading ones and all others can go; else None."""
+        if not self.places or self.places[-1] >= self.encoder.leading:
+            return None
+        read = self.places[-1] + 1
+        return read if self._goes_on_with(read) else None
+
+    def _goes_on_with(self, read: int) -> bool:
+        """Whether the network runs, and computes the same, where only so many tokens leave the last block."""
+        whole = Settings(self.encoder, self._whole, read, read)
+        smaller = replace(self.model, module=set_up(self.network, whole))
+        calibration, _ = first_batch(self.context.data.calibration, SAMPLES, self.model.static_batch)
+        try:
+            return all(
+                alike(self.model.run(*inputs), smaller.run(*inputs))
+                for inputs in (self.model.example_inputs, calibration)
+            )
+        except Exception:  # code behind the blocks that counts on all tokens, however that shows
+            return False
+
+    @property
+    def _why_all(self) -> str:
+        if self.options.schedule is not None:
+            return f"{self.options.schedule} keeps all"
+        if not self.places:
+            return "no output depends on any token behind the last block; is a last layer all zeros?"
+        return "outputs depend on more than leading tokens behind the last block, and no target is given"
 
     @property
     def looks(self) -> int:
@@ -80,11 +106,23 @@ class Planning:
             raise CompressError(f"{self.options.name}: {self.model.facts().macs_text}")
         return macs_of(self.blocks.each, self.encoder.leading, self.encoder.patches, macs, self.read)
 
-    @property
+    @cached_property
     def _sites(self) -> range:
-        """The blocks that may lose tokens: the last one drops what is not read by itself."""
-        count = len(self.blocks.each)
-        return range(min(self.options.start, count), count - 1 if self.read is not None else count)
+        """The blocks that may lose tokens: not the last, where it drops what is not read, or merging does not pay."""
+        last = len(self.blocks.each) - 1
+        half = fewer(self._whole, last, merging=True, step=self.encoder.patches // 2)
+        pays = half is not None and self.cost.of(half) < self.cost.of(self._whole)
+        end = last + 1 if self.read is None and pays else last
+        if self.options.start >= end:
+            raise CompressError(
+                f"{self.options.name}: start: of the {last + 1} blocks of {self.encoder.place} those from 0 to"
+                f" {end - 1} may lose tokens, got {self.options.start}"
+            )
+        return range(self.options.start, end)
+
+    @property
+    def _whole(self) -> Schedule:
+        return Schedule.whole(self.encoder.patches, len(self.blocks.each))
 
     @property
     def _prunes(self) -> bool:
@@ -92,13 +130,17 @@ class Planning:
         return self.read is not None
 
     def _settings(self, schedule: Schedule) -> Settings:
-        return Settings(self.encoder, schedule, self.options.merge, self.looks, self.read)
+        return Settings(self.encoder, schedule, self.looks, self.read)
 
     def _schedule(self) -> Schedule:
-        options, patches, blocks = self.options, self.encoder.patches, len(self.blocks.each)
-        if options.schedule is not None:
-            return self._given(options.schedule)
-        whole = Schedule.whole(patches, blocks)
+        options = self.options
+        found = self._given(options.schedule) if options.schedule is not None else self._found()
+        return found if self.read is None else found.without_the_last()
+
+    def _found(self) -> Schedule:
+        """By the target; all tokens stay without one."""
+        options = self.options
+        whole = self._whole.model_copy(update={"merge": options.merge or "mean"})
         if options.target is None:
             return whole
         limit = options.target * self.cost.whole
@@ -116,6 +158,8 @@ class Planning:
                 f" {blocks}"
             )
         scaled = found.scaled(patches)
+        if self.options.merge is not None:
+            scaled = scaled.model_copy(update={"merge": self.options.merge})
         given = zip(scaled.blocks, scaled.entering(), strict=True)
         if not self._prunes and any(kept.pruned < before for kept, before in given):
             raise CompressError(
@@ -169,15 +213,17 @@ class Planning:
 
     def _told(self, schedule: Schedule) -> Iterator[str]:
         if self.read is not None:
-            whole = Schedule.whole(self.encoder.patches, len(self.blocks.each))
             yield (
                 f"behind the last attention only the first {self.read} of {self._tokens} tokens count, and the others"
-                f" are dropped there: outputs stay as they are, at {self._share(whole)} of the multiply-accumulates"
+                f" are dropped there: outputs stay as they are, at {self._share(self._whole)} of the"
+                " multiply-accumulates"
             )
         if schedule.sites:
-            counts = ", ".join(str(kept.merged) for kept in schedule.blocks)
+            last = len(schedule.blocks) - (self.read is not None)
+            counts = ", ".join(str(kept.merged) for kept in schedule.blocks[:last])
             yield (
-                f"patch tokens after each block: {counts} (of {self.encoder.patches}), at"
+                f"patch tokens after each block{'' if self.read is None else ' but the last'}: {counts} (of"
+                f" {self.encoder.patches}), merged by {schedule.merge}, at"
                 f" {self._share(schedule)} of the multiply-accumulates"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ...errors import CompressError, cause
 from ...record import Record, require_schema
+from .matching import MergeName
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 20
@@ -35,11 +37,12 @@ class Kept(Record, frozen=True):
 
 
 class Schedule(Record, frozen=True):
-    """Of every block how many patch tokens it keeps. patches: how many there are at first."""
+    """Of every block how many patch tokens it keeps. patches: how many there are at first; merge: by which rule."""
 
     schema_version: int = SCHEMA_VERSION
     patches: Annotated[int, Field(ge=1)]
     blocks: tuple[Kept, ...]
+    merge: MergeName = "mean"
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -51,19 +54,27 @@ class Schedule(Record, frozen=True):
         return self
 
     @classmethod
-    def of(cls, patches: int, pruned: list[int], merged: list[int]) -> Schedule:
+    def of(
+        cls, patches: int, pruned: Sequence[int], merged: Sequence[int], merge: MergeName = "mean"
+    ) -> Schedule:
         """From counts block by block; a count above what is left by then counts as that."""
         blocks, before = [], patches
         for most, then in zip(pruned, merged, strict=True):
             dropped = min(most, before)
             before = min(then, dropped)
             blocks.append(Kept(pruned=dropped if before else 0, merged=before))
-        return cls(patches=patches, blocks=tuple(blocks))
+        return cls(patches=patches, blocks=tuple(blocks), merge=merge)
 
     @classmethod
     def whole(cls, patches: int, blocks: int) -> Schedule:
         """Of a transformer that keeps all."""
         return cls.of(patches, [patches] * blocks, [patches] * blocks)
+
+    def without_the_last(self) -> Schedule:
+        """The same, where nothing goes in the last block."""
+        last = self.entering()[-1]
+        blocks = (*self.blocks[:-1], Kept(pruned=last, merged=last))
+        return self.model_copy(update={"blocks": blocks})
 
     def entering(self) -> list[int]:
         """How many patch tokens each block is given."""
@@ -80,9 +91,8 @@ class Schedule(Record, frozen=True):
         def share(count: int) -> int:
             return round(count * patches / self.patches) or (1 if count else 0)
 
-        return Schedule.of(
-            patches, [share(k.pruned) for k in self.blocks], [share(k.merged) for k in self.blocks]
-        )
+        pruned, merged = zip(*((share(kept.pruned), share(kept.merged)) for kept in self.blocks), strict=True)
+        return Schedule.of(patches, pruned, merged, self.merge)
 
     @classmethod
     def read(cls, path: Path) -> Schedule:

@@ -10,13 +10,12 @@ from torch import nn
 
 from .blocks import TokenBlocks
 from .encoder import Encoder
-from .matching import MergeName
 from .schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that was decided. merge: the rule by which tokens are added to others.
+    """All that was decided.
 
     looks: how many of the first tokens importance is attention of, 0 for all. read: how many of the first tokens are
     read behind the last block, where no others are; None: patches are read there, so that all come back.
@@ -24,7 +23,6 @@ class Settings:
 
     encoder: Encoder
     schedule: Schedule
-    merge: MergeName
     looks: int
     read: int | None
 
@@ -61,7 +59,7 @@ def set_counts(blocks: TokenBlocks, settings: Settings) -> None:
     schedule, blocks.restores = settings.schedule, settings.read is None
     for block, kept, given in zip(blocks.each, schedule.blocks, schedule.entering(), strict=True):
         block.kept = kept if kept.merged < given else None
-        block.merge, block.looks = settings.merge, settings.looks
+        block.merge, block.looks = schedule.merge, settings.looks
     if settings.read is not None:
         blocks.each[-1].kept = None
 

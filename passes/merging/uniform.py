@@ -36,4 +36,4 @@ def keeping(share: float, whole: Schedule, sites: range, prunes: bool) -> Schedu
         after = max(1, round(exact))
         pruned.append((before + after + 1) // 2 if prunes else before)
         merged.append(after)
-    return Schedule.of(patches, pruned, merged)
+    return Schedule.of(patches, pruned, merged, whole.merge)

@@ -30,7 +30,8 @@ class BlockTokens:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """All blocks of an encoder. read: how many tokens are read behind the last one; None: all."""
+    """The blocks of an encoder. read: how many tokens the last one goes on with, which is then not among the blocks;
+    None: all."""
 
     step: StepRecord
     place: str
@@ -43,8 +44,10 @@ class TokenCounts:
     def line(self) -> str:
         """All blocks in one line."""
         counts = ", ".join(f"{block.merged:,}" for block in self.blocks)
-        behind = "" if self.read is None else f"; behind the last attention {self.read:,} of all are read"
-        return f"patch tokens after each block, of {self.patches:,}: {counts}{behind}"
+        last = (
+            "" if self.read is None else f"; the last block goes on with the first {self.read:,} of all alone"
+        )
+        return f"patch tokens after each block, of {self.patches:,}: {counts}{last}"
 
 
 def token_counts(step: StepRecord) -> TokenCounts | None:
@@ -64,9 +67,9 @@ def token_counts(step: StepRecord) -> TokenCounts | None:
         pruned, merged = (min(count or 0, given) for count in kept)
         blocks.append(BlockTokens(index, given, pruned, min(pruned, merged)))
         given = blocks[-1].merged
-    return TokenCounts(
-        step, str(found.get("place", "")), patches, leading, tuple(blocks), _count(found.get("read"))
-    )
+    read = _count(found.get("read"))
+    shown = tuple(blocks if read is None else blocks[:-1])
+    return TokenCounts(step, str(found.get("place", "")), patches, leading, shown, read)
 
 
 def _count(value: Any) -> int | None:

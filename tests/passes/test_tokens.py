@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from edgepress.calibration.data import Part
+from edgepress.calibration.samples import ArraySamples
 from edgepress.errors import CompressError
 from edgepress.examples import digits as digits_example
 from edgepress.examples.digits.models import cnn, vit
@@ -19,6 +22,7 @@ from edgepress.passes.tokens import Tokens
 from safetensors.torch import load_file
 from slim_job import context_in
 from token_nets import built
+from torch import nn
 
 
 def trained_vit() -> Model:
@@ -54,8 +58,40 @@ def test_a_network_that_reads_all_its_tokens_is_left_alone_without_a_target(tmp_
     result = compressed(tmp_path, pooled)
     assert not result.modified and result.model is pooled
     assert result.notes == (
-        "all tokens stay: outputs depend on patches behind the last block, and no target is given",
+        "all tokens stay: outputs depend on more than leading tokens behind the last block, and no target is given",
     )
+
+
+class Reads(nn.Module):
+    """A ViT whose outputs are made of its tokens by a function."""
+
+    def __init__(self, outputs: Callable[[nn.Module, torch.Tensor], object]) -> None:
+        super().__init__()
+        self.network, self.outputs = built("timm ViT"), outputs
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.outputs(self.network.head, self.network.forward_features(x))
+
+
+READERS: dict[str, Callable[[nn.Module, torch.Tensor], object]] = {
+    "counts, without a gradient": lambda head, t: (head(t[:, 0]), (t[:, 1:, 0] > 0).sum(1)),
+    "a mean that is detached": lambda head, t: (head(t[:, 0]), t.detach().mean(1)),
+    "classes of patches": lambda head, t: (head(t[:, 0]), head(t[:, 1:]).argmax(-1)),
+    "a split into known sizes": lambda head, t: head(t.split([1, 16], 1)[0][:, 0]),
+    "patches times zero": lambda head, t: head(t[:, 0] + 0.0 * t[:, 1:].mean(1)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_tokens_that_are_needed_in_ways_that_no_gradient_tells_stay(tmp_path: Path, name: str) -> None:
+    x = torch.rand(3, 3, 32, 32)
+    model = Model(Reads(READERS[name]).eval(), (x,), output_names=("logits", "more"))
+    read = context_in(tmp_path)
+    part = Part("calibration", ArraySamples((x,), torch.zeros(3).long()))
+    context = replace(read, data=replace(read.data, calibration=part, validation=part))
+    assert not Tokens().apply(model, context).modified
+    fewer = Tokens.model_validate({"target": 0.8, "method": "uniform"}).apply(model, context).model
+    assert [y.shape for y in fewer.run(x)] == [y.shape for y in model.run(x)]
 
 
 @pytest.mark.parametrize("method", ["uniform", "greedy"])
@@ -90,11 +126,14 @@ def test_what_was_searched_is_kept_only_where_it_does_no_worse_than_uniform_on_o
 def test_a_schedule_is_taken_up_again_for_another_input_size(tmp_path: Path) -> None:
     found = schedule_of(compressed(tmp_path, target=0.6, start=0, method="uniform"))
     (tmp_path / "tokens.json").write_text(found.model_dump_json())
-    again = compressed(tmp_path, schedule=tmp_path / "tokens.json")
-    assert schedule_of(again) == found
-    larger = found.scaled(256)
+    same = compressed(tmp_path, schedule=tmp_path / "tokens.json")
+    assert schedule_of(same) == found
+    larger = found.scaled(256).model_copy(update={"merge": "soft"})
     (tmp_path / "tokens.json").write_text(larger.model_dump_json())
-    assert schedule_of(compressed(tmp_path, schedule=tmp_path / "tokens.json")).patches == 64
+    again = schedule_of(compressed(tmp_path, schedule=tmp_path / "tokens.json"))
+    assert (again.patches, again.merge) == (64, "soft")
+    mean = compressed(tmp_path, schedule=tmp_path / "tokens.json", merge="mean")
+    assert schedule_of(mean).merge == "mean"
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -119,5 +158,16 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
     once = compressed(tmp_path, target=0.8, method="uniform").model
     with pytest.raises(CompressError, match=r"tokens: its tokens go already, by a pass before: list it once"):
         compressed(tmp_path, once, target=0.8)
+    with pytest.raises(
+        CompressError, match=r"tokens: start: of the 4 blocks of blocks those from 0 to 2 may lose"
+    ):
+        compressed(tmp_path, target=0.8, start=7)
+    for options, reason in (
+        ({"method": "greedy", "start": 1}, "method and start: say how a target is met: give a target"),
+        ({"merge": "soft"}, "merge: nothing is merged without a target or a schedule"),
+        ({"schedule": "tokens.json", "start": 1}, "start: say how a target is met"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Tokens.model_validate(options)
     with pytest.raises(ValueError, match="expected target or schedule, not both"):
         Tokens.model_validate({"target": 0.5, "schedule": "tokens.json"})

@@ -33,7 +33,8 @@ def settings_of(
     read = READ.get(name, 1)
     blocks = len(list(network.get_submodule(encoder.place).children()))
     whole = Schedule.whole(encoder.patches, blocks)
-    return Settings(encoder, schedule or whole, merge, read or 0, read)  # type: ignore[arg-type]
+    chosen = (schedule or whole).model_copy(update={"merge": merge})
+    return Settings(encoder, chosen, read or 0, read)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -89,6 +90,15 @@ def test_a_batch_is_each_of_its_samples_alone() -> None:
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
+def test_no_parameter_is_lost() -> None:
+    for name in NETWORKS:
+        network = built(name)
+        tokens = rebuilt(network, INPUTS, find_encoder(network, INPUTS))
+        assert sum(p.numel() for p in tokens.parameters()) >= sum(p.numel() for p in network.parameters()), (
+            name
+        )
+
+
 class Parallel(nn.Module):
     """Attention and MLP beside each other."""
 
@@ -113,11 +123,73 @@ def swin() -> nn.Module:
     return network.eval()
 
 
+class Behind(nn.Module):
+    """A network whose class token comes behind the patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = built("timm ViT")
+
+    def forward(self, x: Tensor) -> Tensor:
+        network = self.network
+        tokens = network._pos_embed(network.patch_embed(x)).roll(-1, 1)
+        y: Tensor = network.head(network.norm(network.blocks(tokens))[:, -1])
+        return y
+
+
+class Collected(nn.Module):
+    """Logits, and what each block was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = built("timm ViT")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        network, seen = self.network, []
+        tokens = network._pos_embed(network.patch_embed(x))
+        for block in network.blocks:
+            seen.append(tokens)
+            tokens = block(tokens)
+        return network.head(network.norm(tokens)[:, 0]), *seen
+
+
+class WithResidual(nn.Module):
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        y: Tensor = residual + self.fc2(self.fc1(x).relu())
+        return y
+
+
+class Bert(Parallel):
+    """An MLP that adds the residual itself."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__(block)
+        self.mlp = WithResidual(block.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        y: Tensor = self.mlp(self.norm2(x), x)
+        return y
+
+
+def bert() -> nn.Module:
+    network = built("timm ViT")
+    network.blocks = nn.Sequential(*(Bert(block) for block in network.blocks))
+    return network
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
         (parallel, r"blocks\.0: it computes something else than x \+ attention\(norm\(x\)\)"),
         (swin, r"it has 4 lists of transformer blocks \(layers\.0\.blocks, "),
+        (Behind, r"network\.blocks: its first block is given 17 tokens, and the last 16 of them should be"),
+        (Collected, r"network\.blocks: its blocks are not simply run one after another"),
+        (bert, r"blocks\.0: it computes something else than"),
         (lambda: nn.Conv2d(3, 4, 3), "no vision transformer: it has no attention that is known"),
     ],
 )
@@ -125,3 +197,9 @@ def test_what_is_no_plain_vision_transformer_is_refused_with_the_reason(network,
     module = network()
     with pytest.raises(NoEncoderError, match=reason):
         rebuilt(module, INPUTS, find_encoder(module, INPUTS))
+
+
+def test_weights_of_another_type_are_named() -> None:
+    network = built("timm ViT").bfloat16()
+    with pytest.raises(NoEncoderError, match=r"its weights are bfloat16: give the network in float32"):
+        find_encoder(network, (INPUTS[0].bfloat16(),))

@@ -107,6 +107,18 @@ def test_where_nothing_may_be_dropped_all_that_goes_is_merged() -> None:
     assert [kept.pruned for kept in found.blocks] == found.entering()
 
 
+def test_greedy_takes_no_step_that_costs_more_than_it_saves() -> None:
+    """Merging a few of 256 tokens of width 8 in the last block costs more than its MLP does of them."""
+    plain = Macs((BLOCK,) * 3, 1, 100, 0, None)
+    whole = Schedule.whole(256, 3)
+    cost = Macs((BLOCK,) * 3, 1, 100, plain.of(whole), None)
+    step = fewer(whole, 2, True, 10)
+    assert step is not None and cost.of(step) > cost.of(whole)
+    weights = dict.fromkeys(product(range(3), (False, True)), 1.0) | {(2, True): 1e6}
+    found = greedy(whole, range(1, 3), cost, 0.9 * cost.whole, damage(weights), prunes=False)
+    assert cost.of(found) <= 0.9 * cost.whole and found.blocks[2].merged == found.blocks[1].merged
+
+
 def test_a_step_leaves_one_token_at_least() -> None:
     schedule = Schedule.of(32, [32, 3, 3], [32, 3, 3])
     one = fewer(schedule, 1, True, 8)

@@ -1,0 +1,193 @@
+"""Tokens dropped and merged: the searched schedule, the uniform one and their rules of merging, against ToMe.
+
+\b
+    python benchmarks/token_peers.py                                   # solar ViT; needs examples/solar's checkpoint
+    python benchmarks/token_peers.py --network digits-vit --target 0.6
+    python benchmarks/token_peers.py --samples 64 --no-latency         # a quick look
+
+All networks drop, exactly, what nothing reads behind the last attention, ToMe's and the plain one too. At equal shares
+of the plain network's multiply-accumulates: accuracy, KL divergence and agreement with it on the test part, untrained,
+in float; and the latency of float engines of OpenVINO that run in turns in one process, batch 1, as a share of the
+plain network's without that step. Schedules are searched by the calibration part. Exit code 1 when neither of ours has
+a KL as low as ToMe's.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from int8_peers import EXAMPLES, _read
+from reporting import environment, markdown_table, provenance, write
+from timing import Contender, measure_side_by_side
+from token_tome import tome
+
+PACKAGES = ("edgepress", "torch", "timm", "openvino")
+NETWORKS = {
+    "solar-vit": EXAMPLES / "solar" / "vit.yaml",
+    "digits-vit": EXAMPLES / "digits" / "vit.yaml",
+}
+OURS = ("greedy", "uniform")
+MERGES = ("mean", "weighted", "soft")
+
+
+@dataclass(frozen=True)
+class Made:
+    """One network. share: of the plain network's multiply-accumulates."""
+
+    method: str
+    merge: str
+    target: float
+    share: float
+    module: Any
+    note: str = ""
+
+
+def ours(model: Any, context: Any, target: float, method: str, merge: str, start: int) -> Made:
+    """What the pass makes of the network."""
+    from edgepress.passes.tokens import Tokens
+
+    options = {"target": target, "method": method, "merge": merge, "start": start}
+    result = Tokens.model_validate(options).apply(model, context)
+    schedule = result.plan.structure["schedule"]["blocks"]
+    counts = ", ".join(str(kept["merged"]) for kept in schedule)
+    return Made(method, merge, target, _share(model, result.model.module), result.model.module, counts)
+
+
+def peers(model: Any, target: float) -> Made:
+    """ToMe, by the least r that goes below the target."""
+    from edgepress.passes.merging.encoder import token_network
+    from edgepress.passes.merging.schedule import Schedule
+    from edgepress.passes.merging.settings import Settings
+
+    encoder, network = token_network(model.module, model.example_inputs)
+    whole = Schedule.whole(encoder.patches, len(list(network.get_submodule(encoder.place).children())))
+    settings = Settings(encoder, whole, encoder.leading, encoder.leading)
+    for r in range(1, encoder.patches):
+        module = tome(network, settings, r)
+        if (share := _share(model, module)) <= target:
+            return Made("ToMe", "weighted", target, share, module, f"r = {r}")
+    raise click.UsageError(f"ToMe does not come to {target:g} of the multiply-accumulates")
+
+
+def exact(model: Any, context: Any) -> Made:
+    """The plain network without what nothing reads."""
+    from edgepress.passes.tokens import Tokens
+
+    module = Tokens().apply(model, context).model.module
+    return Made("exact", "–", 1.0, _share(model, module), module)
+
+
+def _share(model: Any, module: Any) -> float:
+    return float(replace(model, module=module).facts().macs / model.facts().macs)
+
+
+def row_of(made: Made, model: Any, context: Any, part: Any) -> dict[str, Any]:
+    """Accuracy, KL and agreement on a part."""
+    from edgepress.calibration.fidelity import Compared
+
+    forward, batch = replace(model, module=made.module).in_batches()
+    beside = Compared(forward, model.in_batches()[0])
+    metric = context.metric.measure(beside, part, batch).record
+    found = beside.record(part.name)
+    assert found is not None  # both networks give logits
+    return {
+        "method": made.method,
+        "merge": made.merge,
+        "target": made.target,
+        "macs": made.share,
+        "accuracy": metric.value,
+        "ci95": list(metric.ci95),
+        "kl": found.kl,
+        "agreement": found.agreement,
+        "note": made.note,
+    }
+
+
+def latencies(every: list[Made], model: Any, rounds: int) -> Iterator[float]:
+    """Of each network the latency as a share of the plain one's, the median over rounds."""
+    from edgepress.pipeline.export import export
+    from edgepress.targets import TARGETS
+    from edgepress.targets.base import TargetOptions
+
+    options = TargetOptions(float_precision="f32", batch=1)
+    feeds = {name: x[:1].numpy() for name, x in zip(model.input_names, model.example_inputs, strict=True)}
+    modules = [model.module, *(made.module for made in every)]
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = []
+        for index, module in enumerate(modules):
+            path = export(replace(model, module=module), Path(folder) / f"{index}.onnx")
+            built = TARGETS["openvino"].build(path, options, Path(folder) / str(index))
+            contenders.append(Contender(str(index), "openvino", built.artefacts[0].path, options))
+        times = measure_side_by_side(contenders, feeds, rounds, 20)
+    for contender in contenders[1:]:
+        pairs = zip(times[contender.label], times["0"], strict=True)
+        yield median(one / plain for one, plain in pairs)
+
+
+@click.command(help=__doc__)
+@click.option("--network", default="solar-vit", show_default=True, type=click.Choice(list(NETWORKS)))
+@click.option("--target", "targets", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              default=(0.6, 0.5), show_default=True, help="Shares of the multiply-accumulates.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(1), help="Of the test part; default: all.")
+@click.option("--start", default=1, show_default=True, help="The first block that may lose tokens, of ours.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(2), help="Of timing.")
+@click.option("--latency/--no-latency", default=True, show_default=True)
+def main(
+    network: str, targets: tuple[float, ...], samples: int | None, start: int, rounds: int, latency: bool
+) -> None:
+    """Make all networks, judge and time them, and write the table."""
+    told = environment(PACKAGES)
+    model, data, context, _ = _read(NETWORKS[network])
+    part = data.judge if samples is None else data.judge.head(samples)
+    every = [exact(model, context)]
+    for target in targets:
+        every.append(peers(model, target))
+        every += [ours(model, context, target, method, merge, start) for method in OURS for merge in MERGES]
+    rows = [row_of(made, model, context, part) for made in every]
+    if latency:
+        for row, ratio in zip(rows, latencies(every, model, rounds), strict=True):
+            row["latency"] = ratio
+    text = f"# Tokens, {network}, {len(part)} samples\n\n{provenance(told)}\n{_table(rows)}"
+    broken = [target for target in targets if not _ahead(rows, target)]
+    record = {"environment": told, "network": network, "rows": rows, "broken": broken}
+    print(text, "written:", *write(f"token_peers_{network}", record, text))
+    for target in broken:
+        print(f"LIMIT BROKEN: at {target:g} ToMe has the lowest KL")
+    sys.exit(bool(broken))
+
+
+def _ahead(rows: list[dict[str, Any]], target: float) -> bool:
+    own = [row["kl"] for row in rows if row["target"] == target and row["method"] in OURS]
+    return min(own) <= min(row["kl"] for row in rows if row["target"] == target and row["method"] == "ToMe")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ("method", "merge", "asked for", "MACs", "latency", "accuracy", "KL", "agreement", "tokens")
+    return markdown_table(
+        header,
+        [
+            [
+                row["method"],
+                row["merge"],
+                f"{row['target']:g}",
+                f"{row['macs']:.3f}",
+                f"{row['latency']:.3f}" if "latency" in row else "–",
+                f"{100 * row['accuracy']:.2f} %",
+                f"{row['kl']:.4f}",
+                f"{100 * row['agreement']:.1f} %",
+                row["note"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
