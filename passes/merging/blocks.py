@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import TokenAttention
-from .matching import MERGES, MergeName
+from .matching import MERGES
 from .reduction import reduced
-from .schedule import Kept
+from .schedule import Kept, MergeName
 from .token_batch import TokenBatch
 
 
@@ -87,7 +87,7 @@ class TokenBlocks(nn.Sequential):
             rope = rope[None, None]
         tokens = TokenBatch(features, self.leading, positions=rope)
         if self.restores:
-            every = torch.arange(tokens.patches, device=features.device).expand(len(features), -1)
+            every = torch.arange(tokens.patches, device=features.device).expand(features.shape[0], -1)
             tokens = TokenBatch(features, self.leading, positions=rope, origin=every)
         for block in self.each:
             tokens = block(tokens)

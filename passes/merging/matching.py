@@ -6,13 +6,13 @@ All of them begin with the cosines between the features of the tokens that go an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MergeName = Literal["mean", "weighted", "soft"]
+from .schedule import MergeName
+
 SHARPNESS = 10.0
 """What the soft rule multiplies cosines by before its softmax."""
 

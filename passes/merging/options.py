@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ..base import Pass
-from .matching import MergeName
+from .schedule import MergeName
 
 
 class TokensOptions(Pass):
@@ -44,7 +44,8 @@ class TokensOptions(Pass):
     def _one_schedule(self) -> Self:
         if self.target is not None and self.schedule is not None:
             raise ValueError("expected target or schedule, not both")
-        unused = [name for name in ("method", "start") if name in self.model_fields_set]
+        defaults = {"method": "greedy", "start": 1}
+        unused = [name for name, usual in defaults.items() if getattr(self, name) != usual]
         if self.target is None and unused:
             raise ValueError(
                 f"{' and '.join(unused)}: say how a target is met: give a target, or leave it out"

@@ -43,7 +43,7 @@ def reduced(tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Merge) ->
             origin = taken(_renumbered(order, joined), origin)
     positions = tokens.positions
     if positions is not None:
-        positions = taken(positions[:, 0].expand(len(places), -1, -1), places)[:, None]
+        positions = taken(positions[:, 0].expand(places.shape[0], -1, -1), places)[:, None]
     leading = tokens.features[:, : tokens.leading]
     return TokenBatch(torch.cat([leading, features], 1), tokens.leading, sizes, positions, origin)
 
@@ -51,5 +51,5 @@ def reduced(tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Merge) ->
 def _renumbered(order: Tensor, joined: Tensor) -> Tensor:
     """Where each token is afterwards, (n, before), by the order they were taken in and what the last of them joined."""
     staying = torch.arange(order.shape[1] - joined.shape[1], device=order.device)
-    by_rank = torch.cat([staying.expand(len(order), -1), joined], 1)
+    by_rank = torch.cat([staying.expand(order.shape[0], -1), joined], 1)
     return taken(by_rank, order.argsort(1))

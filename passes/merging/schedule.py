@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import pydantic_core
 from pydantic import Field, ValidationError, model_validator
 
 from ...errors import CompressError, cause
 from ...record import Record, require_schema
-from .matching import MergeName
 
+MergeName = Literal["mean", "weighted", "soft"]
+"""The rules by which tokens are added to others, `matching.py`."""
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 20
 HINT = "a schedule is the tokens.json that a run of the pass `tokens` leaves"

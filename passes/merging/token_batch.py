@@ -52,7 +52,8 @@ def taken(values: Tensor, places: Tensor) -> Tensor:
     """Rows of each sample: values (n, tokens, ...), places (n, kept) int64 -> (n, kept, ...).
 
     Indexed by sample and place at once, which exports to GatherND; `gather` would export to GatherElements with an
-    index for each value, which OpenVINO takes many times as long for.
+    index for each value, which OpenVINO takes many times as long for. (len() of a tensor would fix the batch of what is
+    exported, where shape[0] does not.)
     """
     samples = torch.arange(places.shape[0], device=places.device)[:, None]
     return values[samples, places]

@@ -163,9 +163,9 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
     ):
         compressed(tmp_path, target=0.8, start=7)
     for options, reason in (
-        ({"method": "greedy", "start": 1}, "method and start: say how a target is met: give a target"),
+        ({"method": "uniform", "start": 0}, "method and start: say how a target is met: give a target"),
         ({"merge": "soft"}, "merge: nothing is merged without a target or a schedule"),
-        ({"schedule": "tokens.json", "start": 1}, "start: say how a target is met"),
+        ({"schedule": "tokens.json", "start": 0}, "start: say how a target is met"),
     ):
         with pytest.raises(ValueError, match=reason):
             Tokens.model_validate(options)
