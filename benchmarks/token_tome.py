@@ -6,7 +6,6 @@ over heads, every other token against the rest; means weighted by size, proporti
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,20 +15,14 @@ from torch import Tensor, nn
 def tome(network: nn.Module, settings: Any, r: int) -> nn.Module:
     """A copy of a network with TokenBlocks whose blocks but the last each merge r tokens, as far as there are.
 
-    The last one drops what is not read, as every network that is compared does.
+    settings: of a whole schedule. The last one drops what is not read, as every network that is compared does.
     """
-    from edgepress.passes.merging.settings import blocks_of
+    from edgepress.passes.merging.settings import blocks_of, set_up
 
-    made = copy.deepcopy(network)
+    made = set_up(network, settings)
     blocks = blocks_of(made, settings.encoder)
     for name, block in list(blocks.named_children())[:-1]:
         blocks._modules[name] = _Block(block, r)
-    last = blocks._modules[next(reversed(blocks._modules))]
-    assert last is not None
-    last.read = settings.read
-    if settings.read is not None:
-        last.attn.separate_queries()
-    blocks.__class__ = _Blocks
     return made
 
 
@@ -45,20 +38,6 @@ class _Block(nn.Module):
         mixed, _ = block.attn(normed)
         tokens = merged(tokens.with_features(tokens.features + block.ls1(mixed)), keys.mean(1), self.r)
         return tokens.with_features(tokens.features + block.ls2(block.mlp(block.norm2(tokens.features))))
-
-
-def _blocks_class() -> type:
-    from edgepress.passes.merging.blocks import TokenBlocks
-
-    class Blocks(TokenBlocks):
-        @property
-        def each(self) -> list[Any]:
-            return list(self._modules.values())
-
-    return Blocks
-
-
-_Blocks = _blocks_class()
 
 
 def merged(tokens: Any, metric: Tensor, r: int) -> Any:

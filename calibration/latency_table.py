@@ -8,13 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import pydantic_core
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..errors import CompressError, cause
-from ..record import Count, Milliseconds, Record, require_schema
+from ..errors import CompressError
+from ..record import Count, Milliseconds, Record, read_record
 from ..text import short
 
 SCHEMA_VERSION = 1
@@ -223,22 +222,7 @@ class LatencyTable(Record, frozen=True):
     @classmethod
     def read(cls, path: Path, hint: str = HINT) -> LatencyTable:
         """The table that a file holds; CompressError when it is none, with the hint at what to do."""
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise CompressError(f"{path}: larger than any table of latencies; {hint}")
-            content = pydantic_core.from_json(path.read_bytes(), allow_inf_nan=False)
-        except OSError as error:
-            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {hint}") from error
-        except ValueError as error:
-            raise CompressError(f"{path}: no table of latencies: {cause(error)}; {hint}") from error
-        require_schema(content, str(path), "a table of latencies", SCHEMA_VERSION, hint)
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            told = f"{place}: {first['msg'].removeprefix('Value error, ')}"
-            raise CompressError(f"{path}: no usable table of latencies: {told}; {hint}") from error
+        return read_record(cls, path, "table of latencies", SCHEMA_VERSION, MAX_BYTES, hint)
 
 
 _REFUSED = "measured of another network"

@@ -83,7 +83,7 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 
 def _around(name: str, blocks: Iterable[str]) -> tuple[str, ...]:
-    return tuple(block for block in blocks if lies_in(name, block))
+    return _around_all((name,), blocks)
 
 
 def _parameters(module: nn.Module) -> list[list[str]]:

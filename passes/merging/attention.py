@@ -96,9 +96,13 @@ class TokenAttention(nn.Module):
 
 def _rows(layer: nn.Linear, rows: slice) -> nn.Linear:
     """A layer that makes some outputs of another."""
-    weight = layer.weight.detach()[rows].clone()
-    part = nn.Linear(layer.in_features, len(weight), bias=layer.bias is not None)
-    part.weight = nn.Parameter(weight)
-    if layer.bias is not None:
-        part.bias = nn.Parameter(layer.bias.detach()[rows].clone())
-    return part
+    return linear_of(layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+
+
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer with copies of these, (outputs, inputs) and (outputs,)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer

@@ -72,7 +72,7 @@ class TokenBlocks(nn.Sequential):
     @property
     def each(self) -> list[TokenBlock]:
         """The blocks in their order."""
-        return [block for block in self._modules.values() if isinstance(block, TokenBlock)]
+        return list(self.children())  # type: ignore[arg-type]  # which it was made of
 
     def forward(  # type: ignore[override]
         self, features: Tensor, *masks: Tensor | None, rope: Tensor | None = None, **options: object

@@ -22,7 +22,7 @@ from ..channels.attention_layers import (
     producers_of,
 )
 from ..channels.names import lies_in
-from .attention import Rotation, TokenAttention
+from .attention import Rotation, TokenAttention, linear_of
 from .blocks import TokenBlock
 
 _ACTIVATIONS = ("activation", "act", "activation_fn")
@@ -108,7 +108,7 @@ def _attentions(block: nn.Module, name: str) -> Iterator[TokenAttention]:
     attention = block.get_submodule(name)
     if isinstance(attention, nn.MultiheadAttention):
         size = attention.embed_dim // attention.num_heads
-        qkv = _linear(attention.in_proj_weight, attention.in_proj_bias)
+        qkv = linear_of(attention.in_proj_weight, attention.in_proj_bias)
         yield TokenAttention(qkv, attention.out_proj, attention.num_heads, size**-0.5)
         return
     inner = {key: child for key, child in attention.named_children() if _is_norm(child)}
@@ -164,7 +164,7 @@ def _qkv(block: nn.Module, attention: nn.Module, layout: Layout) -> nn.Linear:
     )
     if getattr(attention, _SEPARATE_BIASES[0], None) is not None:
         bias, biased = torch.cat([getattr(attention, name) for name in _SEPARATE_BIASES]), True
-    return _linear(torch.cat(weights), bias if biased else None)
+    return linear_of(torch.cat(weights), bias if biased else None)
 
 
 def _projection(block: nn.Module, layout: Layout) -> nn.Linear:
@@ -172,21 +172,13 @@ def _projection(block: nn.Module, layout: Layout) -> nn.Linear:
     if layout.usual and isinstance(layer, nn.Linear):
         return layer
     weight, bias = layer.get_parameter("weight").flatten(1), getattr(layer, "bias", None)
-    return _linear(weight[:, _in_order(layout.columns, QUERIES)], bias)
+    return linear_of(weight[:, _in_order(layout.columns, QUERIES)], bias)
 
 
 def _in_order(rows: Rows, part: int) -> Tensor:
     """The rows that are of a part, by head and by the dimension of the head."""
     places = (rows.part == part).nonzero()[:, 0]
     return places[torch.argsort(rows.head[places] * (int(rows.place.max()) + 1) + rows.place[places])]
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer
 
 
 def _rotation(attention: nn.Module) -> Rotation | None:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import pydantic_core
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from ...errors import CompressError, cause
-from ...record import Record, require_schema
+from ...record import Record, read_record
 
 MergeName = Literal["mean", "weighted", "soft"]
 """The rules by which tokens are added to others, `matching.py`."""
@@ -98,19 +96,4 @@ class Schedule(Record, frozen=True):
     @classmethod
     def read(cls, path: Path) -> Schedule:
         """The schedule that a file holds; CompressError when it is none."""
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise CompressError(f"{path}: larger than any schedule; {HINT}")
-            content = pydantic_core.from_json(path.read_bytes(), allow_inf_nan=False)
-        except OSError as error:
-            raise CompressError(f"{path}: cannot be read: {error.strerror or error}; {HINT}") from error
-        except ValueError as error:
-            raise CompressError(f"{path}: no schedule of tokens: {cause(error)}; {HINT}") from error
-        require_schema(content, str(path), "a schedule of tokens", SCHEMA_VERSION, HINT)
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            told = f"{place}: {first['msg'].removeprefix('Value error, ')}"
-            raise CompressError(f"{path}: no usable schedule of tokens: {told}; {HINT}") from error
+        return read_record(cls, path, "schedule of tokens", SCHEMA_VERSION, MAX_BYTES, HINT)
