@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..calibration.data import DataParts
     from ..calibration.latency_table import LatencyTable
     from ..calibration.metric import Metric
+    from ..calibration.times import Times
     from ..model import Model
 
 
@@ -45,9 +46,10 @@ class PassContext:
     """What a pass may look at beside its model.
 
     layer_ms: times a model's layers on the recipe's first device; latency_table: what its layers take there at any
-    widths, in the precision that the recipe ends in. measured_on: digest of that device, as it tells of itself, and of
-    how it is measured. ends_in: that precision, int8 or float, where it is known; batch: samples in one inference, 0
-    where that is not known. machines: the recipe's targets, each with the machine that it is in, or empty.
+    widths, in the precision that the recipe ends in; times: what networks made of a model take there, each in turns
+    with it. measured_on: digest of that device, as it tells of itself, and of how it is measured. ends_in: that
+    precision, int8 or float, where it is known; batch: samples in one inference, 0 where that is not known.
+    machines: the recipe's targets, each with the machine that it is in, or empty.
     load_network: reads a further network, whose inputs are the data's.
     scratch: where a pass may keep unfinished work, to resume from when it is killed. folder: the recipe's, where
     functions of the user lie. packed_bytes: what a model takes as a packed file.
@@ -61,6 +63,7 @@ class PassContext:
     progress: Progress = field(default_factory=Silent)
     layer_ms: Callable[[Model], Mapping[str, float]] | None = None
     latency_table: Callable[[Model], LatencyTable] | None = None
+    times: Callable[[Model, Sequence[Model]], Sequence[Times]] | None = None
     measured_on: str = ""
     ends_in: str = ""
     batch: int = 0

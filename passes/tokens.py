@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ..calibration.named import is_callable_name
 from ..form import Form
 from .base import PassContext, PassPlan
 from .merging.options import TokensOptions
@@ -39,6 +40,18 @@ class Tokens(TokensOptions):
         except NoEncoderError as error:
             return f"{error}; leave out the pass"
         return ""
+
+    def by_latency(self) -> bool:
+        """Where that is the cost."""
+        return self.cost == "latency"
+
+    def measures_latency(self) -> bool:
+        """Always measured, where it is the cost."""
+        return self.by_latency()
+
+    def functions(self) -> tuple[str, ...]:
+        """Augmentations of the user."""
+        return tuple(name for name in self.training.augment if is_callable_name(name))
 
     @property
     def takes(self) -> frozenset[Form]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..calibration.metric import metric_named
 from ..calibration.named import is_callable_name
 from ..calibration.scheme import QuantScheme, intersect
 from ..calibration.sources import load_data
+from ..calibration.times import Times
 from ..calibration.typed import data_in_types
 from ..errors import CompressError, DeviceUnavailableError
 from ..form import QUANTIZED, Form
@@ -42,6 +43,7 @@ from .recipe.sections import ModelSection, Recipe, TargetSection
 from .store import Store, key_of
 from .tabulate.bench import TabulatePlan
 from .tabulate.kept import TABLE, kept_table
+from .tabulate.kept_times import kept_times
 from .tabulate.run import tabulate
 
 
@@ -159,6 +161,7 @@ class Prepared:
             device="cuda" if torch.cuda.is_available() else "cpu",
             layer_ms=self._layer_ms,
             latency_table=partial(self._latency_table, store),
+            times=partial(self._times, store),
             measured_on=self._measured_on(),
             ends_in=self.tabulate_plan.precision,
             batch=self.tabulate_plan.batch,
@@ -205,17 +208,24 @@ class Prepared:
 
     def _latency_table(self, store: Store | None, model: Model) -> LatencyTable:
         """What the layers of a network take on the first device of the recipe that can be measured on."""
-        section = self._measured_section
-        if section is None:
-            raise DeviceUnavailableError(
-                "targets: none of them can be measured on, which latencies of layers take; `compress doctor` lists what"
-                " is here"
-            )
-        plan, devices = self.tabulate_plan, {section.label: section}
+        plan, devices = self.tabulate_plan, self._measured_device("latencies of layers take")
         if store is not None:
             return kept_table(store, model, devices, plan, self.progress, self.limits)
         with tempfile.TemporaryDirectory() as folder:
             return tabulate(model, devices, Path(folder) / TABLE, plan, self.progress, self.limits)
+
+    def _times(self, store: Store | None, model: Model, others: Sequence[Model]) -> list[Times]:
+        """What networks made of a model take on that device, in turns with it."""
+        devices = self._measured_device("a target in milliseconds takes")
+        return kept_times(store, model, others, devices, self.tabulate_plan, self.progress, self.limits)
+
+    def _measured_device(self, what: str) -> dict[str, TargetSection]:
+        section = self._measured_section
+        if section is None:
+            raise DeviceUnavailableError(
+                f"targets: none of them can be measured on, which {what}; `compress doctor` lists what is here"
+            )
+        return {section.label: section}
 
     def refuse_impossible(self, model: Model) -> None:
         """Say before any work which pass cannot work on what it will be given, and a metric that is not there."""

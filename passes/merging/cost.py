@@ -1,13 +1,43 @@
-"""Multiply-accumulates of one sample, as a function of how many tokens each block keeps."""
+"""What one sample costs as a function of how many tokens each block keeps: multiply-accumulates, by their kinds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from torch import nn
 
 from .blocks import TokenBlock
 from .schedule import Schedule
+
+
+class Cost(Protocol):
+    """What is to become less. unit: what it is, in words."""
+
+    @property
+    def unit(self) -> str:
+        """As `latency`."""
+
+    @property
+    def whole(self) -> float:
+        """Of the network as it was given."""
+
+    @property
+    def by_site(self) -> bool:
+        """Whether a block that tokens go from costs something however few go."""
+
+    def of(self, schedule: Schedule) -> float:
+        """With a schedule."""
+
+
+class Work(NamedTuple):
+    """Multiply-accumulates of a block: of layers that all tokens go through and of the products of attention; of the
+    MLP, which those that are left go through; of what matches tokens that are merged."""
+
+    layers: int
+    products: int
+    mlp: int
+    matching: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +70,7 @@ class BlockWidths:
             mlp=sum(layer.weight.numel() for layer in block.mlp.modules() if isinstance(layer, nn.Linear)),
         )
 
-    def macs(self, leading: int, given: int, pruned: int, merged: int, read: int | None = None) -> int:
+    def work(self, leading: int, given: int, pruned: int, merged: int, read: int | None = None) -> Work:
         """Of a block that is given so many patch tokens, keeps `pruned` and then `merged` of them.
 
         read: the first tokens alone go on behind the keys and values; None: all.
@@ -49,12 +79,13 @@ class BlockWidths:
         looking = tokens if read is None else read
         left = leading + merged if read is None else read
         going = pruned - merged
-        site = 0 if read is not None else going * merged * (2 * self.width + 1)  # cosines, features, sizes
-        return (
-            tokens * self.looked_at
-            + looking * (self.looking + self.mixing + 2 * tokens * self.attended)
-            + left * self.mlp
-            + site
+        return Work(
+            layers=tokens * self.looked_at + looking * (self.looking + self.mixing),
+            products=looking * 2 * tokens * self.attended,
+            mlp=left * self.mlp,
+            matching=0
+            if read is not None
+            else going * merged * (2 * self.width + 1),  # cosines, features, sizes
         )
 
 
@@ -67,16 +98,24 @@ class Macs:
     outside: int
     whole: int
     read: int | None
+    unit = "multiply-accumulates"
+    by_site = False
 
     def of(self, schedule: Schedule) -> int:
         """With a schedule; the last block's is not looked at where only some tokens of it are read."""
-        total, last = self.outside, len(self.blocks) - 1
-        for index, (block, given, kept) in enumerate(
-            zip(self.blocks, schedule.entering(), schedule.blocks, strict=True)
-        ):
-            read = self.read if index == last else None
-            total += block.macs(self.leading, given, kept.pruned, kept.merged, read)
-        return total
+        return self.outside + sum(sum(work) for work in self.work(schedule))
+
+    def work(self, schedule: Schedule) -> list[Work]:
+        """Of each block with a schedule."""
+        rows = zip(self.blocks, schedule.entering(), schedule.blocks, strict=True)
+        return [
+            block.work(self.leading, given, kept.pruned, kept.merged, self.read_of(index))
+            for index, (block, given, kept) in enumerate(rows)
+        ]
+
+    def read_of(self, block: int) -> int | None:
+        """How many tokens are read of a block, where that is not all."""
+        return self.read if block == len(self.blocks) - 1 else None
 
 
 def macs_of(blocks: list[TokenBlock], leading: int, patches: int, whole: int, read: int | None) -> Macs:

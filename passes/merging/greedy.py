@@ -9,21 +9,25 @@ some two measurements a step in place of all.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from .cost import Macs
+from .cost import Cost
 from .schedule import Schedule
 
 STEPS = 24
 """Steps that all tokens would be taken in."""
+OPENING = (1, 3, 6, 9)
+"""Steps that may be taken at once at a block that tokens do not go from yet."""
 Harm = Callable[[Schedule], float]
 """How unlike the whole network one with this schedule is."""
 
 
-def greedy(start: Schedule, sites: range, cost: Macs, limit: float, harm: Harm, prunes: bool) -> Schedule:
-    """From `start` to a cost of at most `limit`, or to one token from the first site on.
+def greedy(
+    start: Schedule, sites: Sequence[int], cost: Cost, limit: float, harm: Harm, prunes: bool
+) -> Schedule:
+    """From `start` to a cost of at most `limit`, or to where no step saves anything.
 
-    prunes: whether tokens may be dropped, and not only merged.
+    harm: is asked for the same schedule again. prunes: whether tokens may be dropped, and not only merged.
     """
     kinds = (False, True) if prunes else (True,)
     search = _Search(sites, kinds, cost, harm, max(1, start.patches // STEPS))
@@ -45,10 +49,11 @@ _Step = tuple[float, int, bool]
 class _Search:
     """Steps by what they harmed for what they save when they were last measured, least first."""
 
-    def __init__(self, sites: range, kinds: tuple[bool, ...], cost: Macs, harm: Harm, step: int) -> None:
+    def __init__(
+        self, sites: Sequence[int], kinds: tuple[bool, ...], cost: Cost, harm: Harm, step: int
+    ) -> None:
         self._cost, self._harm, self._step = cost, harm, step
         self._queue = [(0.0, block, merging) for block in sites for merging in kinds]
-        self._known: dict[Schedule, float] = {}
 
     def best(self, schedule: Schedule) -> Schedule | None:
         """The schedule after the best step; None where none is left."""
@@ -60,22 +65,33 @@ class _Search:
             if (block, merging) in anew:
                 aside.append(step)
                 found = anew[block, merging]
-            elif (after := fewer(schedule, block, merging, self._step)) is not None:
-                saved = self._cost.of(schedule) - self._cost.of(after)
-                if saved <= 0:
-                    aside.append(step)  # merging costs more than it saves, until fewer tokens come this far
+            elif steps := self._steps(schedule, block, merging):
+                saving = [after for after in steps if self._saved(schedule, after) > 0]
+                if not saving:
+                    aside.append(step)  # it costs more than it saves, until fewer tokens come this far
                     continue
+                worth, after = min(
+                    ((self._worth(schedule, after), after) for after in saving), key=lambda pair: pair[0]
+                )
                 anew[block, merging] = after
-                worth = (self._harm_of(after) - self._harm_of(schedule)) / saved
                 heapq.heappush(self._queue, (worth, block, merging))
         for step in aside:
             heapq.heappush(self._queue, step)
         return found
 
-    def _harm_of(self, schedule: Schedule) -> float:
-        if schedule not in self._known:
-            self._known[schedule] = self._harm(schedule)
-        return self._known[schedule]
+    def _steps(self, schedule: Schedule, block: int, merging: bool) -> list[Schedule]:
+        """One step at a block; of several sizes where it is the first there and costs something whatever its size."""
+        kept, given = schedule.blocks[block], schedule.entering()[block]
+        first = kept.pruned == kept.merged if merging else kept.pruned == given
+        sizes = OPENING if first and self._cost.by_site else OPENING[:1]
+        steps = (fewer(schedule, block, merging, size * self._step) for size in sizes)
+        return [after for after in steps if after is not None]
+
+    def _saved(self, schedule: Schedule, after: Schedule) -> float:
+        return self._cost.of(schedule) - self._cost.of(after)
+
+    def _worth(self, schedule: Schedule, after: Schedule) -> float:
+        return (self._harm(after) - self._harm(schedule)) / self._saved(schedule, after)
 
 
 def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule | None:
@@ -95,7 +111,7 @@ def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule 
     return Schedule.of(schedule.patches, pruned, merged, schedule.merge)
 
 
-def _nearest(before: Schedule, after: Schedule, cost: Macs, limit: float) -> Schedule:
+def _nearest(before: Schedule, after: Schedule, cost: Cost, limit: float) -> Schedule:
     """Of the schedules from `before` to `after`, token by token, the first that costs at most `limit`."""
     return next((each for each in _between(before, after) if cost.of(each) <= limit), after)
 

@@ -8,29 +8,53 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ..base import Pass
+from ..training.options import TrainingOptions
 from .schedule import MergeName
+
+HOW_MUCH = ("target", "target_ms", "max_drop", "schedule")
+"""Options that each say how many tokens are left."""
+HOW = ("cost", "method", "start")
+"""Options of a search, which no schedule that is given has use for."""
 
 
 class TokensOptions(Pass):
-    """How many multiply-accumulates are left, how tokens that go are chosen, and what becomes of them."""
+    """What of the cost is left, how tokens that go are chosen, and what becomes of them."""
 
-    cost: Literal["macs"] = Field("macs", description="What the target is of: multiply-accumulates.")
+    cost: Literal["macs", "latency"] = Field(
+        "macs",
+        description="What is to become less: multiply-accumulates, or the milliseconds of one inference on the first of"
+        " the recipe's targets that can be measured on, where each block that tokens go from takes time of its own.",
+    )
     target: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Share of the cost that is left. Without it only what nothing reads is dropped: behind the last"
-        " attention all tokens but those that an output depends on.",
+        description="Share of the cost that is left. Without it, and without target_ms, max_drop and schedule, only"
+        " what nothing reads is dropped: behind the last attention all tokens but those that an output depends on.",
+    )
+    target_ms: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="In place of a share, the milliseconds that one inference may take, with cost: latency.",
+    )
+    max_drop: float | None = Field(
+        None,
+        ge=0,
+        lt=100,
+        description="In place of a share, how many points of the metric may be lost on the validation part, a standard"
+        " error of the loss counted with it: as many tokens go as that leaves room for.",
     )
     schedule: Path | None = Field(
         None,
-        description="In place of a target, the tokens.json of an earlier run, also of another input size: its shares of"
+        description="In place of a share, the tokens.json of an earlier run, also of another input size: its shares of"
         " the tokens are kept.",
     )
-    method: Literal["greedy", "uniform"] = Field(
+    method: Literal["greedy", "learned", "uniform"] = Field(
         "greedy",
-        description="greedy: step by step the tokens go that harm the outputs least for what they save; kept only where"
-        " it does no worse than uniform on other samples. uniform: the same share at each site.",
+        description="greedy: step by step the tokens go that harm the outputs least for what they save. learned: the"
+        " counts are learned by gradients, the weights stay (DiffRate). uniform: the same share at each site. The first"
+        " two are kept only where they do no worse than uniform on other samples.",
     )
     merge: MergeName | None = Field(
         None,
@@ -39,19 +63,41 @@ class TokensOptions(Pass):
         " schedule, or mean.",
     )
     start: int = Field(1, ge=0, description="The first block that may lose tokens, counted from 0.")
+    training: TrainingOptions = Field(
+        TrainingOptions(epochs=3, batch=16, lr=0.02),
+        description="How the counts are learned, with method: learned; no weight of the network trains.",
+    )
+
+    @property
+    def searches(self) -> bool:
+        """Whether a schedule is to be found."""
+        return not (self.target is None and self.target_ms is None and self.max_drop is None)
 
     @model_validator(mode="after")
-    def _one_schedule(self) -> Self:
-        if self.target is not None and self.schedule is not None:
-            raise ValueError("expected target or schedule, not both")
-        defaults = {"method": "greedy", "start": 1}
-        unused = [name for name, usual in defaults.items() if getattr(self, name) != usual]
-        if self.target is None and unused:
+    def _one_amount(self) -> Self:
+        given = [name for name in HOW_MUCH if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected one of {', '.join(HOW_MUCH)}, got {' and '.join(given)}")
+        if self.target_ms is not None and self.cost != "latency":
+            raise ValueError(
+                f"target_ms: is for cost: latency, and the cost is {self.cost}; write cost: latency"
+            )
+        fields = type(self).model_fields
+        unused = [name for name in HOW if getattr(self, name) != fields[name].default]
+        if not self.searches and unused:
             raise ValueError(
                 f"{' and '.join(unused)}: say how a target is met: give a target, or leave it out"
             )
-        if self.target is None and self.schedule is None and self.merge is not None:
+        if not given and self.merge is not None:
             raise ValueError(
                 "merge: nothing is merged without a target or a schedule: give one, or leave it out"
+            )
+        if self.method == "learned" and self.max_drop is not None:
+            raise ValueError(
+                "max_drop: learned counts are those of one target; give a target, or take method: greedy"
+            )
+        if self.method != "learned" and self.training != fields["training"].default:
+            raise ValueError(
+                f"training: is for method: learned, and the method is {self.method}; leave it out"
             )
         return self

@@ -8,25 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...calibration.data import Part
 from ...errors import CompressError
 from ...model import Model
 from ..base import PassContext, PassPlan
 from ..teaching.task import first_batch
 from .cost import Macs, macs_of
 from .encoder import NoEncoderError, alike, token_network
-from .greedy import fewer, greedy
-from .judging import Judge, judge_on
+from .finding import Finding
 from .options import TokensOptions
 from .reading import tokens_read
 from .schedule import Schedule
-from .settings import Settings, blocks_of, set_counts, set_up
-from .uniform import keeping, uniform
+from .settings import Settings, blocks_of, set_up
 
 SAMPLES = 8
 """On which it is seen that what nothing reads is not needed."""
-PROGRESS = 10
-"""Schedules between two lines of progress."""
 
 
 class Planning:
@@ -40,16 +35,14 @@ class Planning:
             raise CompressError(f"{options.name}: {error}; leave out the pass") from error
         self.blocks = blocks_of(self.network, self.encoder)
         self.notes = list[str]()
-        self.tried = 0
 
     def plan(self) -> PassPlan:
         """Everything, as data."""
         schedule = self._schedule()
         if self.read is None and schedule.sites == 0:
             return PassPlan({}, {}, modified=False, notes=(f"all tokens stay: {self._why_all}",))
-        settings = self._settings(schedule)
         return PassPlan(
-            settings.to_json(),
+            self.finding.settings(schedule).to_json(),
             {},
             notes=(*self._told(schedule), *self.notes),
             details=self._details(schedule),
@@ -91,15 +84,10 @@ class Planning:
             return "no output depends on any token behind the last block; is a last layer all zeros?"
         return "outputs depend on more than leading tokens behind the last block, and no target is given"
 
-    @property
-    def looks(self) -> int:
-        """The leading tokens up to the last one that is read look at patches; all tokens, where patches are read."""
-        return self.read or 0
-
     # -- how many stay
 
     @cached_property
-    def cost(self) -> Macs:
+    def macs(self) -> Macs:
         """Multiply-accumulates over schedules."""
         macs = self.model.facts().macs
         if macs is None:
@@ -107,48 +95,29 @@ class Planning:
         return macs_of(self.blocks.each, self.encoder.leading, self.encoder.patches, macs, self.read)
 
     @cached_property
-    def _sites(self) -> range:
-        """The blocks that may lose tokens: not the last, where it drops what is not read, or merging does not pay."""
-        last = len(self.blocks.each) - 1
-        half = fewer(self._whole, last, merging=True, step=self.encoder.patches // 2)
-        pays = half is not None and self.cost.of(half) < self.cost.of(self._whole)
-        end = last + 1 if self.read is None and pays else last
-        if self.options.start >= end:
-            raise CompressError(
-                f"{self.options.name}: start: of the {last + 1} blocks of {self.encoder.place} those from 0 to"
-                f" {end - 1} may lose tokens, got {self.options.start}"
-            )
-        return range(self.options.start, end)
+    def finding(self) -> Finding:
+        """The search."""
+        return Finding(
+            self.options,
+            self.model,
+            self.context,
+            self.network,
+            self.encoder,
+            self.read,
+            self.macs,
+            self.notes,
+        )
 
     @property
     def _whole(self) -> Schedule:
         return Schedule.whole(self.encoder.patches, len(self.blocks.each))
 
-    @property
-    def _prunes(self) -> bool:
-        """Whether tokens may be dropped: what is read at the end must have become part of something."""
-        return self.read is not None
-
-    def _settings(self, schedule: Schedule) -> Settings:
-        return Settings(self.encoder, schedule, self.looks, self.read)
-
     def _schedule(self) -> Schedule:
-        options = self.options
-        found = self._given(options.schedule) if options.schedule is not None else self._found()
+        if self.options.searches:
+            found = self.finding.found()
+        else:
+            found = self._whole if self.options.schedule is None else self._given(self.options.schedule)
         return found if self.read is None else found.without_the_last()
-
-    def _found(self) -> Schedule:
-        """By the target; all tokens stay without one."""
-        options = self.options
-        whole = self._whole.model_copy(update={"merge": options.merge or "mean"})
-        if options.target is None:
-            return whole
-        limit = options.target * self.cost.whole
-        self._require_reachable(whole, limit)
-        alike = uniform(whole, self._sites, self.cost, limit, self._prunes)
-        if options.method == "uniform" or alike == whole:
-            return alike
-        return self._better(alike, self._searched(whole, limit))
 
     def _given(self, path: Path) -> Schedule:
         found, patches, blocks = Schedule.read(path), self.encoder.patches, len(self.blocks.each)
@@ -161,53 +130,12 @@ class Planning:
         if self.options.merge is not None:
             scaled = scaled.model_copy(update={"merge": self.options.merge})
         given = zip(scaled.blocks, scaled.entering(), strict=True)
-        if not self._prunes and any(kept.pruned < before for kept, before in given):
+        if self.read is None and any(kept.pruned < before for kept, before in given):
             raise CompressError(
                 f"{self.options.name}: {path}: this schedule drops tokens, and here outputs depend on patches behind"
                 " the last block, so that they can only be merged: find one for this network by a target"
             )
         return scaled
-
-    def _require_reachable(self, whole: Schedule, limit: float) -> None:
-        least = self.cost.of(keeping(0.0, whole, self._sites, self._prunes))
-        if least > limit:
-            raise CompressError(
-                f"{self.options.name}: target: {self.options.target:g} of the multiply-accumulates cannot be reached:"
-                f" with one patch token from block {self.options.start} on {least / self.cost.whole:.3f} are left;"
-                " ask for more, or let tokens go earlier (start)"
-            )
-
-    def _searched(self, whole: Schedule, limit: float) -> Schedule:
-        judge = self._judge(self.context.data.calibration)
-
-        def harm(schedule: Schedule) -> float:
-            self.tried += 1
-            if self.tried % PROGRESS == 0:
-                left = self.cost.of(schedule) / self.cost.whole
-                self._say(f"{self.tried} schedules tried, {left:.2f} of the multiply-accumulates left")
-            return self._unlike(judge, schedule)
-
-        self._say(f"looking for a schedule, by {judge.samples} samples")
-        return greedy(whole, self._sites, self.cost, limit, harm, self._prunes)
-
-    def _better(self, alike: Schedule, searched: Schedule) -> Schedule:
-        """The searched schedule, where it does no worse than the uniform one on samples that it was not found on."""
-        judge = self._judge(self.context.data.validation)
-        harms = [self._unlike(judge, each) for each in (searched, alike)]
-        kept = harms[0] <= harms[1]
-        self.notes.append(
-            f"{'greedy' if kept else 'uniform'}: on {judge.samples} samples that neither was chosen by the outputs are"
-            f" {harms[0]:.4g} unlike the whole network's with the searched schedule ({self.tried} were tried), and"
-            f" {harms[1]:.4g} with the same share at each site"
-        )
-        return searched if kept else alike
-
-    def _judge(self, part: Part) -> Judge:
-        return judge_on(part, self.model, self.context, self.cost.whole)
-
-    def _unlike(self, judge: Judge, schedule: Schedule) -> float:
-        set_counts(self.blocks, self._settings(schedule))
-        return judge.unlike(self.network)
 
     # -- what is told
 
@@ -232,18 +160,16 @@ class Planning:
         return self.encoder.leading + self.encoder.patches
 
     def _share(self, schedule: Schedule) -> str:
-        return f"{self.cost.of(schedule) / self.cost.whole:.3f}"
+        return f"{self.macs.of(schedule) / self.macs.whole:.3f}"
 
     def _details(self, schedule: Schedule) -> dict[str, Any]:
-        return {
+        trained = {"training": self.finding.stages.histories} if self.options.method == "learned" else {}
+        return trained | {
             "tokens": {
                 "place": self.encoder.place,
                 "leading": self.encoder.leading,
                 "schedule": schedule.model_dump(mode="json"),
                 "read": self.read,
-                "tried": self.tried,
+                "tried": self.finding.tried,
             }
         }
-
-    def _say(self, text: str) -> None:
-        self.context.progress.say(f"  {self.options.name}: {text}")

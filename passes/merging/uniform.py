@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from .cost import Macs
+from collections.abc import Sequence
+from math import ceil
+
+from .cost import Cost
 from .schedule import Schedule
 
 STEPS = 40
 """Halvings of the share: far finer than one token."""
 
 
-def uniform(whole: Schedule, sites: range, cost: Macs, limit: float, prunes: bool) -> Schedule:
+HALF = 0.5
+"""Of what goes, the share that is merged where tokens may be dropped."""
+
+
+def uniform(whole: Schedule, sites: Sequence[int], cost: Cost, limit: float, joining: float) -> Schedule:
     """The largest share of tokens, alike at all sites, whose cost is at most `limit`.
 
-    The least there is, one token from the first site on, where no share is small enough. prunes: whether half of what
-    goes is dropped rather than merged.
+    The least there is, one token from the first site on, where no share is small enough. joining: of what goes at a
+    site, the share that is merged; the rest is dropped.
     """
     if cost.of(whole) <= limit:
         return whole
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        fits = cost.of(keeping(middle, whole, sites, prunes)) <= limit
+        fits = cost.of(keeping(middle, whole, sites, joining)) <= limit
         low, high = (middle, high) if fits else (low, middle)
-    return keeping(low, whole, sites, prunes)
+    return keeping(low, whole, sites, joining)
 
 
-def keeping(share: float, whole: Schedule, sites: range, prunes: bool) -> Schedule:
+def keeping(share: float, whole: Schedule, sites: Sequence[int], joining: float) -> Schedule:
     """With this share of its tokens kept at each site, at least one."""
     patches, blocks = whole.patches, len(whole.blocks)
     pruned, merged, exact = list[int](), list[int](), float(patches)
@@ -34,6 +41,6 @@ def keeping(share: float, whole: Schedule, sites: range, prunes: bool) -> Schedu
         if block in sites:
             exact = max(1.0, exact * share)
         after = max(1, round(exact))
-        pruned.append((before + after + 1) // 2 if prunes else before)
+        pruned.append(after + ceil(joining * (before - after)))
         merged.append(after)
     return Schedule.of(patches, pruned, merged, whole.merge)

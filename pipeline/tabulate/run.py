@@ -27,6 +27,7 @@ from ..record_file import write_record
 from ..run_record import plain_settings
 from ..store import key_of
 from .bench import Bench, TabulatePlan
+from .beside import TimingPlan
 from .computed import computed_digest
 from .smaller import drawn_kept, layer_widths
 
@@ -55,11 +56,18 @@ def tabulate(
     """
     dissected, plan = dissected_for_time(model), plan.settled(model)
     (section,) = devices.values()
-    batch = 0 if target_of(section.runtime).bakes_in_batch else plan.batch
-    with opened(devices, batch, limits) as here, tempfile.TemporaryDirectory() as folder:
+    with (
+        opened(devices, varying_batch(section, plan), limits) as here,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         (device,) = here.values()
         bench = Bench(model, dissected, device, plan, Path(folder))
         return _measured(bench, path, progress)
+
+
+def varying_batch(section: DeviceSection, plan: TimingPlan) -> int:
+    """What a device is to set the batch to; 0 where it is in the ONNX file already."""
+    return 0 if target_of(section.runtime).bakes_in_batch else plan.batch
 
 
 def dissected_for_time(model: Model) -> Dissected:
@@ -103,7 +111,7 @@ def _measured(bench: Bench, path: Path, progress: Progress) -> LatencyTable:
     progress.say(f"{label}: timing {len(missing)} networks in {plan.precision}; {len(probes)} are known")
     for kept in progress.track(missing, f"{label}: timing smaller networks", len(missing)):
         probes.append(bench.measured(kept))
-        settings = plain_settings(bench.whole.frozen.settings)
+        settings = plain_settings(bench.turns.whole.frozen.settings)
         told = {**facts, "settings": settings, "wanted": len(known)}
         table = _table(told, layer_sizes(bench.dissected), probes)
         write_record(path, table)
@@ -132,7 +140,7 @@ def _table(facts: Mapping[str, Any], sizes: Sequence[LayerSize], probes: Sequenc
     )
 
 
-def facts_of(model: Model, device: Device, plan: TabulatePlan) -> dict[str, Any]:
+def facts_of(model: Model, device: Device, plan: TimingPlan) -> dict[str, Any]:
     """What a table says of where its probes are from; all that decides them is in its key."""
     told = device.facts()
     facts = {

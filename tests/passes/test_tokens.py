@@ -166,8 +166,15 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
         ({"method": "uniform", "start": 0}, "method and start: say how a target is met: give a target"),
         ({"merge": "soft"}, "merge: nothing is merged without a target or a schedule"),
         ({"schedule": "tokens.json", "start": 0}, "start: say how a target is met"),
+        ({"target": 0.5, "schedule": "tokens.json"}, "expected one of target, .* got target and schedule"),
+        ({"target": 0.5, "max_drop": 1}, "got target and max_drop"),
+        ({"target_ms": 3}, "target_ms: is for cost: latency, and the cost is macs; write cost: latency"),
+        ({"cost": "latency"}, "cost: say how a target is met"),
+        ({"max_drop": 1, "method": "learned"}, "max_drop: learned counts are those of one target"),
+        (
+            {"target": 0.5, "training": {"epochs": 1}},
+            "training: is for method: learned, and the method is greedy",
+        ),
     ):
         with pytest.raises(ValueError, match=reason):
             Tokens.model_validate(options)
-    with pytest.raises(ValueError, match="expected target or schedule, not both"):
-        Tokens.model_validate({"target": 0.5, "schedule": "tokens.json"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from itertools import pairwise, product
 from pathlib import Path
@@ -45,24 +46,23 @@ def test_the_same_size_is_the_same_schedule() -> None:
     assert schedule.sites == 3 and Schedule.whole(32, 3).sites == 0
 
 
-@pytest.mark.parametrize("prunes", [True, False])
-def test_uniform_is_the_most_that_fits_with_one_share(prunes: bool) -> None:
+@pytest.mark.parametrize("joining", [0.0, 0.5, 1.0])
+def test_uniform_is_the_most_that_fits_with_one_share(joining: float) -> None:
     cost, whole = cost_of(4), Schedule.whole(32, 4)
     for target in (0.75, 0.6, 0.5):
-        found = uniform(whole, range(1, 3), cost, target * cost.whole, prunes)
+        found = uniform(whole, range(1, 3), cost, target * cost.whole, joining)
         assert cost.of(found) <= target * cost.whole
         shares = [step / 1000 for step in range(1001)]
-        fits = [s for s in shares if cost.of(keeping(s, whole, range(1, 3), prunes)) <= target * cost.whole]
+        fits = [s for s in shares if cost.of(keeping(s, whole, range(1, 3), joining)) <= target * cost.whole]
         assert cost.of(found) == pytest.approx(
-            cost.of(keeping(max(fits), whole, range(1, 3), prunes)), rel=0.02
+            cost.of(keeping(max(fits), whole, range(1, 3), joining)), rel=0.02
         )
-        assert prunes or all(
-            kept.pruned == given for kept, given in zip(found.blocks, found.entering(), strict=True)
-        )
+        for kept, given in zip(found.blocks, found.entering(), strict=True):
+            assert kept.pruned - kept.merged == math.ceil(joining * (given - kept.merged))
 
 
 def test_uniform_leaves_one_token_where_nothing_fits() -> None:
-    found = uniform(Schedule.whole(32, 4), range(1, 4), cost_of(4), 0.0, prunes=True)
+    found = uniform(Schedule.whole(32, 4), range(1, 4), cost_of(4), 0.0, joining=0.5)
     assert [kept.merged for kept in found.blocks] == [32, 1, 1, 1]
 
 
@@ -90,7 +90,7 @@ def test_greedy_meets_its_target_and_does_less_harm_than_uniform() -> None:
         assert (
             found.blocks[0] == Kept(pruned=32, merged=32) and found.blocks[4].merged == found.blocks[3].merged
         )
-        assert harm(found) <= harm(uniform(whole, range(1, 4), cost, limit, prunes=True))
+        assert harm(found) <= harm(uniform(whole, range(1, 4), cost, limit, joining=0.5))
 
 
 def test_greedy_takes_what_harms_least() -> None:

@@ -1,0 +1,261 @@
+"""How many tokens each block keeps for a target: the schedule that is searched, learned or uniform, and how it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+
+from torch import nn
+
+from ...calibration.data import Part
+from ...errors import CompressError
+from ...model import Model
+from ..base import PassContext
+from ..training.stage import Stages
+from .cost import Cost, Macs
+from .drop import MetricDrop, most_within
+from .encoder import Encoder
+from .greedy import fewer, greedy
+from .judging import Judge, judge_on
+from .learning import learned
+from .milliseconds import Milliseconds
+from .options import TokensOptions
+from .schedule import Schedule
+from .settings import Settings, blocks_of, set_counts, set_up
+from .sites import spread, with_fewer_sites
+from .timing import Timing
+from .uniform import HALF, keeping, uniform
+
+PROGRESS = 10
+"""Schedules between two lines of progress."""
+CLOSE = 1.01
+"""How far above a target the measured time may be before more tokens go."""
+CORRECTIONS = 2
+
+
+@dataclass
+class Finding:
+    """One search. network: with TokenBlocks. read: how many of the first tokens count at the end, None: patches do.
+
+    macs: multiply-accumulates over schedules; notes: takes what is told of the search.
+    """
+
+    options: TokensOptions
+    model: Model
+    context: PassContext
+    network: nn.Module
+    encoder: Encoder
+    read: int | None
+    macs: Macs
+    notes: list[str]
+    tried: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.unlike = cache(self._unlike)
+
+    def found(self) -> Schedule:
+        """The schedule; CompressError where the target cannot be reached."""
+        if self.options.max_drop is not None:
+            found = self._for_a_drop(self.options.max_drop)
+        else:
+            found = self._for_a_target(self._limit)
+        self._tell_of_times(found)
+        return found
+
+    # -- what is given
+
+    @cached_property
+    def whole(self) -> Schedule:
+        """All tokens stay."""
+        plain = Schedule.whole(self.encoder.patches, len(self.macs.blocks))
+        return plain.model_copy(update={"merge": self.options.merge or "mean"})
+
+    @property
+    def prunes(self) -> bool:
+        """Whether tokens may be dropped: what is read at the end must have become part of something."""
+        return self.read is not None
+
+    @cached_property
+    def sites(self) -> range:
+        """The blocks that may lose tokens: not the last, where it drops what is not read, or merging does not pay."""
+        last = len(self.macs.blocks) - 1
+        half = fewer(self.whole, last, merging=True, step=self.encoder.patches // 2)
+        pays = half is not None and self.macs.of(half) < self.macs.of(self.whole)
+        end = last + 1 if self.read is None and pays else last
+        if self.options.start >= end:
+            raise CompressError(
+                f"{self.options.name}: start: of the {last + 1} blocks of {self.encoder.place} those from 0 to"
+                f" {end - 1} may lose tokens, got {self.options.start}"
+            )
+        return range(self.options.start, end)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What is to become less."""
+        return self.macs if self.timing is None else self.timing.fitted
+
+    @cached_property
+    def timing(self) -> Timing | None:
+        """Networks timed on the device, where time is the cost."""
+        if self.options.cost != "latency":
+            return None
+        timing = Timing(self.options.name, self.model, self.context, self.built, self.macs)
+        timing.fit(self.whole, self.sites, self.prunes)
+        return timing
+
+    def settings(self, schedule: Schedule) -> Settings:
+        """All that makes the network with a schedule. Who looks: leading tokens that are read, else all tokens."""
+        return Settings(self.encoder, schedule, self.read or 0, self.read)
+
+    def with_schedule(self, schedule: Schedule) -> Model:
+        """The network in which these tokens stay, until another is asked for: they are one and the same module."""
+        set_counts(blocks_of(self.network, self.encoder), self.settings(schedule))
+        return replace(self.model, module=self.network)
+
+    def built(self, schedule: Schedule) -> Model:
+        """A network of its own with a schedule, as it is handed on."""
+        found = schedule if self.read is None else schedule.without_the_last()
+        return replace(self.model, module=set_up(self.network, self.settings(found)))
+
+    @property
+    def _limit(self) -> float:
+        options = self.options
+        limit = options.target_ms if options.target is None else options.target * self.cost.whole
+        assert limit is not None
+        least = min(self.cost.of(keeping(0.0, self.whole, *way)) for way in self._ways)
+        if least > limit:
+            raise CompressError(
+                f"{options.name}: target: {self._asked(limit)} cannot be reached: with one patch token from block"
+                f" {options.start} on {least / self.cost.whole:.3f} are left; ask for more, or let tokens go earlier"
+                " (start)"
+            )
+        return limit
+
+    def _asked(self, limit: float) -> str:
+        if self.options.target_ms is not None:
+            return f"{limit:g} ms of {self.cost.whole:.3g}"
+        return f"{self.options.target:g} of the {self.cost.unit}"
+
+    # -- how it is found
+
+    @property
+    def _ways(self) -> list[tuple[Sequence[int], float]]:
+        """Sites at which the same share may go, and how much of it is merged; where sites take time, also at fewer."""
+        joining = HALF if self.prunes else 1.0
+        if not self.cost.by_site:
+            return [(self.sites, joining)]
+        return [
+            (some, part)
+            for some in spread(self.sites)
+            for part in dict.fromkeys((joining, 0.0 if self.prunes else joining))
+        ]
+
+    def _for_a_target(self, limit: float) -> Schedule:
+        alike = self._uniform(limit)
+        if self.cost.of(self.whole) <= limit:
+            return self.whole
+        if self.options.method == "uniform":
+            return self._as_measured(alike, limit, lambda lower, _: self._uniform(lower))
+        if self.options.method == "greedy":
+            found = self._as_measured(self._searched(limit, self.whole), limit, self._searched)
+        else:
+            found = self._learned(limit, alike)
+        return self._better(alike, found)
+
+    def _for_a_drop(self, max_drop: float) -> Schedule:
+        drop = MetricDrop(self.model, self.context, self.with_schedule)
+        search = self._searched if self.options.method == "greedy" else lambda limit, _: self._uniform(limit)
+        self._say(f"looking for the fewest tokens at {max_drop:g} points lost")
+        found = most_within(self.whole, self.cost, search, drop.points, max_drop)
+        self.notes.append(drop.told(found))
+        alike = self._uniform(self.cost.of(found))
+        if self.options.method == "uniform" or drop.points(alike) > max_drop:
+            return found
+        return self._better(alike, found)
+
+    def _uniform(self, limit: float) -> Schedule:
+        """With one share at all sites; where these take time, at those of some whose schedule does least harm."""
+        each = [uniform(self.whole, sites, self.cost, limit, joining) for sites, joining in self._ways]
+        fit = [schedule for schedule in each if self.cost.of(schedule) <= limit] or each[:1]
+        return fit[0] if len(fit) == 1 else min(fit, key=self._harm)
+
+    def _searched(self, limit: float, start: Schedule) -> Schedule:
+        self._say(f"looking for a schedule, by {self._fitting.samples} samples")
+        found = greedy(start, self.sites, self.cost, limit, self._harm, self.prunes)
+        if not self.cost.by_site:
+            return found
+        return with_fewer_sites(found, self.cost, limit, self._harm, self.prunes)
+
+    def _learned(self, limit: float, start: Schedule) -> Schedule:
+        found = learned(
+            self.options,
+            self.model,
+            self.network,
+            self.settings(start),
+            self.sites,
+            self.cost,
+            limit,
+            self.stages,
+        )
+        if not self.cost.by_site:
+            return found
+        return with_fewer_sites(found, self.cost, limit, self._harm, self.prunes)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """How counts are learned."""
+        train = self.context.data.train
+        without = "take method: greedy"
+        static = self.model.static_batch
+        return Stages(self.options.name, train, self.context, static, labelled=False, without_samples=without)
+
+    def _as_measured(
+        self, found: Schedule, limit: float, search: Callable[[float, Schedule], Schedule]
+    ) -> Schedule:
+        """Where the device says otherwise than was predicted, looked for again with as much less."""
+        for _ in range(CORRECTIONS if self.timing is not None else 0):
+            assert self.timing is not None
+            over = self.timing.measured(found) / limit
+            if over <= CLOSE:
+                break
+            self._say(f"measured {over:.3f} times the target: more tokens go")
+            found = search(self.cost.of(found) / over, found)
+        return found
+
+    def _better(self, alike: Schedule, found: Schedule) -> Schedule:
+        """The found schedule, where it does no worse than the uniform one on samples that it was not found on."""
+        judge, method = self._judge(self.context.data.validation), self.options.method
+        harms = [judge.unlike(self.with_schedule(each).module) for each in (found, alike)]
+        kept = harms[0] <= harms[1]
+        how = f"searched schedule ({self.tried} were tried)" if method == "greedy" else "learned one"
+        self.notes.append(
+            f"{method if kept else 'uniform'}: on {judge.samples} samples that neither was chosen by the outputs are"
+            f" {harms[0]:.4g} unlike the whole network's with the {how}, and {harms[1]:.4g} with the same share at each"
+            " site"
+        )
+        return found if kept else alike
+
+    def _harm(self, schedule: Schedule) -> float:
+        return self.unlike(schedule)
+
+    def _unlike(self, schedule: Schedule) -> float:
+        self.tried += 1
+        if self.tried % PROGRESS == 0:
+            left = self.cost.of(schedule) / self.cost.whole
+            self._say(f"{self.tried} schedules tried, {left:.2f} of the {self.cost.unit} left")
+        return self._fitting.unlike(self.with_schedule(schedule).module)
+
+    @cached_property
+    def _fitting(self) -> Judge:
+        return self._judge(self.context.data.calibration)
+
+    def _judge(self, part: Part) -> Judge:
+        return judge_on(part, self.model, self.context, self.macs.whole)
+
+    def _tell_of_times(self, found: Schedule) -> None:
+        if self.timing is not None and isinstance(self.cost, Milliseconds):
+            self.notes.append(self.timing.told(found))
+
+    def _say(self, text: str) -> None:
+        self.context.progress.say(f"  {self.options.name}: {text}")
