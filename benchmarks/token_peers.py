@@ -26,14 +26,14 @@ import click
 from int8_peers import EXAMPLES, _read
 from reporting import environment, markdown_table, provenance, write
 from timing import Contender, measure_side_by_side
-from token_tome import tome
+from token_tome import tome_at
 
 PACKAGES = ("edgepress", "torch", "timm", "openvino")
 NETWORKS = {
     "solar-vit": EXAMPLES / "solar" / "vit.yaml",
     "digits-vit": EXAMPLES / "digits" / "vit.yaml",
 }
-OURS = ("greedy", "uniform")
+OURS = ("greedy", "learned", "uniform")
 MERGES = ("mean", "weighted", "soft")
 
 
@@ -62,18 +62,8 @@ def ours(model: Any, context: Any, target: float, method: str, merge: str, start
 
 def peers(model: Any, target: float) -> Made:
     """ToMe, by the least r that goes below the target."""
-    from edgepress.passes.merging.encoder import token_network
-    from edgepress.passes.merging.schedule import Schedule
-    from edgepress.passes.merging.settings import Settings
-
-    encoder, network = token_network(model.module, model.example_inputs)
-    whole = Schedule.whole(encoder.patches, len(list(network.get_submodule(encoder.place).children())))
-    settings = Settings(encoder, whole, encoder.leading, encoder.leading)
-    for r in range(1, encoder.patches):
-        module = tome(network, settings, r)
-        if (share := _share(model, module)) <= target:
-            return Made("ToMe", "weighted", target, share, module, f"r = {r}")
-    raise click.UsageError(f"ToMe does not come to {target:g} of the multiply-accumulates")
+    module, share, note = tome_at(model, target)
+    return Made("ToMe", "weighted", target, share, module, note)
 
 
 def exact(model: Any, context: Any) -> Made:

@@ -6,6 +6,7 @@ over heads, every other token against the rest; means weighted by size, proporti
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,23 @@ def tome(network: nn.Module, settings: Any, r: int) -> nn.Module:
     for name, block in list(blocks.named_children())[:-1]:
         blocks._modules[name] = _Block(block, r)
     return made
+
+
+def tome_at(model: Any, target: float) -> tuple[nn.Module, float, str]:
+    """ToMe of a model by the least r whose share of its multiply-accumulates is at most `target`; that share, and r."""
+    from edgepress.passes.merging.encoder import token_network
+    from edgepress.passes.merging.schedule import Schedule
+    from edgepress.passes.merging.settings import Settings
+
+    encoder, network = token_network(model.module, model.example_inputs)
+    whole = Schedule.whole(encoder.patches, len(list(network.get_submodule(encoder.place).children())))
+    settings = Settings(encoder, whole, encoder.leading, encoder.leading)
+    for r in range(1, encoder.patches):
+        module = tome(network, settings, r)
+        share = replace(model, module=module).facts().macs / model.facts().macs
+        if share <= target:
+            return module, share, f"r = {r}"
+    raise ValueError(f"ToMe does not come to {target:g} of the multiply-accumulates")
 
 
 class _Block(nn.Module):
