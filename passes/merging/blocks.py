@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import torch
 from torch import Tensor, nn
 
 from .attention import TokenAttention
@@ -87,8 +86,7 @@ class TokenBlocks(nn.Sequential):
             rope = rope[None, None]
         tokens = TokenBatch(features, self.leading, positions=rope)
         if self.restores:
-            every = torch.arange(tokens.patches, device=features.device).expand(features.shape[0], -1)
-            tokens = TokenBatch(features, self.leading, positions=rope, origin=every)
+            tokens = tokens.followed()
         for block in self.each:
             tokens = block(tokens)
         return tokens.restored()

@@ -63,6 +63,13 @@ class TokensOptions(Pass):
         " schedule, or mean.",
     )
     start: int = Field(1, ge=0, description="The first block that may lose tokens, counted from 0.")
+    pictures: int = Field(
+        4,
+        ge=0,
+        le=32,
+        description="How many images of the validation part run.json and the report hold, with what became of their"
+        " patches.",
+    )
     training: TrainingOptions = Field(
         TrainingOptions(epochs=3, batch=16, lr=0.02),
         description="How the counts are learned, with method: learned; no weight of the network trains.",

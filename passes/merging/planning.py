@@ -16,6 +16,7 @@ from .cost import Macs, macs_of
 from .encoder import NoEncoderError, alike, token_network
 from .finding import Finding
 from .options import TokensOptions
+from .pictures import pictures
 from .reading import tokens_read
 from .schedule import Schedule
 from .settings import Settings, blocks_of, set_up
@@ -171,5 +172,10 @@ class Planning:
                 "schedule": schedule.model_dump(mode="json"),
                 "read": self.read,
                 "tried": self.finding.tried,
+                "pictures": self._pictures(schedule),
             }
         }
+
+    def _pictures(self, schedule: Schedule) -> list[dict[str, Any]]:
+        settings = self.finding.settings(schedule)
+        return pictures(self.network, settings, self.model, self.context, self.options.pictures)

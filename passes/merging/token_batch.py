@@ -15,7 +15,8 @@ class TokenBatch:
     features: (n, leading + patches, width). leading: how many of them come first. sizes: how many patches of the image
     each patch token stands for, (n, patches), above 0; None for one each. positions: what rotary embeddings turn the
     patch tokens by, (n or 1, 1, patches, values); None in a network without. origin: which of them each patch of the
-    image has become part of, (n, patches at first) int64; None where that is not asked for.
+    image has become part of, (n, patches at first) int64; None where that is not asked for. lost: whether some patches
+    were dropped, whose origin is -1.
     """
 
     features: Tensor
@@ -23,6 +24,7 @@ class TokenBatch:
     sizes: Tensor | None = None
     positions: Tensor | None = None
     origin: Tensor | None = None
+    lost: bool = False
 
     @property
     def patches(self) -> int:
@@ -35,6 +37,11 @@ class TokenBatch:
         if self.sizes is None:
             return None
         return torch.nn.functional.pad(self.sizes.log(), (self.leading, 0))
+
+    def followed(self) -> TokenBatch:
+        """The same tokens; from here on it is known what each of their patches becomes part of."""
+        every = torch.arange(self.patches, device=self.features.device).expand(self.features.shape[0], -1)
+        return replace(self, origin=every)
 
     def restored(self) -> Tensor:
         """The features with as many patch tokens as at first, each that of what it became part of."""
