@@ -10,6 +10,8 @@ from ... import text as names
 from ..pages import words as text
 from ..pages.jinja import clean, clean_markdown, page_environment
 from ..run_record import RunRecord
+from .patch_drawing import drawn_patches
+from .patches import patch_pictures
 from .proofs import all_proofs
 from .pruning import file_of, point_metric, pruning
 from .steps import CODE_BARS, code_sizes, coverage, sensitivity, training
@@ -63,10 +65,12 @@ def _environment(escape: bool, finalize: Callable[[Any], Any]) -> Environment:
         "code_sizes": code_sizes,
         "coverage": coverage,
         "divergence_text": divergence_text,
+        "drawn_patches": drawn_patches,
         "fidelity_text": fidelity_text,
         "flat": lambda values: list(flat(values)),
         "metric_ground": metric_ground,
         "metric_text": metric_text,
+        "patch_pictures": patch_pictures,
         "p50_text": _p50_text,
         "point_metric": point_metric,
         "pruning": pruning,

@@ -31,7 +31,7 @@ class BlockTokens:
 @dataclass(frozen=True)
 class TokenCounts:
     """The blocks of an encoder. read: how many tokens the last one goes on with, which is then not among the blocks;
-    None: all."""
+    None: all. merge: the rule by which tokens are merged, "" where it is not told."""
 
     step: StepRecord
     place: str
@@ -39,6 +39,7 @@ class TokenCounts:
     leading: int
     blocks: tuple[BlockTokens, ...]
     read: int | None
+    merge: str
 
     @property
     def line(self) -> str:
@@ -69,7 +70,8 @@ def token_counts(step: StepRecord) -> TokenCounts | None:
         given = blocks[-1].merged
     read = _count(found.get("read"))
     shown = tuple(blocks if read is None else blocks[:-1])
-    return TokenCounts(step, str(found.get("place", "")), patches, leading, shown, read)
+    merge = str(found["schedule"].get("merge", ""))
+    return TokenCounts(step, str(found.get("place", "")), patches, leading, shown, read, merge)
 
 
 def _count(value: Any) -> int | None:

@@ -49,7 +49,8 @@ def test_tokens_then_quantize_leave_a_proven_file_and_the_schedule(tmp_path: Pat
     assert covered and all(row["quantized"] for row in covered)
     [kept] = [artefact.path for artefact in record.artefacts if artefact.kind == "token-schedule"]
     assert json.loads((tmp_path / "run" / kept).read_text()) == tokens_step.details["tokens"]["schedule"]
-    assert "Tokens: tokens" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Tokens: tokens" in page and "What is left of 4 images of the validation part" in page
     assert "patch tokens after each block" in (tmp_path / "run" / "report.md").read_text()
 
 
