@@ -16,7 +16,7 @@ from PIL import Image
 from ..run_record import StepRecord
 from .details import number_in
 
-PICTURES = 4
+PICTURES = 32
 """Most of them that are shown."""
 PATCHES = 4096
 SIDE = 256

@@ -178,3 +178,13 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             Tokens.model_validate(options)
+
+
+def test_a_run_keeps_as_many_images_as_are_asked_for(tmp_path: Path) -> None:
+    found = {
+        count: compressed(tmp_path, target=0.8, method="uniform", pictures=count).plan.details["tokens"][
+            "pictures"
+        ]
+        for count in (0, 2)
+    }
+    assert [len(pictures) for pictures in found.values()] == [0, 2]

@@ -19,7 +19,7 @@ from edgepress.passes.base import PassContext
 from edgepress.passes.merging import blocks as blocks_file
 from edgepress.passes.merging.encoder import token_network
 from edgepress.passes.merging.matching import MERGES, weighted
-from edgepress.passes.merging.pictures import PICTURES, followed, grid_of, pictures, png
+from edgepress.passes.merging.pictures import followed, grid_of, pictures, png
 from edgepress.passes.merging.reduction import reduced
 from edgepress.passes.merging.schedule import Kept, Schedule
 from edgepress.passes.merging.settings import Settings, blocks_of, set_up
@@ -140,22 +140,22 @@ def test_pictures_are_of_images_of_the_validation_part_whatever_the_batch() -> N
     images = torch.rand(9, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     context = context_of(images)
     model = Model(built("timm ViT"), INPUTS)
-    found = pictures(network, settings, model, context)
-    assert len(found) == PICTURES and json.loads(json.dumps(found)) == found
-    assert found == pictures(network, settings, model, context)
+    found = pictures(network, settings, model, context, 4)
+    assert len(found) == 4 and json.loads(json.dumps(found)) == found
+    assert found == pictures(network, settings, model, context, 4)
     for batch in (1, 3, 8):
         fixed = replace(model, example_inputs=(torch.zeros(batch, 3, SIDE, SIDE),)).with_static_batch()
-        assert pictures(network, settings, fixed, context) == found
+        assert pictures(network, settings, fixed, context, 4) == found
     everywhere = [png(image) for image in images]
     places = [everywhere.index(picture["image"]) for picture in found]
-    assert len(set(places)) == PICTURES
+    assert len(set(places)) == 4
     smaller = set_up(network, settings)
     for place, picture in zip(places, found, strict=True):
         with torch.no_grad(), followed(blocks_of(smaller, settings.encoder)) as origins:
             smaller(images[place : place + 1])
         assert (picture["rows"], picture["columns"]) == (4, 4)
         assert picture["patches"] == origins[-1][0].tolist()
-    few = pictures(network, settings, model, context_of(images[:2]))
+    few = pictures(network, settings, model, context_of(images[:2]), 4)
     assert len(few) == 2
 
 
@@ -166,7 +166,7 @@ def test_a_picture_that_is_wider_than_high_has_its_rows_and_columns() -> None:
     model = Model(network.eval(), (torch.zeros(1, 3, 16, 32),))
     encoder, rebuilt = token_network(model.module, model.example_inputs)
     settings = Settings(encoder, Schedule.of(8, [6, 6, 6], [4, 4, 4]), 1, 1)
-    for picture in pictures(rebuilt, settings, model, context_of(torch.rand(5, 3, 16, 32))):
+    for picture in pictures(rebuilt, settings, model, context_of(torch.rand(5, 3, 16, 32)), 4):
         assert (picture["rows"], picture["columns"], len(picture["patches"])) == (2, 4, 8)
         assert pixels(picture["image"]).shape == (16, 32, 3) and picture["patches"].count(-1) == 2
 
@@ -179,7 +179,7 @@ def test_nothing_is_pictured_where_nothing_goes() -> None:
     result = fewer.apply(Model(built("timm ViT"), INPUTS), context_of(images))
     told = result.plan.details["tokens"]["pictures"]
     left = result.plan.structure["schedule"]["blocks"][-1]["merged"]
-    assert len(told) == PICTURES
+    assert len(told) == 4
     assert all(len(set(picture["patches"]) - {-1}) == left < 16 for picture in told)
 
 
@@ -207,7 +207,7 @@ def test_a_grid_is_found_where_one_image_is_cut_into_squares(
 def test_inputs_that_are_no_image_are_not_pictured() -> None:
     settings, network = settings_of("timm ViT", FALLING, "mean")
     four = Model(built("timm ViT"), (torch.zeros(1, 4, SIDE, SIDE),))
-    assert pictures(network, settings, four, context_of(torch.rand(5, 4, SIDE, SIDE))) == []
+    assert pictures(network, settings, four, context_of(torch.rand(5, 4, SIDE, SIDE)), 4) == []
 
 
 def test_a_picture_has_the_pixels_of_its_image_between_its_least_and_its_largest() -> None:
@@ -225,8 +225,8 @@ def test_the_same_pictures_come_in_every_process() -> None:
     """Which they are follows from the seed, and not from what was drawn before."""
     settings, network = settings_of("timm ViT", FALLING, "mean")
     context, model = context_of(torch.rand(50, 3, SIDE, SIDE)), Model(built("timm ViT"), INPUTS)
-    first = pictures(network, settings, model, context)
+    first = pictures(network, settings, model, context, 4)
     torch.manual_seed(7)
     torch.rand(5)
-    assert pictures(network, settings, model, context) == first
-    assert pictures(network, settings, model, replace(context, seed=1)) != first
+    assert pictures(network, settings, model, context, 4) == first
+    assert pictures(network, settings, model, replace(context, seed=1), 4) != first

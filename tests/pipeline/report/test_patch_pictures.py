@@ -161,12 +161,12 @@ def test_details_without_pictures_have_none(details: dict[str, Any]) -> None:
 
 def test_the_page_shows_a_few_and_fetches_nothing(tmp_path: Path) -> None:
     grey = PICTURE | {"image": base64_of(GREY)}
-    write_reports(run(steps=[STEPS[0], told(*([PICTURE] * 3), *([grey] * 30))]), tmp_path)
+    write_reports(run(steps=[STEPS[0], told(*([PICTURE] * 3), *([grey] * 40))]), tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "What is left of 4 images of the validation part" in page.text
-    assert page.text.count("3 merged into 1 group") == 2 * 4  # a caption and a title
+    assert "What is left of 32 images of the validation part" in page.text
+    assert page.text.count("3 merged into 1 group") == 2 * 32  # a caption and a title
     found = [attributes for tag, attributes in page.tags if tag in ("image", "use")]
-    assert len(found) == 8
+    assert len(found) == 64
     for attributes in found:
         assert (attributes["href"] or "").startswith(("data:image/png;base64,", "#image-"))
     assert {tag for tag, attributes in page.tags if "href" in attributes} == {"image", "use"}
