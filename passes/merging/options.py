@@ -17,6 +17,14 @@ HOW = ("cost", "method", "start")
 """Options of a search, which no schedule that is given has use for."""
 
 
+class TrainingOfCounts(TrainingOptions):
+    """How a pass trains, with the rate that counts take, which are far fewer than weights."""
+
+    epochs: int = Field(3, ge=0, le=10_000, description="Passes over the samples that are learned from.")
+    batch: int = Field(16, ge=1, le=65_536, description="Samples in one step, over all processes.")
+    lr: float = Field(0.02, gt=0, le=10, description="Largest learning rate, of logits of counts.")
+
+
 class TokensOptions(Pass):
     """What of the cost is left, how tokens that go are chosen, and what becomes of them."""
 
@@ -70,8 +78,8 @@ class TokensOptions(Pass):
         description="How many images of the validation part run.json and the report hold, with what became of their"
         " patches.",
     )
-    training: TrainingOptions = Field(
-        TrainingOptions(epochs=3, batch=16, lr=0.02),
+    training: TrainingOfCounts = Field(
+        TrainingOfCounts(),
         description="How the counts are learned, with method: learned; no weight of the network trains.",
     )
 
