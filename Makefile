@@ -32,6 +32,9 @@ bench: $(VENV)/bench ## compare with NNCF and Brevitas, cover many architectures
 	$(BIN)/python benchmarks/l2z_scale.py || status=1; \
 	$(BIN)/python benchmarks/gate_simulation.py || status=1; \
 	$(BIN)/python benchmarks/latency_prediction.py || status=1; \
+	$(BIN)/python benchmarks/token_peers.py || status=1; \
+	$(BIN)/python benchmarks/token_folds.py || status=1; \
+	$(BIN)/python benchmarks/token_sites.py --int8 || status=1; \
 	$(BIN)/python benchmarks/shared_store.py || status=1; \
 	{ $(BIN)/compress demo -o runs/demo && $(BIN)/python benchmarks/run_and_gate.py runs/demo; } || status=1; \
 	$(BIN)/python benchmarks/step_ablation.py || status=1; \

@@ -7,9 +7,9 @@
 
 All networks drop, exactly, what nothing reads behind the last attention, ToMe's and the plain one too. At equal shares
 of the plain network's multiply-accumulates: accuracy, KL divergence and agreement with it on the test part, untrained,
-in float; and the latency of float engines of OpenVINO that run in turns in one process, batch 1, as a share of the
-plain network's without that step. Schedules are searched by the calibration part. Exit code 1 when neither of ours has
-a KL as low as ToMe's.
+in float; and the latency of engines of OpenVINO that run in turns in one process (`--timed int8:8`: precision and
+batch), as a share of the plain network's of the same precision, without that step. Schedules are searched by the
+calibration part. Exit code 1 when none of ours has a KL as low as ToMe's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import click
+import numpy as np
 from int8_peers import EXAMPLES, _read
 from reporting import environment, markdown_table, provenance, write
 from timing import Contender, measure_side_by_side
@@ -31,10 +32,12 @@ from token_tome import tome_at
 PACKAGES = ("edgepress", "torch", "timm", "openvino")
 NETWORKS = {
     "solar-vit": EXAMPLES / "solar" / "vit.yaml",
+    "mnist-vit": EXAMPLES / "mnist" / "vit.yaml",
     "digits-vit": EXAMPLES / "digits" / "vit.yaml",
 }
 OURS = ("greedy", "learned", "uniform")
 MERGES = ("mean", "weighted", "soft")
+BESIDE = ("accuracy", "KL", "agreement", "tokens")
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,32 @@ def row_of(made: Made, model: Any, context: Any, part: Any) -> dict[str, Any]:
     }
 
 
-def latencies(every: list[Made], model: Any, rounds: int) -> Iterator[float]:
-    """Of each network the latency as a share of the plain one's, the median over rounds."""
+def latencies(every: list[Made], model: Any, rounds: int, timed: str) -> Iterator[float]:
+    """Of each network the latency as a share of the plain one's, the median over rounds.
+
+    timed: precision and batch, `int8:8`; INT8 as the pass places it, its ranges not searched, which time does not ask.
+    """
+    from edgepress.calibration.scheme import QuantScheme
+    from edgepress.passes.quantization.quick import fine_products, quickly_quantized
     from edgepress.pipeline.export import export
     from edgepress.targets import TARGETS
     from edgepress.targets.base import TargetOptions
 
-    options = TargetOptions(float_precision="f32", batch=1)
-    feeds = {name: x[:1].numpy() for name, x in zip(model.input_names, model.example_inputs, strict=True)}
+    precision, _, batch = timed.partition(":")
+    options, scheme = TargetOptions(float_precision="f32", batch=int(batch)), QuantScheme()
+    draw = np.random.default_rng(0)
+    feeds = {
+        name: draw.standard_normal((int(batch), *x.shape[1:])).astype(np.float32)
+        for name, x in zip(model.input_names, model.example_inputs, strict=True)
+    }
     modules = [model.module, *(made.module for made in every)]
     with tempfile.TemporaryDirectory() as folder:
         contenders = []
         for index, module in enumerate(modules):
-            path = export(replace(model, module=module), Path(folder) / f"{index}.onnx")
+            network = replace(model, module=module)
+            if precision == "int8":
+                network = quickly_quantized(network, scheme, fine_products(network, scheme, 30.0))
+            path = export(network, Path(folder) / f"{index}.onnx")
             built = TARGETS["openvino"].build(path, options, Path(folder) / str(index))
             contenders.append(Contender(str(index), "openvino", built.artefacts[0].path, options))
         times = measure_side_by_side(contenders, feeds, rounds, 20)
@@ -128,9 +144,24 @@ def latencies(every: list[Made], model: Any, rounds: int) -> Iterator[float]:
 @click.option("--samples", type=click.IntRange(1), help="Of the test part; default: all.")
 @click.option("--start", default=1, show_default=True, help="The first block that may lose tokens, of ours.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2), help="Of timing.")
-@click.option("--latency/--no-latency", default=True, show_default=True)
+@click.option("--method", "methods", multiple=True, type=click.Choice(OURS), default=OURS, show_default=True)
+@click.option(
+    "--merge", "merges", multiple=True, type=click.Choice(MERGES), default=MERGES, show_default=True
+)
+@click.option(
+    "--timed", multiple=True, default=("f32:1",), show_default=True, help="Precision and batch, as int8:8."
+)
+@click.option("--no-latency", is_flag=True)
 def main(
-    network: str, targets: tuple[float, ...], samples: int | None, start: int, rounds: int, latency: bool
+    network: str,
+    targets: tuple[float, ...],
+    samples: int | None,
+    start: int,
+    rounds: int,
+    methods: tuple[str, ...],
+    merges: tuple[str, ...],
+    timed: tuple[str, ...],
+    no_latency: bool,
 ) -> None:
     """Make all networks, judge and time them, and write the table."""
     told = environment(PACKAGES)
@@ -139,11 +170,13 @@ def main(
     every = [exact(model, context)]
     for target in targets:
         every.append(peers(model, target))
-        every += [ours(model, context, target, method, merge, start) for method in OURS for merge in MERGES]
+        every += [
+            ours(model, context, target, method, merge, start) for method in methods for merge in merges
+        ]
     rows = [row_of(made, model, context, part) for made in every]
-    if latency:
-        for row, ratio in zip(rows, latencies(every, model, rounds), strict=True):
-            row["latency"] = ratio
+    for each in () if no_latency else timed:
+        for row, ratio in zip(rows, latencies(every, model, rounds, each), strict=True):
+            row.setdefault("latency", {})[each] = ratio
     text = f"# Tokens, {network}, {len(part)} samples\n\n{provenance(told)}\n{_table(rows)}"
     broken = [target for target in targets if not _ahead(rows, target)]
     record = {"environment": told, "network": network, "rows": rows, "broken": broken}
@@ -159,7 +192,8 @@ def _ahead(rows: list[dict[str, Any]], target: float) -> bool:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ("method", "merge", "asked for", "MACs", "latency", "accuracy", "KL", "agreement", "tokens")
+    timed = list(rows[0].get("latency", {}))
+    header = ("method", "merge", "asked for", "MACs", *(f"latency {each}" for each in timed), *BESIDE)
     return markdown_table(
         header,
         [
@@ -168,7 +202,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
                 row["merge"],
                 f"{row['target']:g}",
                 f"{row['macs']:.3f}",
-                f"{row['latency']:.3f}" if "latency" in row else "–",
+                *(f"{row['latency'][each]:.3f}" for each in timed),
                 f"{100 * row['accuracy']:.2f} %",
                 f"{row['kl']:.4f}",
                 f"{100 * row['agreement']:.1f} %",

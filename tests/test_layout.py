@@ -238,6 +238,7 @@ class TestCheckout:
         folders = {p.parent.relative_to(ROOT) for p in modules() if len(p.relative_to(ROOT).parts) > 2}
         assert folders - named - set(Path("examples").glob("*")) <= {
             Path("examples/digits"),
+            Path("examples/mnist"),
             Path("examples/solar"),
         }
 

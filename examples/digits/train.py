@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +32,20 @@ SCHEDULES = {"cnn": Schedule(12, 4e-3, 0.02), "vit": Schedule(70, 2e-3, 0.05)}
 
 def train(name: str, seed: int = 0, epochs: int | None = None) -> nn.Module:
     """A trained network, `cnn` or `vit`, in eval mode; `epochs` replaces the number that the schedule has."""
-    torch.manual_seed(seed)
-    network = getattr(models, name)()
     schedule = SCHEDULES[name]
-    images, labels = digits()["train"]
-    steps = (epochs or schedule.epochs) * math.ceil(len(labels) / BATCH)
+    return fit(
+        getattr(models, name), digits()["train"], schedule._replace(epochs=epochs or schedule.epochs), seed
+    )
+
+
+def fit(
+    made: Callable[[], nn.Module], part: tuple[Tensor, Tensor], schedule: Schedule, seed: int
+) -> nn.Module:
+    """A network, made and then trained on images (n, 1, h, w) and labels (n,), in eval mode."""
+    torch.manual_seed(seed)
+    network = made()
+    images, labels = part
+    steps = schedule.epochs * math.ceil(len(labels) / BATCH)
     optimizer = torch.optim.AdamW(
         network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
     )
@@ -44,7 +54,7 @@ def train(name: str, seed: int = 0, epochs: int | None = None) -> nn.Module:
         optimizer, lambda i: min((i + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * i / steps))
     )
     network.train()
-    for _ in range(epochs or schedule.epochs):
+    for _ in range(schedule.epochs):
         for rows in torch.split(torch.randperm(len(labels)), BATCH):
             loss = F.cross_entropy(network(distorted(images[rows])), labels[rows], label_smoothing=0.05)
             optimizer.zero_grad()
