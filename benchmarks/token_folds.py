@@ -66,8 +66,6 @@ def backbone(name: str, target: float, model: Any, context: Any) -> Backbone:
     asked: dict[str, Any] = {"target": target, **OPTIONS[name]}
     if path.exists():
         asked = {"schedule": path}
-    elif target == 1:
-        asked = {}
     result = Tokens.model_validate(asked).apply(model, context)
     schedule = Schedule.model_validate(result.plan.structure["schedule"])
     if "schedule" not in asked:
@@ -126,18 +124,19 @@ def heads(whole: Values, labels: Values, folds: list[tuple[Values, Values]]) -> 
 
 
 def probabilities(
-    found: Values, of_folds: list[Any], folds: list[tuple[Values, Values]], classes: int = 2
+    found: Values, judged: Values, of_folds: list[Any], folds: list[tuple[Values, Values]], classes: int = 2
 ) -> Values:
-    """Of each cell by the head that was fitted without it, (cells, classes)."""
+    """Of each judged cell, whose features these are, by the head that was fitted without it, (judged, classes)."""
+    place = np.cumsum(judged) - 1
     answers = np.zeros((len(found), classes))
     for head, (_, held_out) in zip(of_folds, folds, strict=True):
-        answers[held_out] = head.predict_proba(found[held_out])
+        rows = place[held_out[judged[held_out]]]
+        answers[rows] = head.predict_proba(found[rows])
     return answers
 
 
-def row_of(made: Backbone, answers: Values, whole: Values, labels: Values, judged: Values) -> dict[str, Any]:
-    """Over the judged cells, beside the whole network."""
-    p, q, y = whole[judged], answers[judged], labels[judged]
+def row_of(made: Backbone, q: Values, p: Values, y: Values) -> dict[str, Any]:
+    """By a network's probabilities of the judged cells, the whole network's, and the labels."""
     right, before = (each.argmax(1) == y for each in (q, p))
     lost = before.astype(float) - right
     error = float(lost.std(ddof=1)) / len(lost) ** 0.5
@@ -177,21 +176,24 @@ def main(networks: tuple[str, ...], targets: tuple[float, ...]) -> None:
     from edgepress.examples.solar.data import elpv
 
     cells = elpv(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    parts = list(cells.values())
+    judged_parts = [cells["train"], cells["test"]]
     labels = np.concatenate([np.array(samples.labels) for samples in cells.values()])
     judged = np.concatenate([np.full(len(s), name in ("train", "test")) for name, s in cells.items()])
-    plain = features(Backbone("whole", 1.0, 1.0, _headless(model.module)), model, parts, progress)
+    plain = features(
+        Backbone("whole", 1.0, 1.0, _headless(model.module)), model, list(cells.values()), progress
+    )
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(plain, labels))
     of_folds = heads(plain, labels, folds)
-    whole = probabilities(plain, of_folds, folds)
+    whole = probabilities(plain[judged], judged, of_folds, folds)
     rows = []
     for target in targets:
         for name in networks:
             made = backbone(name, target, model, context)
-            found = features(made, model, parts, progress)
-            rows.append(row_of(made, probabilities(found, of_folds, folds), whole, labels, judged))
+            found = features(made, model, judged_parts, progress)
+            answers = probabilities(found, judged, of_folds, folds)
+            rows.append(row_of(made, answers, whole, labels[judged]))
             print(_told(rows[-1]), flush=True)
-    accuracy = float((whole[judged].argmax(1) == labels[judged]).mean())
+    accuracy = float((whole.argmax(1) == labels[judged]).mean())
     text = (
         f"# Solar ViT, {int(judged.sum())} cells of {FOLDS} folds; whole network {100 * accuracy:.2f} %\n\n"
         f"{provenance(told)}\n{_table(rows)}"

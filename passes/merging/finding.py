@@ -142,21 +142,17 @@ class Finding:
     @property
     def _ways(self) -> list[tuple[Sequence[int], float]]:
         """Sites at which the same share may go, and how much of it is merged; where sites take time, also at fewer."""
-        joining = HALF if self.prunes else 1.0
+        joinings = (HALF, 0.0) if self.prunes else (1.0,)
         if not self.cost.by_site:
-            return [(self.sites, joining)]
-        return [
-            (some, part)
-            for some in spread(self.sites)
-            for part in dict.fromkeys((joining, 0.0 if self.prunes else joining))
-        ]
+            return [(self.sites, joinings[0])]
+        return [(some, joining) for some in spread(self.sites) for joining in joinings]
 
     def _for_a_target(self, limit: float) -> Schedule:
-        alike = self._uniform(limit)
         if self.cost.of(self.whole) <= limit:
             return self.whole
+        alike = self._as_measured(self._uniform(limit), limit, lambda lower, _: self._uniform(lower))
         if self.options.method == "uniform":
-            return self._as_measured(alike, limit, lambda lower, _: self._uniform(lower))
+            return alike
         if self.options.method == "greedy":
             found = self._as_measured(self._searched(limit, self.whole), limit, self._searched)
         else:
