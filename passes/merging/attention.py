@@ -80,7 +80,11 @@ class TokenAttention(nn.Module):
             scores = scores + log_sizes[:, None, None, :]
         weights = scores.softmax(-1)
         mixed = self.proj(self.norm((weights @ values).transpose(1, 2).flatten(2)))
-        return mixed, None if looks is None else received(weights, tokens.leading, looks)
+        if looks is None:
+            return mixed, None
+        # By a softmax of its own: that of the values is rounded to 8 bits where the network is quantized, and then most
+        # patches would be equally important. Runtimes compute the two as one.
+        return mixed, received(scores.softmax(-1), tokens.leading, looks)
 
     def _heads(self, rows: Tensor, parts: int) -> tuple[Tensor, ...]:
         n, tokens, _ = rows.shape

@@ -78,7 +78,7 @@ def hugging_face(kind: str) -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "timm ViT": _TIMM,
     "timm ViT, mean of the patches": partial(_TIMM, global_pool="avg"),
     "timm ViT, attention pooling": partial(_TIMM, global_pool="map", class_token=False),
@@ -99,7 +99,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 """By what is special about them; inputs are (n, 3, 32, 32)."""
 
 
-def built(name: str) -> nn.Module:
-    """A network of that name, the same weights each time."""
+def built(name: str, **options: object) -> nn.Module:
+    """A network of that name, the same weights each time; timm's take options (`depth`)."""
     torch.manual_seed(0)
-    return NETWORKS[name]().eval()
+    return NETWORKS[name](**options).eval()

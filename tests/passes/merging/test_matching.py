@@ -11,6 +11,7 @@ from edgepress.passes.merging.reduction import received, reduced
 from edgepress.passes.merging.schedule import Kept
 from edgepress.passes.merging.token_batch import TokenBatch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 Rows = list[list[float]]
 
@@ -98,6 +99,20 @@ def test_a_size_weighted_merge_keeps_the_sum_of_all_patches() -> None:
 
 def test_cosines_of_a_token_without_features_are_zero() -> None:
     assert cosines(torch.zeros(1, 1, 3), torch.ones(1, 2, 3)).tolist() == [[[0.0, 0.0]]]
+
+
+@pytest.mark.parametrize("rule", MERGES)
+def test_one_operator_alone_reads_the_cosines(rule: str) -> None:
+    """OpenVINO 2026.4 scales a product of activations in INT8 twice where two read it and the batch varies.
+
+    `max` over an axis is exported as two operators, one for the values and one for the places.
+    """
+    graph = make_fx(MERGES[rule])(*drawn(2, 3, 4)).graph  # type: ignore[index]
+    product = next(node for node in graph.nodes if node.target is torch.ops.aten.bmm.default)
+    while next(iter(product.users)).target is torch.ops.aten._unsafe_view.default:
+        [product] = product.users
+    [reader] = product.users
+    assert reader.target is not torch.ops.aten.max.dim
 
 
 def test_gradients_reach_what_goes_and_what_stays() -> None:
