@@ -112,12 +112,16 @@ def _compiled(model: Any) -> Any:
 
 def heads(whole: Values, labels: Values, folds: list[tuple[Values, Values]]) -> list[Any]:
     """Of each fold a regression on standardized features of the cells that are not in it."""
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     made = [
-        make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=STRENGTHS, cv=5, max_iter=2000))
+        make_pipeline(
+            StandardScaler(),
+            GridSearchCV(LogisticRegression(max_iter=2000), {"C": STRENGTHS}, scoring="accuracy", cv=5),
+        )
         for _ in folds
     ]
     return [head.fit(whole[rest], labels[rest]) for head, (rest, _) in zip(made, folds, strict=True)]
