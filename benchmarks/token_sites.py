@@ -97,7 +97,7 @@ def rows_of(model: Any, schedule: Any, prepared: Any, precision: str) -> list[di
         times = profile(turns.whole)
         found = []
         for site, kinds in zip(sites_of(schedule), times, strict=True):
-            beside = turns.timed(turns.built(made(without_site(schedule, site))))
+            beside = turns.timed(turns.built(made(without_site(schedule, site, read is not None))))
             kept, given = schedule.blocks[site], schedule.entering()[site]
             saved = (beside.ratio - 1) * beside.median_whole_ms * 1000
             found.append(

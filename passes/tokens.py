@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Tokens(TokensOptions):
-    """Token compression of vision transformers (after DiffRate, Chen et al., ICCV 2023), without any training."""
+    """Token compression of vision transformers (after DiffRate, Chen et al., ICCV 2023), without training a weight."""
 
     name: ClassVar[str] = "tokens"
     file_options: ClassVar[tuple[str, ...]] = ("schedule",)

@@ -14,6 +14,8 @@ from ..base import PassContext
 from .cost import Cost
 from .schedule import Schedule
 
+LEAST_ERROR = 0.5
+"""Of a sample: that none of them is lost on few samples does not tell that none would be on others."""
 STEPS = (0.08, 0.04, 0.02, 0.01)
 """Of the whole cost: by how much it falls from one schedule that is judged to the next, coarse ones first."""
 
@@ -38,16 +40,18 @@ class MetricDrop:
         The cheapest of many schedules that lose little by what is measured is likely one that was lucky there.
         """
         differences = self.whole.scores - self._of(schedule).scores
-        error = float(differences.std(ddof=1)) / sqrt(len(differences)) if len(differences) > 1 else 0.0
-        return 100 * (float(differences.mean()) + error)
+        n = len(differences)
+        error = float(differences.std(ddof=1)) / sqrt(n) if n > 1 else 0.0
+        return 100 * (float(differences.mean()) + max(error, LEAST_ERROR / n))
 
     def told(self, schedule: Schedule) -> str:
         """What the schedule that was chosen lost, on how many samples."""
         found, whole = self._of(schedule).record, self.whole.record
+        lost = 100 * (whole.value - found.value)
         return (
-            f"{found.name} {found.value:.4f} on {found.n} validation samples, {100 * (whole.value - found.value):.2f}"
-            f" points below {whole.value:.4f}, or {self.points(schedule):.2f} with a standard error; the schedule was"
-            " chosen by them, and the test part judges it"
+            f"{found.name} {found.value:.4f} on {found.n} validation samples by which the schedule was chosen,"
+            f" {abs(lost):.2f} points {'above' if lost < 0 else 'below'} {whole.value:.4f};"
+            f" {self.points(schedule):.2f} are lost with a standard error counted"
         )
 
     def _of(self, schedule: Schedule) -> Measurement:

@@ -19,18 +19,15 @@ from .encoder import Encoder
 from .greedy import fewer, greedy
 from .judging import Judge, judge_on
 from .learning import learned
-from .milliseconds import Milliseconds
 from .options import TokensOptions
 from .schedule import Schedule
 from .settings import Settings, blocks_of, set_counts, set_up
 from .sites import spread, with_fewer_sites
-from .timing import Timing
+from .timing import CLOSE, Timing
 from .uniform import HALF, keeping, uniform
 
 PROGRESS = 10
 """Schedules between two lines of progress."""
-CLOSE = 1.01
-"""How far above a target the measured time may be before more tokens go."""
 CORRECTIONS = 2
 
 
@@ -56,11 +53,13 @@ class Finding:
 
     def found(self) -> Schedule:
         """The schedule; CompressError where the target cannot be reached."""
-        if self.options.max_drop is not None:
-            found = self._for_a_drop(self.options.max_drop)
-        else:
-            found = self._for_a_target(self._limit)
-        self._tell_of_times(found)
+        if self._is_met_whole:
+            self.notes.append("the target is met with all tokens that are read, and no others go")
+            return self.whole
+        max_drop = self.options.max_drop
+        found = self._for_a_target(self._limit) if max_drop is None else self._for_a_drop(max_drop)
+        if self.timing is not None:
+            self.notes.append(self.timing.told(found, None if max_drop is not None else self._share))
         return found
 
     # -- what is given
@@ -85,24 +84,25 @@ class Finding:
         end = last + 1 if self.read is None and pays else last
         if self.options.start >= end:
             raise CompressError(
-                f"{self.options.name}: start: of the {last + 1} blocks of {self.encoder.place} those from 0 to"
-                f" {end - 1} may lose tokens, got {self.options.start}"
+                f"{self.options.name}: start: tokens can go from the blocks 0 to {end - 1} of the {last + 1} in"
+                f" {self.encoder.place}, got {self.options.start}; give one of these"
             )
         return range(self.options.start, end)
 
     @cached_property
     def cost(self) -> Cost:
         """What is to become less."""
-        return self.macs if self.timing is None else self.timing.fitted
+        if self.timing is None:
+            return self.macs
+        self.timing.fit(self.whole, self.sites, self.prunes)
+        return self.timing.fitted
 
     @cached_property
     def timing(self) -> Timing | None:
         """Networks timed on the device, where time is the cost."""
         if self.options.cost != "latency":
             return None
-        timing = Timing(self.options.name, self.model, self.context, self.built, self.macs)
-        timing.fit(self.whole, self.sites, self.prunes)
-        return timing
+        return Timing(self.options.name, self.model, self.context, self.built, self.macs)
 
     def settings(self, schedule: Schedule) -> Settings:
         """All that makes the network with a schedule. Who looks: leading tokens that are read, else all tokens."""
@@ -119,23 +119,43 @@ class Finding:
         return replace(self.model, module=set_up(self.network, self.settings(found)))
 
     @property
-    def _limit(self) -> float:
+    def _is_met_whole(self) -> bool:
+        """Whether all tokens may stay, as far as that is known without a search."""
         options = self.options
-        limit = options.target_ms if options.target is None else options.target * self.cost.whole
-        assert limit is not None
+        if options.max_drop is not None:
+            return False
+        if self.timing is None:
+            assert options.target is not None
+            return self.macs.of(self.whole) <= options.target * self.macs.whole
+        times = self.timing.measured(self.whole)
+        if options.target is not None:
+            return times.ratio <= options.target
+        assert options.target_ms is not None
+        return times.ratio * times.median_whole_ms <= options.target_ms
+
+    @property
+    def _share(self) -> float:
+        """The share of the cost that is to be left."""
+        options = self.options
+        if options.target_ms is not None:
+            return options.target_ms / self.cost.whole
+        assert options.target is not None
+        return options.target
+
+    @property
+    def _limit(self) -> float:
+        options, limit = self.options, self._share * self.cost.whole
         least = min(self.cost.of(keeping(0.0, self.whole, *way)) for way in self._ways)
         if least > limit:
+            asked, left = f"target: {options.target:g}", f"{least / self.cost.whole:.3f} of it"
+            if options.target_ms is not None:
+                asked, left = f"target_ms: {limit:g}", f"{least:.3g} of its {self.cost.whole:.3g} ms"
+            earlier = ", or let tokens go earlier (start)" if options.start else ""
             raise CompressError(
-                f"{options.name}: target: {self._asked(limit)} cannot be reached: with one patch token from block"
-                f" {options.start} on {least / self.cost.whole:.3f} are left; ask for more, or let tokens go earlier"
-                " (start)"
+                f"{options.name}: {asked} of the {self.cost.unit} cannot be reached: with one patch token from block"
+                f" {options.start} on {left} are left; ask for more{earlier}"
             )
         return limit
-
-    def _asked(self, limit: float) -> str:
-        if self.options.target_ms is not None:
-            return f"{limit:g} ms of {self.cost.whole:.3g}"
-        return f"{self.options.target:g} of the {self.cost.unit}"
 
     # -- how it is found
 
@@ -148,27 +168,26 @@ class Finding:
         return [(some, joining) for some in spread(self.sites) for joining in joinings]
 
     def _for_a_target(self, limit: float) -> Schedule:
-        if self.cost.of(self.whole) <= limit:
-            return self.whole
         alike = self._as_measured(self._uniform(limit), limit, lambda lower, _: self._uniform(lower))
         if self.options.method == "uniform":
             return alike
-        if self.options.method == "greedy":
-            found = self._as_measured(self._searched(limit, self.whole), limit, self._searched)
-        else:
-            found = self._learned(limit, alike)
-        return self._better(alike, found)
+        found = self._learned(limit, alike) if self.options.method == "learned" else self.whole
+        found = self._as_measured(self._searched(limit, found), limit, self._searched)
+        if self.cost.of(found) > limit:
+            self.notes.append("uniform: the search found no schedule that meets the target")
+            return alike
+        return self._better(alike, found, "on {n} samples that neither was chosen by")
 
     def _for_a_drop(self, max_drop: float) -> Schedule:
         drop = MetricDrop(self.model, self.context, self.with_schedule)
         search = self._searched if self.options.method == "greedy" else lambda limit, _: self._uniform(limit)
         self._say(f"looking for the fewest tokens at {max_drop:g} points lost")
         found = most_within(self.whole, self.cost, search, drop.points, max_drop)
-        self.notes.append(drop.told(found))
         alike = self._uniform(self.cost.of(found))
-        if self.options.method == "uniform" or drop.points(alike) > max_drop:
-            return found
-        return self._better(alike, found)
+        if self.options.method == "greedy" and drop.points(alike) <= max_drop:
+            found = self._better(alike, found, "on {n} samples of those that the metric was measured on")
+        self.notes.append(drop.told(found))
+        return found
 
     def _uniform(self, limit: float) -> Schedule:
         """With one share at all sites; where these take time, at those of some whose schedule does least harm."""
@@ -184,19 +203,10 @@ class Finding:
         return with_fewer_sites(found, self.cost, limit, self._harm, self.prunes)
 
     def _learned(self, limit: float, start: Schedule) -> Schedule:
-        found = learned(
-            self.options,
-            self.model,
-            self.network,
-            self.settings(start),
-            self.sites,
-            self.cost,
-            limit,
-            self.stages,
+        settings = self.settings(start)
+        return learned(
+            self.options, self.model, self.network, settings, self.sites, self.cost, limit, self.stages
         )
-        if not self.cost.by_site:
-            return found
-        return with_fewer_sites(found, self.cost, limit, self._harm, self.prunes)
 
     @cached_property
     def stages(self) -> Stages:
@@ -212,23 +222,22 @@ class Finding:
         """Where the device says otherwise than was predicted, looked for again with as much less."""
         for _ in range(CORRECTIONS if self.timing is not None else 0):
             assert self.timing is not None
-            over = self.timing.measured(found) / limit
+            over = self.timing.measured(found).ratio * self.cost.whole / limit
             if over <= CLOSE:
                 break
             self._say(f"measured {over:.3f} times the target: more tokens go")
             found = search(self.cost.of(found) / over, found)
         return found
 
-    def _better(self, alike: Schedule, found: Schedule) -> Schedule:
+    def _better(self, alike: Schedule, found: Schedule, where: str) -> Schedule:
         """The found schedule, where it does no worse than the uniform one on samples that it was not found on."""
         judge, method = self._judge(self.context.data.validation), self.options.method
-        harms = [judge.unlike(self.with_schedule(each).module) for each in (found, alike)]
+        harms = [judge.outputs_unlike(self.with_schedule(each).module) for each in (found, alike)]
         kept = harms[0] <= harms[1]
         how = f"searched schedule ({self.tried} were tried)" if method == "greedy" else "learned one"
         self.notes.append(
-            f"{method if kept else 'uniform'}: on {judge.samples} samples that neither was chosen by the outputs are"
-            f" {harms[0]:.4g} unlike the whole network's with the {how}, and {harms[1]:.4g} with the same share at each"
-            " site"
+            f"{method if kept else 'uniform'}: {where.format(n=judge.samples)} the outputs are {harms[0]:.4g} unlike"
+            f" the whole network's with the {how}, and {harms[1]:.4g} with the same share at each site"
         )
         return found if kept else alike
 
@@ -240,18 +249,15 @@ class Finding:
         if self.tried % PROGRESS == 0:
             left = self.cost.of(schedule) / self.cost.whole
             self._say(f"{self.tried} schedules tried, {left:.2f} of the {self.cost.unit} left")
-        return self._fitting.unlike(self.with_schedule(schedule).module)
+        return self._fitting.tokens_unlike(self.with_schedule(schedule).module)
 
     @cached_property
     def _fitting(self) -> Judge:
         return self._judge(self.context.data.calibration)
 
     def _judge(self, part: Part) -> Judge:
-        return judge_on(part, self.model, self.context, self.macs.whole)
-
-    def _tell_of_times(self, found: Schedule) -> None:
-        if self.timing is not None and isinstance(self.cost, Milliseconds):
-            self.notes.append(self.timing.told(found))
+        whole = self.with_schedule(self.whole)
+        return judge_on(part, whole, self.context, self.macs.whole, self.encoder.place, self.read)
 
     def _say(self, text: str) -> None:
         self.context.progress.say(f"  {self.options.name}: {text}")

@@ -16,7 +16,7 @@ from .schedule import Schedule
 
 STEPS = 24
 """Steps that all tokens would be taken in."""
-OPENING = (1, 3, 6, 9)
+OPENING = (1, 3, 6, 9, 15, STEPS)
 """Steps that may be taken at once at a block that tokens do not go from yet."""
 Harm = Callable[[Schedule], float]
 """How unlike the whole network one with this schedule is."""

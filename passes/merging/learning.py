@@ -50,11 +50,13 @@ def learned(
     """
     made = copy.deepcopy(network)
     blocks = with_masks(made, settings, sites)
-    inputs, labels = first_batch(stages.part, TASK_SAMPLES, model.static_batch)
+    inputs, labels = first_batch(stages.context.data.calibration, TASK_SAMPLES, model.static_batch)
     task = read_task(model.run(*inputs), labels, None)
     teachers = [Teacher(frozen(model.module, []))]
     likeness = Likeness(teachers, task, temperature=1.0, teacher_weight=1.0)
-    stages.train("counts", Counting(Tapped(made, []), likeness, blocks, cost, limit), options.training)
+    objective = Counting(Tapped(made, []), likeness, blocks, cost, limit)
+    judged = options.training.keep == "best" or options.training.patience is not None
+    stages.train("counts", objective, options.training, objective.outputs if judged else None)
     return blocks.schedule()
 
 

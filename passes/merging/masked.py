@@ -21,6 +21,8 @@ from .token_batch import TokenBatch
 
 LEAST = 1e-30
 """Smallest sum of exponentials."""
+HIGHEST = 30.0
+"""Of a score above that of all tokens that are there: more counts as this, whose exponential is finite."""
 SLACK = 1e-4
 """Of a token, that an expected count may be above a whole number and count as that."""
 
@@ -135,7 +137,8 @@ def _attended(block: TokenBlock, now: Masked) -> tuple[Tensor, Tensor]:
     queries, keys, values = attn.projected(normed)
     scores = queries @ keys.transpose(-1, -2) * attn.scale
     weight = nn.functional.pad(now.alive * now.sizes, (tokens.leading, 0), value=1.0)[:, None, None, :]
-    raised = (scores - scores.detach().amax(-1, keepdim=True)).exp() * weight
+    top = scores.detach().masked_fill(weight.detach() == 0, -torch.inf).amax(-1, keepdim=True)
+    raised = (scores - top).clamp(max=HIGHEST).exp() * weight
     weights = raised / raised.sum(-1, keepdim=True).clamp(min=LEAST)
     mixed = attn.proj(attn.norm((weights @ values).transpose(1, 2).flatten(2)))
     looking = weights.detach()

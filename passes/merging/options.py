@@ -23,6 +23,10 @@ class TrainingOfCounts(TrainingOptions):
     epochs: int = Field(3, ge=0, le=10_000, description="Passes over the samples that are learned from.")
     batch: int = Field(16, ge=1, le=65_536, description="Samples in one step, over all processes.")
     lr: float = Field(0.02, gt=0, le=10, description="Largest learning rate, of logits of counts.")
+    keep: Literal["best", "last"] = Field(
+        "last",
+        description="Which epoch's counts are kept: the last, or the best by the metric, which sees less.",
+    )
 
 
 class TokensOptions(Pass):
@@ -99,6 +103,10 @@ class TokensOptions(Pass):
             )
         fields = type(self).model_fields
         unused = [name for name in HOW if getattr(self, name) != fields[name].default]
+        if self.schedule is not None and unused:
+            raise ValueError(
+                f"{' and '.join(unused)}: say how a target is met, and schedule is given; leave it out"
+            )
         if not self.searches and unused:
             raise ValueError(
                 f"{' and '.join(unused)}: say how a target is met: give a target, or leave it out"
@@ -111,6 +119,8 @@ class TokensOptions(Pass):
             raise ValueError(
                 "max_drop: learned counts are those of one target; give a target, or take method: greedy"
             )
+        if self.method == "learned" and not self.training.epochs:
+            raise ValueError("training.epochs: 0 learns nothing; give 1 or more, or take method: uniform")
         if self.method != "learned" and self.training != fields["training"].default:
             raise ValueError(
                 f"training: is for method: learned, and the method is {self.method}; leave it out"

@@ -32,7 +32,7 @@ def pictures(
 
     network: the model's, with TokenBlocks. Each picture has `image`, a PNG in base64; `rows` and `columns` of its
     patches; and `patches`, row by row the place of the token that each patch is part of in the end, -1 where it was
-    dropped. None where nothing goes, or the network is not given one grey or RGB image that is cut into squares.
+    dropped. Empty where nothing goes, or the network is not given one grey or RGB image that is cut into squares.
     """
     grid = grid_of(model.example_inputs, settings.encoder.patches)
     if settings.schedule.sites == 0 or grid is None or count == 0:

@@ -41,7 +41,8 @@ class Planning:
         """Everything, as data."""
         schedule = self._schedule()
         if self.read is None and schedule.sites == 0:
-            return PassPlan({}, {}, modified=False, notes=(f"all tokens stay: {self._why_all}",))
+            notes = (f"all tokens stay: {self._why_all}", *self.notes)
+            return PassPlan({}, {}, modified=False, notes=notes)
         return PassPlan(
             self.finding.settings(schedule).to_json(),
             {},
@@ -83,6 +84,8 @@ class Planning:
             return f"{self.options.schedule} keeps all"
         if not self.places:
             return "no output depends on any token behind the last block; is a last layer all zeros?"
+        if self.options.searches:
+            return "no schedule with fewer is better for what was asked"
         return "outputs depend on more than leading tokens behind the last block, and no target is given"
 
     # -- how many stay

@@ -12,13 +12,18 @@ LEAST_LEFT = 0.1
 FEW = 4
 """Sites of most of them: what one more site costs shows best beside few."""
 OFTEN = 0.7
+TRIES = 4
 
 
 def drawn_schedules(
     whole: Schedule, sites: Sequence[int], prunes: bool, count: int, draw: random.Random
 ) -> list[Schedule]:
-    """`whole`, and so many others in which tokens go at some of `sites`, by dropping, merging or both."""
-    return [whole, *(_drawn(whole, sites, prunes, draw) for _ in range(count))]
+    """`whole`, and so many others, fewer where there are no more: tokens go at some sites, dropped, merged or both."""
+    found = dict.fromkeys([whole])
+    for _ in range(TRIES * count):
+        if len(found) <= count:
+            found[_drawn(whole, sites, prunes, draw)] = None
+    return list(found)
 
 
 def _drawn(whole: Schedule, sites: Sequence[int], prunes: bool, draw: random.Random) -> Schedule:

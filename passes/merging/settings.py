@@ -60,6 +60,7 @@ def set_counts(blocks: TokenBlocks, settings: Settings) -> None:
     for block, kept, given in zip(blocks.each, schedule.blocks, schedule.entering(), strict=True):
         block.kept = kept if kept.merged < given else None
         block.merge, block.looks = schedule.merge, settings.looks
+        assert not (blocks.restores and kept.pruned < given), "a patch that is read was dropped"
     if settings.read is not None:
         blocks.each[-1].kept = None
 

@@ -15,24 +15,29 @@ def sites_of(schedule: Schedule) -> list[int]:
     return [block for block, (kept, given) in enumerate(rows) if kept.merged < given]
 
 
-def without_site(schedule: Schedule, block: int) -> Schedule:
-    """The same counts behind the next site: what went at this one goes there instead, or stays where there is none."""
+def without_site(schedule: Schedule, block: int, prunes: bool) -> Schedule:
+    """The same counts behind the next site: what went at this one goes there instead, or stays where there is none.
+
+    prunes: whether tokens may be dropped, and not only merged.
+    """
     before = schedule.entering()[block]
     behind = [site for site in sites_of(schedule) if site > block]
     end = behind[0] if behind else len(schedule.blocks)
     blocks = list(schedule.blocks)
     blocks[block:end] = [Kept(pruned=before, merged=before)] * (end - block)
+    if behind and not prunes:
+        blocks[end] = Kept(pruned=before, merged=blocks[end].merged)
     return schedule.model_copy(update={"blocks": tuple(blocks)})
 
 
-def paying(schedule: Schedule, cost: Cost) -> Schedule:
+def paying(schedule: Schedule, cost: Cost, prunes: bool) -> Schedule:
     """Without the sites that take no less than they save, the worst one first."""
     while sites := sites_of(schedule):
-        others = {site: cost.of(without_site(schedule, site)) for site in sites}
+        others = {site: cost.of(without_site(schedule, site, prunes)) for site in sites}
         worst = min(others, key=lambda site: others[site])
         if others[worst] > cost.of(schedule):
             break
-        schedule = without_site(schedule, worst)
+        schedule = without_site(schedule, worst, prunes)
     return schedule
 
 
@@ -41,12 +46,12 @@ def with_fewer_sites(schedule: Schedule, cost: Cost, limit: float, harm: Harm, p
 
     limit, harm and prunes: as of `greedy`.
     """
-    best = paying(schedule, cost)
+    best = paying(schedule, cost, prunes)
     while len(sites := sites_of(best)) > 1:
         tried = list[Schedule]()
         for site in sites:
             rest = [other for other in sites if other != site]
-            found = greedy(without_site(best, site), rest, cost, limit, harm, prunes)
+            found = greedy(without_site(best, site, prunes), rest, cost, limit, harm, prunes)
             tried += [found] if cost.of(found) <= limit else []
         better = min(tried, key=harm, default=best)
         if harm(better) >= harm(best):

@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CompressError, match=r"tokens: its tokens go already, by a pass before: list it once"):
         compressed(tmp_path, once, target=0.8)
     with pytest.raises(
-        CompressError, match=r"tokens: start: of the 4 blocks of blocks those from 0 to 2 may lose"
+        CompressError, match=r"tokens: start: tokens can go from the blocks 0 to 2 of the 4 in blocks, got 7"
     ):
         compressed(tmp_path, target=0.8, start=7)
     for options, reason in (

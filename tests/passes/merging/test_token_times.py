@@ -87,10 +87,23 @@ def test_schedules_that_are_drawn_differ_in_sites_and_in_how_much_is_merged() ->
 def test_without_a_site_what_went_there_goes_at_the_next_or_stays() -> None:
     schedule = Schedule.of(32, [32, 24, 20, 10, 10], [32, 20, 20, 8, 8])
     assert sites_of(schedule) == [1, 3]
-    first = without_site(schedule, 1)
+    first = without_site(schedule, 1, True)
     assert [kept.merged for kept in first.blocks] == [32, 32, 32, 8, 8] and first.blocks[3].pruned == 10
-    assert [kept.merged for kept in without_site(schedule, 3).blocks] == [32, 20, 20, 20, 20]
+    assert [kept.merged for kept in without_site(schedule, 3, True).blocks] == [32, 20, 20, 20, 20]
     assert [list(each) for each in spread(range(1, 4))] == [[1, 2, 3], [1, 3], [1]]
+
+
+def test_where_patches_are_read_nothing_is_dropped_by_leaving_out_sites() -> None:
+    schedule = Schedule.of(32, [32, 32, 24, 10, 10], [32, 24, 10, 8, 8])
+    merging = without_site(schedule, 1, False)
+    assert [kept.pruned for kept in merging.blocks] == merging.entering()
+    for seed in range(20):
+        draw = random.Random(seed)
+        rates = (0.2, 1e3, 2e3, 5e2, 3e3, draw.uniform(0, 0.5), draw.uniform(0, 0.5), 0.0, 0.0)
+        cost = Milliseconds(macs(None), rates, 10.0, 0, None)
+        for each in drawn_schedules(WHOLE, range(1, 5), False, 5, draw)[1:]:
+            found = with_fewer_sites(each, cost, 0.8 * cost.of(WHOLE), harm, False)
+            assert [kept.pruned for kept in found.blocks] == found.entering()
 
 
 def harm(schedule: Schedule) -> float:
@@ -104,11 +117,11 @@ def harm(schedule: Schedule) -> float:
 def test_no_site_stays_that_takes_more_than_it_saves() -> None:
     cost = Milliseconds(macs(), (0.2, 1e3, 2e3, 5e2, 3e3, 0.5, 0.0, 0.0, 0.0), 10.0, 0, None)
     schedule = Schedule.of(32, [32, 31, 12, 11, 11], [32, 31, 12, 11, 11])
-    left = paying(schedule, cost)
+    left = paying(schedule, cost, True)
     assert cost.of(left) < cost.of(schedule)
     for site in sites_of(left):
-        assert cost.of(without_site(left, site)) > cost.of(left)
-    assert paying(WHOLE, cost) == WHOLE
+        assert cost.of(without_site(left, site, True)) > cost.of(left)
+    assert paying(WHOLE, cost, True) == WHOLE
 
 
 def test_where_sites_take_time_fewer_of_them_do_less_harm_in_the_same_time() -> None:
@@ -118,7 +131,7 @@ def test_where_sites_take_time_fewer_of_them_do_less_harm_in_the_same_time() -> 
         limit = 0.7 * cost.of(WHOLE)
         found = greedy(WHOLE, range(1, 4), cost, limit, harm, True)
         better = with_fewer_sites(found, cost, limit, harm, True)
-        assert cost.of(better) <= limit and harm(better) <= harm(paying(found, cost))
+        assert cost.of(better) <= limit and harm(better) <= harm(paying(found, cost, True))
         assert better.sites <= found.sites
     assert better.sites == 1  # where one takes a fifth of a millisecond
 
@@ -191,6 +204,47 @@ def test_a_target_in_milliseconds_is_met_as_measured(
     [note] = [note for note in result.notes if note.startswith("measured at ")]
     assert f"measured at {measured.ratio:.3f} of the whole network's 12 ms (int8, batch 1)" in note
     assert "of its own" in note
+
+
+@pytest.mark.parametrize("rates", [(1.0, 1.5, 0.0), (1.0, 0.3, 1.5)])
+@pytest.mark.parametrize("method", ["greedy", "learned"])
+def test_where_sites_take_much_the_target_is_met_by_few(
+    tmp_path: Path, method: str, rates: tuple[float, float, float]
+) -> None:
+    times = beside(rates)
+    context = replace(context_in(tmp_path), times=times)  # type: ignore[arg-type]
+    training = {"training": {"epochs": 1}} if method == "learned" else {}
+    chosen = Tokens.model_validate(
+        {"cost": "latency", "start": 0, "target": 0.65, "method": method, **training}
+    )
+    result = chosen.apply(trained_vit(), context)
+    [measured] = times(trained_vit(), [result.model])  # type: ignore[operator]
+    assert measured.ratio <= 1.01 * 0.65
+    [note] = [note for note in result.notes if note.startswith("measured at ")]
+    assert ", 0.650 were asked for;" in note
+
+
+def test_a_target_that_is_met_whole_takes_one_network_to_see(tmp_path: Path) -> None:
+    asked: list[int] = []
+    times = beside((1.0, 0.1, 0.1))
+
+    def counted(model: Model, others: Sequence[Model]) -> list[Times]:
+        asked.append(len(others))
+        return times(model, others)  # type: ignore[operator, no-any-return]
+
+    context = replace(context_in(tmp_path), times=counted)
+    chosen = Tokens.model_validate({"cost": "latency", "start": 0, "target_ms": 1000})
+    result = chosen.apply(trained_vit(), context)
+    assert (
+        asked == [1] and "the target is met with all tokens that are read, and no others go" in result.notes
+    )
+
+
+def test_counts_are_not_learned_without_samples_to_learn_from(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    context = replace(context, data=replace(context.data, train=context.data.train.head(0)))
+    with pytest.raises(CompressError, match=r"tokens: it trains on the train part .* take method: greedy"):
+        Tokens.model_validate({"target": 0.6, "method": "learned"}).apply(trained_vit(), context)
 
 
 def test_what_no_device_can_reach_is_refused_with_how_far_it_gets(tmp_path: Path) -> None:
