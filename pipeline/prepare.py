@@ -237,6 +237,12 @@ class Prepared:
                 reason = chosen.why_not(model)
             if reason:
                 raise CompressError(f"pass {chosen.name}: {reason}")
+            if chosen.measures_latency() and self._measured_section is None:
+                raise DeviceUnavailableError(
+                    f"pass {chosen.name}: cost: latency is measured on one of the recipe's targets, and none of them"
+                    " can be measured on here; name one that can (`compress doctor` lists what is here), or take"
+                    " another cost"
+                )
 
     def require_files(self) -> None:
         """CompressError for a file of a pass's options that is not there or of no use."""

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from edgepress.errors import CompressError
+from edgepress.errors import CompressError, DeviceUnavailableError
 from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
 from edgepress.pipeline.run import describe
 from edgepress.targets.graphs.vnni import FULL, weight_limit
 from edgepress.targets.measuring.fake import FakeDevice
 from edgepress.targets.measuring.machine import cpu_model
-from small_run import ONNXRUNTIME, write_recipe
+from small_run import ABSENT, ONNXRUNTIME, write_recipe
 
 
 def test_the_context_of_a_pass_goes_to_another_process(tmp_path: Path) -> None:
@@ -136,3 +136,13 @@ def test_a_pass_is_told_what_the_recipe_is_measured_with(tmp_path: Path) -> None
     context = prepared.context(prepared.data())
     assert (context.ends_in, context.batch) == ("int8", 4)
     assert context.machines == {ONNXRUNTIME: cpu_model()}
+
+
+def test_a_cost_in_milliseconds_without_a_device_is_refused_before_any_work(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, passes=[{"gates": {"cost": "latency"}}], targets=[ABSENT])
+    prepared = Prepared(read_recipe(recipe), tmp_path)
+    _, model = prepared.read()
+    with pytest.raises(
+        DeviceUnavailableError, match="pass gates: cost: latency is measured on one of the recipe's"
+    ):
+        prepared.refuse_impossible(model)
