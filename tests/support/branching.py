@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-WIDTH, LAYERS, CLASSES = 256, 100, 4
+WIDTH, LAYERS, CLASSES = 256, 400, 4
 
 
 def branching() -> onnx.ModelProto:
-    """x (1, 256) through 100 layers where its sum is above nought, else straight to the 4 outputs."""
+    """x (1, 256) through 400 layers where its sum is above nought, else straight to the 4 outputs."""
     make = helper.make_node
     draw = np.random.default_rng(0)
     wide = (draw.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5).astype(np.float32)
