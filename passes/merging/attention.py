@@ -71,20 +71,24 @@ class TokenAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """What the first `readers` tokens (None: all) take from all, (n, readers, width).
 
-        And where it is asked for by `looks`, the attention that each patch receives of that many tokens, 0 for all.
+        And where it is asked for by `looks`, the attention that each patch receives of that many tokens, 0 for all; of
+        the class token alone by 1 (DiffRate, arXiv 2305.17997, section 3.2).
         """
         queries, keys, values = self.projected(tokens, readers)
-        scores = queries @ keys.transpose(-1, -2) * self.scale
-        log_sizes = tokens.log_sizes
-        if log_sizes is not None:
-            scores = scores + log_sizes[:, None, None, :]
-        weights = scores.softmax(-1)
-        mixed = self.proj(self.norm((weights @ values).transpose(1, 2).flatten(2)))
+        scores = self._scores(queries, keys, tokens)
+        mixed = self.proj(self.norm((scores.softmax(-1) @ values).transpose(1, 2).flatten(2)))
         if looks is None:
             return mixed, None
-        # By a softmax of its own: that of the values is rounded to 8 bits where the network is quantized, and then most
-        # patches would be equally important. Runtimes compute the two as one.
-        return mixed, received(scores.softmax(-1), tokens.leading, looks)
+        # By scores of its own, where few look: attention whose weights are read twice is not fused by runtimes. And by
+        # a softmax of its own: that of the values is rounded to 8 bits where the network is quantized, and then most
+        # patches would be equally important.
+        looking = self._scores(queries[:, :, :looks], keys, tokens) if looks else scores
+        return mixed, received(looking.softmax(-1), tokens.leading)
+
+    def _scores(self, queries: Tensor, keys: Tensor, tokens: TokenBatch) -> Tensor:
+        scores = queries @ keys.transpose(-1, -2) * self.scale
+        log_sizes = tokens.log_sizes
+        return scores if log_sizes is None else scores + log_sizes[:, None, None, :]
 
     def _heads(self, rows: Tensor, parts: int) -> tuple[Tensor, ...]:
         n, tokens, _ = rows.shape

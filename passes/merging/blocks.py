@@ -82,11 +82,14 @@ class TokenBlocks(nn.Sequential):
         hand to a block, which is not looked at: that it is nothing was seen when the block was rebuilt. (While it is
         traced, Hugging Face makes a mask that hides nothing.)
         """
-        if rope is not None and rope.dim() == 2:
-            rope = rope[None, None]
-        tokens = TokenBatch(features, self.leading, positions=rope)
-        if self.restores:
-            tokens = tokens.followed()
+        tokens = self.entered(features, rope)
         for block in self.each:
             tokens = block(tokens)
         return tokens.restored()
+
+    def entered(self, features: Tensor, rope: Tensor | None = None) -> TokenBatch:
+        """What the first block is given of features and rotary positions."""
+        if rope is not None and rope.dim() == 2:
+            rope = rope[None, None]
+        tokens = TokenBatch(features, self.leading, positions=rope)
+        return tokens.followed() if self.restores else tokens

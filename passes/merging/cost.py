@@ -32,12 +32,12 @@ class Cost(Protocol):
 
 class Work(NamedTuple):
     """Multiply-accumulates of a block: of layers that all tokens go through and of the products of attention; of the
-    MLP, which those that are left go through; of what matches tokens that are merged."""
+    MLP, which those that are left go through; of a site: of the scores that importance goes by, and of matching."""
 
     layers: int
     products: int
     mlp: int
-    matching: int
+    site: int
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,27 @@ class BlockWidths:
             mlp=sum(layer.weight.numel() for layer in block.mlp.modules() if isinstance(layer, nn.Linear)),
         )
 
-    def work(self, leading: int, given: int, pruned: int, merged: int, read: int | None = None) -> Work:
+    def work(self, leading: int, given: int, pruned: int, merged: int, looks: int = 0) -> Work:
         """Of a block that is given so many patch tokens, keeps `pruned` and then `merged` of them.
 
-        read: the first tokens alone go on behind the keys and values; None: all.
+        looks: the first tokens whose scores are computed once more, for importance; 0: those of all, there already.
         """
-        tokens = leading + given
-        looking = tokens if read is None else read
-        left = leading + merged if read is None else read
-        going = pruned - merged
+        tokens, going = leading + given, pruned - merged
+        matched = going * merged * (2 * self.width + 1)  # cosines, features, sizes
         return Work(
-            layers=tokens * self.looked_at + looking * (self.looking + self.mixing),
-            products=looking * 2 * tokens * self.attended,
-            mlp=left * self.mlp,
-            matching=0
-            if read is not None
-            else going * merged * (2 * self.width + 1),  # cosines, features, sizes
+            layers=tokens * (self.looked_at + self.looking + self.mixing),
+            products=tokens * 2 * tokens * self.attended,
+            mlp=(leading + merged) * self.mlp,
+            site=looks * tokens * self.attended + matched if merged < given else 0,
+        )
+
+    def last_work(self, tokens: int, read: int) -> Work:
+        """Of a block that is given so many tokens, of which the first `read` alone go on behind the keys and values."""
+        return Work(
+            layers=tokens * self.looked_at + read * (self.looking + self.mixing),
+            products=read * 2 * tokens * self.attended,
+            mlp=read * self.mlp,
+            site=0,
         )
 
 
@@ -109,7 +114,9 @@ class Macs:
         """Of each block with a schedule."""
         rows = zip(self.blocks, schedule.entering(), schedule.blocks, strict=True)
         return [
-            block.work(self.leading, given, kept.pruned, kept.merged, self.read_of(index))
+            block.work(self.leading, given, kept.pruned, kept.merged, self.read or 0)
+            if (read := self.read_of(index)) is None
+            else block.last_work(self.leading + given, read)
             for index, (block, given, kept) in enumerate(rows)
         ]
 

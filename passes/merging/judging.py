@@ -15,9 +15,12 @@ from ..base import PassContext
 from ..teaching.likeness import unlikeness
 from ..teaching.task import TASK_SAMPLES, Task, first_batch, read_task
 from ..training.draws import generator
+from .blocks import TokenBlocks
+from .replay import Replay
+from .token_batch import TokenBatch
 
-WORK = 2e11
-"""Multiply-accumulates that one look at samples may take: about a second on two cores."""
+WORK = 4e11
+"""Multiply-accumulates that all blocks may take on the samples: some seconds on two cores, of which a search takes half."""
 FEWEST, MOST = 32, 256
 """Samples that one look takes."""
 BATCH = 16
@@ -25,22 +28,21 @@ SMALLEST = 1e-12
 """Of a variance."""
 
 
-Computed = tuple[tuple[Tensor, ...], Tensor]
-"""Outputs of a batch, and the tokens that they are made of, (n, read, width)."""
-
-
 @dataclass(frozen=True)
 class Judge:
-    """Some samples, in batches, each with what the whole network computes of it.
+    """Some samples, in batches, each with what the whole network puts out.
 
-    place: of the network's blocks. read: how many of the tokens behind them count, None for all.
+    place: of the network's blocks. read: how many of the tokens behind them count, None for all. replay: of the same
+    batches; tokens: what the whole network's blocks return there, (n, read, width) each.
     """
 
     model: Model
     task: Task
     place: str
     read: int | None
-    batches: Sequence[tuple[tuple[Tensor, ...], Computed]]
+    batches: Sequence[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+    replay: Replay
+    tokens: Sequence[Tensor]
 
     @property
     def samples(self) -> int:
@@ -49,9 +51,9 @@ class Judge:
 
     def outputs_unlike(self, network: nn.Module) -> float:
         """KL divergence of logits in nats, squared error over variance of other outputs; mean over samples."""
+        run = replace(self.model, module=network).in_batches()[0]
         found = [
-            unlikeness(self._computed(network, inputs)[0], outputs, self.task, temperature=1.0)
-            for inputs, (outputs, _) in self.batches
+            unlikeness(run(*inputs), outputs, self.task, temperature=1.0) for inputs, outputs in self.batches
         ]
         return float(torch.cat(found).double().mean())
 
@@ -61,33 +63,17 @@ class Judge:
         A sample tells far more by these than by the logits of a few classes.
         """
         errors = [
-            (self._computed(network, inputs)[1] - tokens).double().square().flatten(1).mean(1)
-            for inputs, (_, tokens) in self.batches
+            (found[: len(tokens), : self.read] - tokens).double().square().flatten(1).mean(1)
+            for found, tokens in zip(
+                self.replay.returned(_blocks(network, self.place)), self.tokens, strict=True
+            )
         ]
         return float(torch.cat(errors).mean()) / self._variance
 
     @cached_property
     def _variance(self) -> float:
-        tokens = torch.cat([tokens for _, (_, tokens) in self.batches]).double()
+        tokens = torch.cat(list(self.tokens)).double()
         return max(float((tokens - tokens.mean(0)).square().mean()), SMALLEST)
-
-    def _computed(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Computed:
-        return computed(replace(self.model, module=network), self.place, self.read, inputs)
-
-
-def computed(model: Model, place: str, read: int | None, inputs: tuple[Tensor, ...]) -> Computed:
-    """What a network with blocks at `place` computes of a batch, which may be shorter than a static one."""
-    returned: list[Tensor] = []
-
-    def keep(_: nn.Module, __: object, tokens: Tensor) -> None:
-        returned.append(tokens[:, :read])
-
-    handle = model.module.get_submodule(place).register_forward_hook(keep)
-    try:
-        outputs = model.in_batches()[0](*inputs)
-    finally:
-        handle.remove()
-    return outputs, returned[0][: len(inputs[0])].clone()
 
 
 def judge_on(
@@ -102,6 +88,24 @@ def judge_on(
     count = int(max(FEWEST, min(MOST, WORK / max(macs, 1.0))))
     order = torch.randperm(len(part), generator=generator(context.seed, "tokens", part.name))
     picked = part.picked(order[:count].tolist())
-    _, size = whole.in_batches(BATCH)
-    batches = [(x, computed(whole, place, read, x)) for x, _ in picked.batches(size)]
-    return Judge(whole, task, place, read, batches)
+    run, size = whole.in_batches(BATCH)
+    blocks, given = _blocks(whole.module, place), list[TokenBatch]()
+
+    def keep(_: nn.Module, by_place: tuple[Tensor, ...], named: dict[str, Tensor | None]) -> None:
+        given.append(blocks.entered(by_place[0], named.get("rope")))
+
+    handle = blocks.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        batches = [(x, run(*x)) for x, _ in picked.batches(size)]
+    finally:
+        handle.remove()
+    replay = Replay(given)
+    returned = zip(replay.returned(blocks), batches, strict=True)
+    tokens = [found[: len(x[0]), :read].clone() for found, (x, _) in returned]
+    return Judge(whole, task, place, read, batches, replay, tokens)
+
+
+def _blocks(network: nn.Module, place: str) -> TokenBlocks:
+    blocks = network.get_submodule(place)
+    assert isinstance(blocks, TokenBlocks)
+    return blocks

@@ -141,11 +141,12 @@ def _attended(block: TokenBlock, now: Masked) -> tuple[Tensor, Tensor]:
     raised = (scores - top).clamp(max=HIGHEST).exp() * weight
     weights = raised / raised.sum(-1, keepdim=True).clamp(min=LEAST)
     mixed = attn.proj(attn.norm((weights @ values).transpose(1, 2).flatten(2)))
-    looking = weights.detach()
-    if not block.looks:
+    if block.looks:
+        looking = weights[:, :, : block.looks].detach()
+    else:
         there = nn.functional.pad(now.alive.detach(), (tokens.leading, 0), value=1.0)
-        looking = looking * (there / there.mean(-1, keepdim=True))[:, None, :, None]
-    return mixed, received(looking, tokens.leading, block.looks)
+        looking = weights.detach() * (there / there.mean(-1, keepdim=True))[:, None, :, None]
+    return mixed, received(looking, tokens.leading)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ from .schedule import Kept
 from .token_batch import TokenBatch, taken
 
 
-def received(weights: Tensor, leading: int, looks: int) -> Tensor:
+def received(weights: Tensor, leading: int) -> Tensor:
     """How much attention each patch token receives, a mean over heads and over the tokens that look: (n, patches).
 
-    weights: of the attention, (n, heads, looking, tokens). looks: how many of the first tokens count: 1 for the class
-    token alone (DiffRate, arXiv 2305.17997, section 3.2), 0 for all.
+    weights: of the attention of these tokens alone, (n, heads, looking, tokens).
     """
-    looking = weights[:, :, :looks] if looks else weights
-    return looking.mean((1, 2))[:, leading:]
+    return weights.mean((1, 2))[:, leading:]
 
 
 def reduced(tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Merge) -> TokenBatch:

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from edgepress.passes.merging.attention import TokenAttention
 from edgepress.passes.merging.matching import MERGES, SHARPNESS, cosines, mean, soft, weighted
-from edgepress.passes.merging.reduction import received, reduced
+from edgepress.passes.merging.reduction import reduced
 from edgepress.passes.merging.schedule import Kept
 from edgepress.passes.merging.token_batch import TokenBatch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Rows = list[list[float]]
@@ -122,10 +123,21 @@ def test_gradients_reach_what_goes_and_what_stays() -> None:
     assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
 
 
-def test_importance_is_the_attention_of_those_who_look() -> None:
-    weights = torch.rand(2, 3, 5, 5)
-    assert torch.equal(received(weights, 2, 1), weights[:, :, :1, 2:].mean((1, 2)))
-    assert torch.allclose(received(weights, 0, 0), weights.mean((1, 2)))
+@pytest.mark.parametrize("sized", [False, True], ids=["alike", "of unequal sizes"])
+def test_importance_is_the_attention_of_those_who_look(sized: bool) -> None:
+    torch.manual_seed(0)
+    attention = TokenAttention(nn.Linear(6, 18), nn.Linear(6, 6), num_heads=2, scale=3**-0.5)
+    given = TokenBatch(torch.randn(4, 7, 6), 2, 1 + torch.rand(4, 5) if sized else None)
+    queries, keys, _ = attention.projected(given)
+    scores = torch.einsum("nhqd,nhkd->nhqk", queries, keys) / math.sqrt(3)
+    if sized:
+        assert given.sizes is not None
+        scores[..., 2:] += given.sizes.log()[:, None, None]
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    for looks, looking in {1: weights[:, :, :1], 2: weights[:, :, :2], 0: weights}.items():
+        found = attention(given, looks=looks)[1]
+        torch.testing.assert_close(found, looking.mean((1, 2))[:, 2:])
+    assert attention(given)[1] is None
 
 
 def tokens(n: int = 2, leading: int = 1, patches: int = 6) -> TokenBatch:

@@ -54,9 +54,9 @@ def test_features_count_what_a_schedule_makes_a_device_do() -> None:
     found = features(macs(), schedule)
     each = macs().work(schedule)
     assert found[1] * 1e9 == pytest.approx(sum(work.layers for work in each))
-    assert found[4] * 1e9 == pytest.approx((16 - 10) * 10 * 17)
+    assert found[4] * 1e9 == pytest.approx((33 + 21) * 8 + (16 - 10) * 10 * 17)
     assert found[0] == 1 and found[5] == 2 and found[6] == 1
-    assert found[7] * 1e6 == pytest.approx(33**2 + 21**2)  # blocks 1 and 2 are sites
+    assert found[7] * 1e6 == pytest.approx(33 + 21)  # blocks 1 and 2 are sites, looked at from one token
     assert found[8] * 1e6 == pytest.approx(
         11**2 + 11 * 1
     )  # behind the merge, the last one read by one token alone
