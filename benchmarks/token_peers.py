@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
+from edgepress.passes.tokens import Tokens
 from int8_peers import EXAMPLES, _read
 from reporting import environment, markdown_table, provenance, write
 from timing import Contender, measure_side_by_side
@@ -54,13 +55,26 @@ class Made:
 
 def ours(model: Any, context: Any, target: float, method: str, merge: str, start: int) -> Made:
     """What the pass makes of the network."""
-    from edgepress.passes.tokens import Tokens
-
     options = {"target": target, "method": method, "merge": merge, "start": start}
     result = Tokens.model_validate(options).apply(model, context)
     schedule = result.plan.structure["schedule"]["blocks"]
     counts = ", ".join(str(kept["merged"]) for kept in schedule)
     return Made(method, merge, target, _share(model, result.model.module), result.model.module, counts)
+
+
+def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> Made:
+    """What the pass makes of the network, by latency, where it may take what a peer takes as the recipe ends."""
+    timed = f"{context.ends_in or 'f32'}:{context.batch or 1}"
+    [ratio] = latencies([peer], model, rounds, timed)
+    print(
+        f"{peer.method} at {peer.target:g}: {ratio:.3f} of the plain network's latency, {timed}", flush=True
+    )
+    result = Tokens.model_validate({"cost": "latency", "target": ratio}).apply(model, context)
+    print(*result.notes, sep="\n  ", flush=True)
+    schedule = result.plan.structure["schedule"]
+    counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
+    share = _share(model, result.model.module)
+    return Made("by latency", schedule["merge"], peer.target, share, result.model.module, counts)
 
 
 def peers(model: Any, target: float) -> Made:
@@ -71,8 +85,6 @@ def peers(model: Any, target: float) -> Made:
 
 def exact(model: Any, context: Any) -> Made:
     """The plain network without what nothing reads."""
-    from edgepress.passes.tokens import Tokens
-
     module = Tokens().apply(model, context).model.module
     return Made("exact", "–", 1.0, _share(model, module), module)
 
@@ -151,6 +163,12 @@ def latencies(every: list[Made], model: Any, rounds: int, timed: str) -> Iterato
 @click.option(
     "--timed", multiple=True, default=("f32:1",), show_default=True, help="Precision and batch, as int8:8."
 )
+@click.option(
+    "--as-fast",
+    "equally_fast",
+    is_flag=True,
+    help="Also schedules searched by latency, for what each ToMe takes.",
+)
 @click.option("--no-latency", is_flag=True)
 def main(
     network: str,
@@ -161,6 +179,7 @@ def main(
     methods: tuple[str, ...],
     merges: tuple[str, ...],
     timed: tuple[str, ...],
+    equally_fast: bool,
     no_latency: bool,
 ) -> None:
     """Make all networks, judge and time them, and write the table."""
@@ -173,6 +192,8 @@ def main(
         every += [
             ours(model, context, target, method, merge, start) for method in methods for merge in merges
         ]
+    if equally_fast:
+        every += [as_fast(model, context, made, rounds) for made in list(every) if made.method == "ToMe"]
     rows = [row_of(made, model, context, part) for made in every]
     for each in () if no_latency else timed:
         for row, ratio in zip(rows, latencies(every, model, rounds, each), strict=True):

@@ -20,7 +20,7 @@ from .replay import Replay
 from .token_batch import TokenBatch
 
 WORK = 4e11
-"""Multiply-accumulates that all blocks may take on the samples: some seconds on two cores, of which a search takes half."""
+"""Multiply-accumulates that a network may take on the samples: some seconds on two cores. A search takes half of it."""
 FEWEST, MOST = 32, 256
 """Samples that one look takes."""
 BATCH = 16

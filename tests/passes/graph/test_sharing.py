@@ -44,6 +44,8 @@ TIED = {
 @pytest.mark.parametrize("case", TIED)
 def test_each_reader_has_its_own_axis(case: str) -> None:
     forward, layer, shape, names = TIED[case]
+    torch.manual_seed(0)
+    layer.reset_parameters()
     with torch.no_grad():
         layer.weight.mul_(SIZES.reshape(1, 6, *([1] * (layer.weight.dim() - 2))))
     model = model_of(Net(forward, w=layer), *shape)
@@ -51,7 +53,7 @@ def test_each_reader_has_its_own_axis(case: str) -> None:
     rows = result.plan.details["coverage"]
     assert [row["layer"] for row in rows] == names
     assert all(row["quantized"] for row in rows)
-    (x,), _ = next(samples(16, *shape, seed=9).batches(16))
+    (x,), _ = next(samples(24, *shape).batches(24))  # no other ones, some of which ranges would cut off
     # one 8-bit rounding of weights and activations a layer; the other's axis would leave some 15 dB
     assert sqnr_db(model.run(x)[0], result.model.run(x)[0]) > 25.0
 
