@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from .drop import MetricDrop, most_within
 from .encoder import Encoder
 from .greedy import fewer, greedy
 from .judging import Judge, judge_on
+from .known_harms import KnownHarms
 from .learning import learned
 from .options import TokensOptions
 from .schedule import Schedule
@@ -46,10 +47,6 @@ class Finding:
     read: int | None
     macs: Macs
     notes: list[str]
-    tried: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self.unlike = cache(self._unlike)
 
     def found(self) -> Schedule:
         """The schedule; CompressError where the target cannot be reached."""
@@ -193,14 +190,14 @@ class Finding:
         """With one share at all sites; where these take time, at those of some whose schedule does least harm."""
         each = [uniform(self.whole, sites, self.cost, limit, joining) for sites, joining in self._ways]
         fit = [schedule for schedule in each if self.cost.of(schedule) <= limit] or each[:1]
-        return fit[0] if len(fit) == 1 else min(fit, key=self._harm)
+        return fit[0] if len(fit) == 1 else min(fit, key=self.harms)
 
     def _searched(self, limit: float, start: Schedule) -> Schedule:
         self._say(f"looking for a schedule, by {self._fitting.samples} samples")
-        found = greedy(start, self.sites, self.cost, limit, self._harm, self.prunes)
+        found = greedy(start, self.sites, self.cost, limit, self.harms, self.prunes)
         if not self.cost.by_site:
             return found
-        return with_fewer_sites(found, self.cost, limit, self._harm, self.prunes)
+        return with_fewer_sites(found, self.cost, limit, self.harms, self.prunes)
 
     def _learned(self, limit: float, start: Schedule) -> Schedule:
         settings = self.settings(start)
@@ -234,21 +231,23 @@ class Finding:
         judge, method = self._judge(self.context.data.validation), self.options.method
         harms = [judge.outputs_unlike(self.with_schedule(each).module) for each in (found, alike)]
         kept = harms[0] <= harms[1]
-        how = f"searched schedule ({self.tried} were tried)" if method == "greedy" else "learned one"
+        how = f"searched schedule ({self.harms.tried} were tried)" if method == "greedy" else "learned one"
         self.notes.append(
             f"{method if kept else 'uniform'}: {where.format(n=judge.samples)} the outputs are {harms[0]:.4g} unlike"
             f" the whole network's with the {how}, and {harms[1]:.4g} with the same share at each site"
         )
         return found if kept else alike
 
-    def _harm(self, schedule: Schedule) -> float:
-        return self.unlike(schedule)
+    @cached_property
+    def harms(self) -> KnownHarms:
+        """How unlike the whole network's the tokens are that outputs are made of, over schedules."""
+        scratch = self.context.scratch
+        return KnownHarms(self._harm, None if scratch is None else scratch / "harms.jsonl")
 
-    def _unlike(self, schedule: Schedule) -> float:
-        self.tried += 1
-        if self.tried % PROGRESS == 0:
+    def _harm(self, schedule: Schedule) -> float:
+        if (tried := self.harms.tried + 1) % PROGRESS == 0:
             left = self.cost.of(schedule) / self.cost.whole
-            self._say(f"{self.tried} schedules tried, {left:.2f} of the {self.cost.unit} left")
+            self._say(f"{tried} schedules tried, {left:.2f} of the {self.cost.unit} left")
         return self._fitting.tokens_unlike(self.with_schedule(schedule).module)
 
     @cached_property

@@ -174,7 +174,7 @@ class Planning:
                 "leading": self.encoder.leading,
                 "schedule": schedule.model_dump(mode="json"),
                 "read": self.read,
-                "tried": self.finding.tried,
+                "tried": self.finding.harms.tried,
                 "pictures": self._pictures(schedule),
             }
         }
