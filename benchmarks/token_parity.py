@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import inf, isnan, nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -106,8 +107,12 @@ def likeness(wanted: Batches, found: Batches) -> Likeness:
 
 
 def margin(by_torch: Choice, by_other: Choice, sample: int) -> float:
-    """The most that lies between the importances of two patches that changed places, as a share of the larger."""
-    assert by_torch.importance is not None
+    """The most that lies between the importances of two patches that changed places, as a share of the larger.
+
+    Infinite where they were not chosen by importance.
+    """
+    if by_torch.importance is None:
+        return inf
     importance, widest = by_torch.importance[sample], 0.0
     for ours, theirs in zip(by_torch.sets(sample), by_other.sets(sample), strict=True):
         if ours != theirs:
@@ -120,12 +125,11 @@ def nearest(batches: Batches) -> tuple[float, float]:
     """Between the last patch that stays and the next one, relative: the median and the least over samples and sites."""
     gaps = []
     for _, choices in batches:
-        for choice in choices:
-            assert choice.importance is not None
+        for choice in (each for each in choices if each.importance is not None):
             ranked = choice.importance.sort(1, descending=True).values
             last, following = ranked[:, choice.staying - 1], ranked[:, choice.staying]
             gaps.append((last - following) / last)
-    every = torch.cat(gaps)
+    every = torch.cat(gaps) if gaps else torch.tensor([nan])
     return float(every.median()), float(every.min())
 
 
@@ -166,17 +170,25 @@ def problem(row: Row, torch_db: float) -> str:
               help="Share of the multiply-accumulates.")  # fmt: skip
 @click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A tokens.json, in place of the target.")  # fmt: skip
+@click.option("--matching", default="bipartite", show_default=True, type=click.Choice(["bipartite", "importance"]),
+              help="How it is chosen who is merged.")  # fmt: skip
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Of the test part.")
-def main(network: str, target: float, schedule: Path | None, samples: int) -> None:
+def main(network: str, target: float, schedule: Path | None, matching: str, samples: int) -> None:
     """Compress, quantize, compare, and write the table."""
     from edgepress.passes.quantize import Quantize
     from edgepress.passes.tokens import Tokens
 
     told = environment(PACKAGES)
     model, data, context, _ = _read(NETWORKS[network])
-    options = {"target": target, "method": "uniform"} if schedule is None else {"schedule": schedule}
-    fewer = Tokens.model_validate(options).apply(model, context).model
-    sites, part = sites_of(fewer.module), data.judge.head(samples)
+    options = {"target": target, "method": "uniform", "matching": matching}
+    if schedule is not None:
+        options = {"schedule": schedule}
+    result = Tokens.model_validate(options).apply(model, context)
+    fewer = result.model
+    sites, part = (
+        sites_of(fewer.module, result.plan.structure["encoder"]["patches"]),
+        data.judge.head(samples),
+    )
     inputs = [x for x, _ in part.batches(BATCH)]
     networks = {"float": fewer, "INT8": Quantize(sensitivity_samples=0).apply(fewer, context).model}
     by_torch = {
@@ -193,9 +205,9 @@ def main(network: str, target: float, schedule: Path | None, samples: int) -> No
             rows.append(row)
             print(row, flush=True)
     rows.sort(key=lambda row: row.precision == "INT8")
-    counts = ", ".join(str(kept.merged) for kept in sites)
+    counts = ", ".join(str(site.kept.merged) for site in sites)
     text = f"# Tokens that stay, {network}, {len(part)} samples, {counts} after the sites\n\n{provenance(told)}\n"
-    text += _table(rows) + "\n" + "".join(map(_gap_line, by_torch.items()))
+    text += _table(rows) + "\n" + "".join(_gap_line(*each) for each in by_torch.items())
     record = {"environment": told, "network": network, "rows": [asdict(row) for row in rows]}
     print(text, "written:", *write(f"token_parity_{network}", record, text))
     broken = [f"{row.precision}, {row.runtime}: {why}" for row in rows if (why := problem(row, own.sqnr_db))]
@@ -204,9 +216,10 @@ def main(network: str, target: float, schedule: Path | None, samples: int) -> No
     sys.exit(bool(broken))
 
 
-def _gap_line(named: tuple[str, Batches]) -> str:
-    precision, batches = named
+def _gap_line(precision: str, batches: Batches) -> str:
     middle, least = nearest(batches)
+    if isnan(middle):
+        return ""
     return (
         f"{precision}: in PyTorch {middle:.2g} of an importance lie between the last patch that stays and the next one"
         f" (median), at least {least:.2g}\n"

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from .attention import TokenAttention
-from .matching import MERGES
 from .reduction import reduced
-from .schedule import Kept, MergeName
+from .schedule import Kept, MatchingName, MergeName
 from .token_batch import TokenBatch
 
 
@@ -34,19 +33,22 @@ class TokenBlock(nn.Module):
         self.norm2, self.mlp, self.ls2 = norm2, mlp, ls2
         self.kept: Kept | None = None
         self.merge: MergeName = "mean"
+        self.matching: MatchingName = "importance"
         self.looks = 1
         self.read: int | None = None
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """The tokens that are left."""
-        looks = None if self.kept is None else self.looks
+        kept, looks = self.kept, None
+        if kept is not None and kept.by_importance(tokens.patches, self.matching):
+            looks = self.looks
         normed = tokens.with_features(self.norm1(tokens.features))
         mixed, importance = self.attn(normed, self.read, looks)
         if self.read is not None:
             tokens = TokenBatch(tokens.features[:, : self.read], self.read)
         tokens = tokens.with_features(tokens.features + self.ls1(mixed))
-        if importance is not None and self.kept is not None:
-            tokens = reduced(tokens, importance, self.kept, MERGES[self.merge])
+        if kept is not None:
+            tokens = reduced(tokens, importance, kept, self.merge, self.matching)
         return tokens.with_features(tokens.features + self.ls2(self.mlp(self.norm2(tokens.features))))
 
 

@@ -65,7 +65,8 @@ class Finding:
     def whole(self) -> Schedule:
         """All tokens stay."""
         plain = Schedule.whole(self.encoder.patches, len(self.macs.blocks))
-        return plain.model_copy(update={"merge": self.options.merge or "mean"})
+        rules = {"merge": self.options.merge_here, "matching": self.options.matching_here}
+        return plain.model_copy(update=rules)
 
     @property
     def prunes(self) -> bool:
@@ -79,12 +80,12 @@ class Finding:
         half = fewer(self.whole, last, merging=True, step=self.encoder.patches // 2)
         pays = half is not None and self.macs.of(half) < self.macs.of(self.whole)
         end = last + 1 if self.read is None and pays else last
-        if self.options.start >= end:
+        if self.options.first >= end:
             raise CompressError(
                 f"{self.options.name}: start: tokens can go from the blocks 0 to {end - 1} of the {last + 1} in"
-                f" {self.encoder.place}, got {self.options.start}; give one of these"
+                f" {self.encoder.place}, got {self.options.first}; give one of these"
             )
-        return range(self.options.start, end)
+        return range(self.options.first, end)
 
     @cached_property
     def cost(self) -> Cost:
@@ -147,10 +148,10 @@ class Finding:
             asked, left = f"target: {options.target:g}", f"{least / self.cost.whole:.3f} of it"
             if options.target_ms is not None:
                 asked, left = f"target_ms: {limit:g}", f"{least:.3g} of its {self.cost.whole:.3g} ms"
-            earlier = ", or let tokens go earlier (start)" if options.start else ""
+            earlier = ", or let tokens go earlier (start)" if options.first else ""
             raise CompressError(
                 f"{options.name}: {asked} of the {self.cost.unit} cannot be reached: with one patch token from block"
-                f" {options.start} on {left} are left; ask for more{earlier}"
+                f" {options.first} on {left} are left; ask for more{earlier}"
             )
         return limit
 

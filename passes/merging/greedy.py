@@ -98,6 +98,9 @@ def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule 
     """With `step` patch tokens fewer from this block on, or as many as can go; None where none can."""
     kept = schedule.blocks[block]
     going = min(step, kept.merged - 1)
+    if schedule.matching == "bipartite":  # at most every second token: dropping leaves fewer to merge into
+        room = kept.merged - schedule.least_merged(kept.pruned) if merging else 2 * kept.merged - kept.pruned
+        going = min(going, room)
     if going < 1:
         return None
     left = kept.merged - going
@@ -108,7 +111,7 @@ def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule 
     ]
     if not merging:
         pruned[block] -= going
-    return Schedule.of(schedule.patches, pruned, merged, schedule.merge)
+    return schedule.with_counts(pruned, merged)
 
 
 def _nearest(before: Schedule, after: Schedule, cost: Cost, limit: float) -> Schedule:
@@ -121,4 +124,4 @@ def _between(before: Schedule, after: Schedule) -> Iterator[Schedule]:
     for step in range(1, most):
         pruned = [max(a.pruned, b.pruned - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
         merged = [max(a.merged, b.merged - step) for b, a in zip(before.blocks, after.blocks, strict=True)]
-        yield Schedule.of(before.patches, pruned, merged, before.merge)
+        yield before.with_counts(pruned, merged)

@@ -116,4 +116,4 @@ class Counting(Taught):
             return 0.0
         pruned, merged = ([getattr(kept, name) for kept in schedule.blocks] for name in ("pruned", "merged"))
         merged[block:] = [min(count, merged[block] - less) for count in merged[block:]]
-        return (self.cost.of(schedule) - self.cost.of(Schedule.of(schedule.patches, pruned, merged))) / less
+        return (self.cost.of(schedule) - self.cost.of(schedule.with_counts(pruned, merged))) / less

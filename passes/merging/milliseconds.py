@@ -71,7 +71,8 @@ def features(macs: Macs, schedule: Schedule) -> Values:
         found[_SIZED] += pairs * sized
         if kept.merged < given and read is None:
             merges = kept.merged < kept.pruned
-            looked_at = tokens * (macs.read or tokens) / 1e6
+            looks = kept.by_importance(given, schedule.matching)
+            looked_at = looks * tokens * (macs.read or tokens) / 1e6
             found[[_SITE, _MERGING, _LOOKED_AT]] += 1, merges, looked_at
             sized |= merges
     return found

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ..base import Pass
 from ..training.options import TrainingOptions
-from .schedule import MergeName
+from .schedule import MatchingName, MergeName
 
 HOW_MUCH = ("target", "target_ms", "max_drop", "schedule")
 """Options that each say how many tokens are left."""
@@ -72,9 +72,20 @@ class TokensOptions(Pass):
         None,
         description="What becomes of merged tokens: mean (DiffRate) or weighted (ToMe, by the patches that each stands"
         " for) with the most similar token that stays; soft: shared out over all that stay. Default: that of the"
-        " schedule, or mean.",
+        " schedule, or weighted where matching is bipartite, else mean.",
     )
-    start: int = Field(1, ge=0, description="The first block that may lose tokens, counted from 0.")
+    matching: MatchingName | None = Field(
+        None,
+        description="Which tokens are merged, of those that are not dropped. bipartite: of every second token those"
+        " that are most like one of the tokens between (ToMe). importance: the least important (DiffRate). Default:"
+        " that of the schedule, or importance where counts are learned, else bipartite.",
+    )
+    start: int | None = Field(
+        None,
+        ge=0,
+        description="The first block that may lose tokens, counted from 0. Default: 0, or 1 where the least important"
+        " are merged.",
+    )
     pictures: int = Field(
         4,
         ge=0,
@@ -91,6 +102,21 @@ class TokensOptions(Pass):
     def searches(self) -> bool:
         """Whether a schedule is to be found."""
         return not (self.target is None and self.target_ms is None and self.max_drop is None)
+
+    @property
+    def matching_here(self) -> MatchingName:
+        """By which rule it is chosen who is merged, where no schedule says it."""
+        return self.matching or ("importance" if self.method == "learned" else "bipartite")
+
+    @property
+    def merge_here(self) -> MergeName:
+        """By which rule they are merged, where no schedule says it."""
+        return self.merge or ("weighted" if self.matching_here == "bipartite" else "mean")
+
+    @property
+    def first(self) -> int:
+        """The first block that may lose tokens. Block 0 knows little of what is important."""
+        return self.start if self.start is not None else int(self.matching_here == "importance")
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
@@ -111,9 +137,14 @@ class TokensOptions(Pass):
             raise ValueError(
                 f"{' and '.join(unused)}: say how a target is met: give a target, or leave it out"
             )
-        if not given and self.merge is not None:
+        rules = [name for name in ("merge", "matching") if getattr(self, name) is not None]
+        if not given and rules:
             raise ValueError(
-                "merge: nothing is merged without a target or a schedule: give one, or leave it out"
+                f"{' and '.join(rules)}: nothing is merged without a target or a schedule: give one, or leave it out"
+            )
+        if self.method == "learned" and self.matching == "bipartite":
+            raise ValueError(
+                "matching: counts are learned by ranks of importance; take matching: importance, or method: greedy"
             )
         if self.method == "learned" and self.max_drop is not None:
             raise ValueError(

@@ -130,9 +130,9 @@ class Planning:
                 f"{self.options.name}: {path}: a schedule of {len(found.blocks)} blocks, and {self.encoder.place} has"
                 f" {blocks}"
             )
-        scaled = found.scaled(patches)
-        if self.options.merge is not None:
-            scaled = scaled.model_copy(update={"merge": self.options.merge})
+        asked = {name: getattr(self.options, name) for name in ("merge", "matching")}
+        rules = {name: rule for name, rule in asked.items() if rule is not None}
+        scaled = found.model_copy(update=rules).scaled(patches)
         given = zip(scaled.blocks, scaled.entering(), strict=True)
         if self.read is None and any(kept.pruned < before for kept, before in given):
             raise CompressError(
@@ -155,8 +155,8 @@ class Planning:
             counts = ", ".join(str(kept.merged) for kept in schedule.blocks[:last])
             yield (
                 f"patch tokens after each block{'' if self.read is None else ' but the last'}: {counts} (of"
-                f" {self.encoder.patches}), merged by {schedule.merge}, at"
-                f" {self._share(schedule)} of the multiply-accumulates"
+                f" {self.encoder.patches}), matched by {schedule.matching},"
+                f" merged by {schedule.merge}, at {self._share(schedule)} of the multiply-accumulates"
             )
 
     @property

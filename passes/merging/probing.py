@@ -37,4 +37,4 @@ def _drawn(whole: Schedule, sites: Sequence[int], prunes: bool, draw: random.Ran
         pruned.append(after + round(joining * (now - after)))
         merged.append(after)
         now = after
-    return Schedule.of(whole.patches, pruned, merged, whole.merge)
+    return whole.with_counts(pruned, merged)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .matching import Merge
-from .schedule import Kept
+from .matching import MERGES, cosines
+from .schedule import Kept, MatchingName, MergeName
 from .token_batch import TokenBatch, taken
 
 
@@ -18,26 +18,52 @@ def received(weights: Tensor, leading: int) -> Tensor:
     return weights.mean((1, 2))[:, leading:]
 
 
-def reduced(tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Merge) -> TokenBatch:
-    """The tokens that are left of `tokens`, those of most importance (n, patches) first.
+def reduced(
+    tokens: TokenBatch, importance: Tensor | None, kept: Kept, merge: MergeName, matching: MatchingName
+) -> TokenBatch:
+    """The tokens that are left of `tokens`: the least important go, some of the others are merged into those that stay.
 
-    The most important `kept.merged` patches stay, the others among `kept.pruned` are merged into them, the rest goes.
+    importance: of each patch, (n, patches); None where `kept.by_importance` says that it does not matter. matching:
+    `importance`: the least important of those that are left are merged; `bipartite`: those of every second token that
+    are most like one of the tokens between (ToMe, arXiv 2210.09461, section 3).
     """
     if kept.merged == tokens.patches:
         return tokens
-    patches = tokens.features[:, tokens.leading :]
-    order = importance.topk(kept.pruned, dim=1).indices
-    places, going = order[:, : kept.merged], order[:, kept.merged :]
-    features, joined = taken(patches, places), going
-    sizes = None if tokens.sizes is None else taken(tokens.sizes, places)
-    if kept.pruned > kept.merged:
-        every = torch.ones_like(importance) if tokens.sizes is None else tokens.sizes
-        features, sizes, joined = merge(
+    order = None if importance is None else importance.topk(kept.pruned, dim=1).indices
+    if matching == "bipartite":
+        if order is not None:  # in their places, so that every second token is one beside those between
+            tokens = _left(tokens, order.sort(1).values, order[:, :0], merge)
+        if kept.merged == kept.pruned:
+            return tokens
+        order = _by_likeness(tokens.features[:, tokens.leading :], kept.pruned - kept.merged)
+    assert order is not None
+    return _left(tokens, order[:, : kept.merged], order[:, kept.merged :], merge)
+
+
+def _by_likeness(patches: Tensor, going: int) -> Tensor:
+    """The places of those that stay, in their order, and then of those to go, (n, patches) int64.
+
+    These are of every second token the ones that are most like one of the tokens between, which all stay.
+    """
+    likeness = cosines(patches[:, ::2], patches[:, 1::2]).topk(1).values[..., 0]
+    order = 2 * likeness.argsort(1, descending=True)
+    between = torch.arange(1, patches.shape[1], 2, device=patches.device).expand(patches.shape[0], -1)
+    staying = torch.cat([order[:, going:], between], 1).sort(1).values
+    return torch.cat([staying, order[:, :going]], 1)
+
+
+def _left(tokens: TokenBatch, places: Tensor, going: Tensor, merge: MergeName) -> TokenBatch:
+    """The tokens at `places`, (n, staying), those at `going`, (n, going), merged into them; all others are lost."""
+    patches, joined = tokens.features[:, tokens.leading :], going
+    features, sizes = taken(patches, places), None if tokens.sizes is None else taken(tokens.sizes, places)
+    if going.shape[1]:
+        every = torch.ones_like(patches[..., 0]) if tokens.sizes is None else tokens.sizes
+        features, sizes, joined = MERGES[merge](
             features, taken(every, places), taken(patches, going), taken(every, going)
         )
-    origin, lost = tokens.origin, tokens.lost or kept.pruned < tokens.patches
+    origin, lost = tokens.origin, tokens.lost or places.shape[1] + going.shape[1] < tokens.patches
     if origin is not None:
-        origin = taken(_renumbered(order, joined, tokens.patches, lost), origin)
+        origin = taken(_renumbered(torch.cat([places, going], 1), joined, tokens.patches, lost), origin)
     positions = tokens.positions
     if positions is not None:
         positions = taken(positions[:, 0].expand(places.shape[0], -1, -1), places)[:, None]

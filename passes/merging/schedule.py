@@ -12,6 +12,8 @@ from ...record import Record, read_record
 
 MergeName = Literal["mean", "weighted", "soft"]
 """The rules by which tokens are added to others, `matching.py`."""
+MatchingName = Literal["importance", "bipartite"]
+"""The rules by which it is chosen which tokens are added to others, `reduction.py`."""
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 20
 HINT = "a schedule is the tokens.json that a run of the pass `tokens` leaves"
@@ -20,7 +22,7 @@ HINT = "a schedule is the tokens.json that a run of the pass `tokens` leaves"
 class Kept(Record, frozen=True):
     """Patch tokens that are left between the attention and the MLP of a block.
 
-    pruned: once the least important ones are dropped; merged: once of these the least important are added to others.
+    pruned: once the least important ones are dropped; merged: once some of these are added to others.
     """
 
     pruned: Annotated[int, Field(ge=0)]
@@ -34,14 +36,22 @@ class Kept(Record, frozen=True):
             raise ValueError("merged: 0 leaves no token to add the others to; drop them with pruned: 0")
         return self
 
+    def by_importance(self, given: int, matching: MatchingName) -> bool:
+        """Whether it matters here how important each of the tokens is that a block is given."""
+        return self.pruned < given or (self.merged < self.pruned and matching == "importance")
+
 
 class Schedule(Record, frozen=True):
-    """Of every block how many patch tokens it keeps. patches: how many there are at first; merge: by which rule."""
+    """Of every block how many patch tokens it keeps. patches: how many there are at first.
+
+    matching: by which rule it is chosen who is merged; merge: by which one they are.
+    """
 
     schema_version: int = SCHEMA_VERSION
     patches: Annotated[int, Field(ge=1)]
     blocks: tuple[Kept, ...]
     merge: MergeName = "mean"
+    matching: MatchingName = "importance"
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -49,20 +59,41 @@ class Schedule(Record, frozen=True):
         for index, kept in enumerate(self.blocks):
             if kept.pruned > before:
                 raise ValueError(f"blocks[{index}]: keeps {kept.pruned} of {before} tokens")
+            if kept.merged < self.least_merged(kept.pruned):
+                raise ValueError(
+                    f"blocks[{index}]: merges {kept.pruned - kept.merged} of {kept.pruned} tokens, and bipartite"
+                    " matching merges at most every second one"
+                )
             before = kept.merged
         return self
 
     @classmethod
     def of(
-        cls, patches: int, pruned: Sequence[int], merged: Sequence[int], merge: MergeName = "mean"
+        cls,
+        patches: int,
+        pruned: Sequence[int],
+        merged: Sequence[int],
+        merge: MergeName = "mean",
+        matching: MatchingName = "importance",
     ) -> Schedule:
-        """From counts block by block; a count above what is left by then counts as that."""
+        """From counts block by block; one above what is left, or below what merging can leave, counts as that."""
+        whole = cls(patches=patches, blocks=(), merge=merge, matching=matching)
         blocks, before = [], patches
         for most, then in zip(pruned, merged, strict=True):
             dropped = min(most, before)
-            before = min(then, dropped)
+            before = min(max(then, whole.least_merged(dropped)), dropped)
             blocks.append(Kept(pruned=dropped if before else 0, merged=before))
-        return cls(patches=patches, blocks=tuple(blocks), merge=merge)
+        return whole.model_copy(update={"blocks": tuple(blocks)})
+
+    def with_counts(self, pruned: Sequence[int], merged: Sequence[int]) -> Schedule:
+        """Other counts, block by block, by the same rules."""
+        return Schedule.of(self.patches, pruned, merged, self.merge, self.matching)
+
+    def least_merged(self, pruned: int) -> int:
+        """The fewest tokens that merging can leave of so many."""
+        if self.matching == "bipartite":
+            return pruned - pruned // 2
+        return min(pruned, 1)
 
     @classmethod
     def whole(cls, patches: int, blocks: int) -> Schedule:
@@ -91,7 +122,7 @@ class Schedule(Record, frozen=True):
             return round(count * patches / self.patches) or (1 if count else 0)
 
         pruned, merged = zip(*((share(kept.pruned), share(kept.merged)) for kept in self.blocks), strict=True)
-        return Schedule.of(patches, pruned, merged, self.merge)
+        return Schedule.of(patches, pruned, merged, self.merge, self.matching)
 
     @classmethod
     def read(cls, path: Path) -> Schedule:

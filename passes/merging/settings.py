@@ -59,7 +59,7 @@ def set_counts(blocks: TokenBlocks, settings: Settings) -> None:
     schedule, blocks.restores = settings.schedule, settings.read is None
     for block, kept, given in zip(blocks.each, schedule.blocks, schedule.entering(), strict=True):
         block.kept = kept if kept.merged < given else None
-        block.merge, block.looks = schedule.merge, settings.looks
+        block.merge, block.matching, block.looks = schedule.merge, schedule.matching, settings.looks
         assert not (blocks.restores and kept.pruned < given), "a patch that is read was dropped"
     if settings.read is not None:
         blocks.each[-1].kept = None

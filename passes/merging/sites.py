@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .cost import Cost
 from .greedy import Harm, greedy
-from .schedule import Kept, Schedule
+from .schedule import Schedule
 
 
 def sites_of(schedule: Schedule) -> list[int]:
@@ -23,11 +23,11 @@ def without_site(schedule: Schedule, block: int, prunes: bool) -> Schedule:
     before = schedule.entering()[block]
     behind = [site for site in sites_of(schedule) if site > block]
     end = behind[0] if behind else len(schedule.blocks)
-    blocks = list(schedule.blocks)
-    blocks[block:end] = [Kept(pruned=before, merged=before)] * (end - block)
+    pruned, merged = ([getattr(kept, name) for kept in schedule.blocks] for name in ("pruned", "merged"))
+    pruned[block:end] = merged[block:end] = [before] * (end - block)
     if behind and not prunes:
-        blocks[end] = Kept(pruned=before, merged=blocks[end].merged)
-    return schedule.model_copy(update={"blocks": tuple(blocks)})
+        pruned[end] = before
+    return schedule.with_counts(pruned, merged)
 
 
 def paying(schedule: Schedule, cost: Cost, prunes: bool) -> Schedule:

@@ -34,13 +34,12 @@ def uniform(whole: Schedule, sites: Sequence[int], cost: Cost, limit: float, joi
 
 def keeping(share: float, whole: Schedule, sites: Sequence[int], joining: float) -> Schedule:
     """With this share of its tokens kept at each site, at least one."""
-    patches, blocks = whole.patches, len(whole.blocks)
-    pruned, merged, exact = list[int](), list[int](), float(patches)
-    for block in range(blocks):
+    pruned, merged, exact = list[int](), list[int](), float(whole.patches)
+    for block in range(len(whole.blocks)):
         before = max(1, round(exact))
         if block in sites:
             exact = max(1.0, exact * share)
         after = max(1, round(exact))
         pruned.append(after + ceil(joining * (before - after)))
         merged.append(after)
-    return Schedule.of(patches, pruned, merged, whole.merge)
+    return whole.with_counts(pruned, merged)

@@ -123,6 +123,17 @@ def test_what_was_searched_is_kept_only_where_it_does_no_worse_than_uniform_on_o
     assert (schedule_of(result) == alike) == note.startswith("uniform: ")
 
 
+def test_how_tokens_are_matched_and_merged_unless_it_is_said() -> None:
+    for options, matching, merge, first in (
+        ({}, "bipartite", "weighted", 0),
+        ({"merge": "soft", "start": 2}, "bipartite", "soft", 2),
+        ({"matching": "importance"}, "importance", "mean", 1),
+        ({"method": "learned"}, "importance", "mean", 1),
+    ):
+        chosen = Tokens.model_validate({"target": 0.5, **options})
+        assert (chosen.matching_here, chosen.merge_here, chosen.first) == (matching, merge, first)
+
+
 def test_a_schedule_is_taken_up_again_for_another_input_size(tmp_path: Path) -> None:
     found = schedule_of(compressed(tmp_path, target=0.6, start=0, method="uniform"))
     (tmp_path / "tokens.json").write_text(found.model_dump_json())
@@ -133,7 +144,11 @@ def test_a_schedule_is_taken_up_again_for_another_input_size(tmp_path: Path) -> 
     again = schedule_of(compressed(tmp_path, schedule=tmp_path / "tokens.json"))
     assert (again.patches, again.merge) == (64, "soft")
     mean = compressed(tmp_path, schedule=tmp_path / "tokens.json", merge="mean")
-    assert schedule_of(mean).merge == "mean"
+    assert schedule_of(mean).merge == "mean" and schedule_of(mean).matching == "bipartite"
+    older = json.loads(larger.model_dump_json())
+    del older["matching"]  # of a file that was written before there was a choice
+    (tmp_path / "tokens.json").write_text(json.dumps(older))
+    assert schedule_of(compressed(tmp_path, schedule=tmp_path / "tokens.json")).matching == "importance"
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -165,6 +180,11 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
     for options, reason in (
         ({"method": "uniform", "start": 0}, "method and start: say how a target is met: give a target"),
         ({"merge": "soft"}, "merge: nothing is merged without a target or a schedule"),
+        ({"matching": "bipartite"}, "matching: nothing is merged without a target or a schedule"),
+        (
+            {"target": 0.5, "method": "learned", "matching": "bipartite"},
+            "matching: counts are learned by ranks of importance; take matching: importance, or method: greedy",
+        ),
         ({"schedule": "tokens.json", "start": 0}, "start: say how a target is met"),
         ({"target": 0.5, "schedule": "tokens.json"}, "expected one of target, .* got target and schedule"),
         ({"target": 0.5, "max_drop": 1}, "got target and max_drop"),

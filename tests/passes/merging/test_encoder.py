@@ -27,13 +27,17 @@ READ = {"timm DeiT: distilled": 2, "timm ViT, mean of the patches": None, "timm 
 
 
 def settings_of(
-    name: str, network: nn.Module, schedule: Schedule | None = None, merge: str = "mean"
+    name: str,
+    network: nn.Module,
+    schedule: Schedule | None = None,
+    merge: str = "mean",
+    matching: str = "importance",
 ) -> Settings:
     encoder = find_encoder(network, INPUTS)
     read = READ.get(name, 1)
     blocks = len(list(network.get_submodule(encoder.place).children()))
     whole = Schedule.whole(encoder.patches, blocks)
-    chosen = (schedule or whole).model_copy(update={"merge": merge})
+    chosen = (schedule or whole).model_copy(update={"merge": merge, "matching": matching})
     return Settings(encoder, chosen, read or 0, read)
 
 
@@ -60,16 +64,18 @@ def test_what_is_read_at_the_end_is_found_and_all_else_dropped_without_a_change(
         torch.testing.assert_close(set_up(tokens, settings)(*INPUTS), network(*INPUTS), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize(
+    ("merge", "matching"), [*((merge, "importance") for merge in MERGES), ("weighted", "bipartite")]
+)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_cost_is_what_the_smaller_network_multiplies(name: str, merge: str) -> None:
+def test_the_cost_is_what_the_smaller_network_multiplies(name: str, merge: str, matching: str) -> None:
     network = built(name)
     patches = find_encoder(network, INPUTS).patches
     prunes = READ.get(name, 1) is not None
     blocks = 4 if "hand" in name else 3
     merged = [patches, patches // 2, patches // 4, patches // 4][:blocks]
     pruned = [patches, 3 * patches // 4 if prunes else patches, patches // 2, patches // 4][:blocks]
-    settings = settings_of(name, network, Schedule.of(patches, pruned, merged), merge)
+    settings = settings_of(name, network, Schedule.of(patches, pruned, merged), merge, matching)
     tokens = rebuilt(network, INPUTS, settings.encoder)
     both = network, set_up(tokens, settings)
     whole, smaller = (total_macs(one.macs for one in count_macs(each, INPUTS)) for each in both)

@@ -15,16 +15,17 @@ from edgepress.calibration.sqnr import sqnr_db
 from edgepress.model import Model
 from edgepress.passes.base import PassContext
 from edgepress.passes.merging.encoder import token_network
-from edgepress.passes.merging.schedule import Kept, Schedule
+from edgepress.passes.merging.schedule import MatchingName, Schedule
 from edgepress.passes.merging.settings import Settings, set_up
 from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.export import export
 from edgepress.targets import TARGETS
 from edgepress.targets.base import TargetOptions
-from kept_tokens import chosen_by_engine, chosen_by_torch, sites_of, telling
+from kept_tokens import Site, chosen_by_engine, chosen_by_torch, sites_of, telling
 from token_nets import SIDE, built
 from torch import Tensor
 
+PATCHES = 16
 CLASS_TOKEN, POOLED = "timm ViT", "timm ViT, mean of the patches"
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -33,11 +34,12 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
 
 
-def model_of(name: str) -> Model:
+def model_of(name: str, matching: MatchingName) -> Model:
     """A network that loses tokens in two blocks; pooled, it may only merge them, and the last block merges too."""
     inputs, read = (images(2),), 1 if name == CLASS_TOKEN else None
     encoder, network = token_network(built(name, depth=3 if read else 2), inputs)
-    schedule = Schedule.of(16, [12, 6, 5], [8, 5, 5]) if read else Schedule.of(16, [16, 8], [8, 5])
+    pruned, merged = ([12, 6, 5], [8, 5, 5]) if read else ([16, 8], [8, 5])
+    schedule = Schedule.of(PATCHES, pruned, merged, "weighted", matching)
     return Model(set_up(network, Settings(encoder, schedule, read or 0, read)), inputs)
 
 
@@ -49,7 +51,7 @@ def quantized(model: Model) -> Model:
     return Quantize.model_validate(options).apply(model, context).model
 
 
-def require_same_tokens(model: Model, sites: Sequence[Kept], folder: Path, least_db: float) -> None:
+def require_same_tokens(model: Model, sites: Sequence[Site], folder: Path, least_db: float) -> None:
     path = telling(export(model, folder / "model.onnx"), folder / "telling.onnx")
     for runtime in RUNTIMES:
         engine = TARGETS[runtime].build(path, TargetOptions(float_precision="f32"), folder / runtime)
@@ -63,17 +65,21 @@ def require_same_tokens(model: Model, sites: Sequence[Kept], folder: Path, least
             assert sqnr_db(wanted, found) > least_db, (runtime, batch)
 
 
-@pytest.mark.parametrize("name", [CLASS_TOKEN, POOLED])
-def test_every_runtime_keeps_the_tokens_that_pytorch_keeps(name: str, tmp_path: Path) -> None:
-    model = model_of(name)
-    sites = sites_of(model.module)
-    assert [kept.merged for kept in sites] == [8, 5]
+@pytest.mark.parametrize(
+    ("name", "matching"), [(CLASS_TOKEN, "importance"), (CLASS_TOKEN, "bipartite"), (POOLED, "importance")]
+)
+def test_every_runtime_keeps_the_tokens_that_pytorch_keeps(
+    name: str, matching: MatchingName, tmp_path: Path
+) -> None:
+    model = model_of(name, matching)
+    sites = sites_of(model.module, PATCHES)
+    assert [site.kept.merged for site in sites] == [8, 5]
     require_same_tokens(model, sites, tmp_path, 60)
 
 
-def test_in_int8_too_where_the_batch_varies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("matching", ["importance", "bipartite"])
+def test_in_int8_too_where_the_batch_varies(matching: MatchingName, tmp_path: Path) -> None:
     """Importance is not rounded, and no product in INT8 has two readers, which OpenVINO 2026.4 computes wrongly."""
-    model = model_of(POOLED)
-    require_same_tokens(
-        quantized(model), sites_of(model.module), tmp_path, 30
-    )  # single values may round the other way
+    model = model_of(POOLED, matching)
+    sites = sites_of(model.module, PATCHES)
+    require_same_tokens(quantized(model), sites, tmp_path, 30)  # single values may round the other way

@@ -9,7 +9,7 @@ import torch
 from edgepress.passes.merging.attention import TokenAttention
 from edgepress.passes.merging.matching import MERGES, SHARPNESS, cosines, mean, soft, weighted
 from edgepress.passes.merging.reduction import reduced
-from edgepress.passes.merging.schedule import Kept
+from edgepress.passes.merging.schedule import Kept, MergeName
 from edgepress.passes.merging.token_batch import TokenBatch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -151,13 +151,13 @@ def tokens(n: int = 2, leading: int = 1, patches: int = 6) -> TokenBatch:
 
 def test_nothing_that_goes_changes_nothing() -> None:
     given = tokens()
-    assert reduced(given, torch.rand(2, 6), Kept(pruned=6, merged=6), mean) is given
+    assert reduced(given, torch.rand(2, 6), Kept(pruned=6, merged=6), "mean", "importance") is given
 
 
 def test_the_least_important_are_dropped_and_the_next_merged() -> None:
     given = TokenBatch(tokens().features, 1)
     importance = torch.tensor([[0.1, 0.6, 0.5, 0.2, 0.4, 0.3], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
-    left = reduced(given, importance, Kept(pruned=4, merged=2), weighted)
+    left = reduced(given, importance, Kept(pruned=4, merged=2), "weighted", "importance")
     assert left.features.shape == (2, 3, 4) and left.leading == 1 and left.sizes is not None
     assert torch.equal(left.features[:, :1], given.features[:, :1])
     assert left.sizes.sum(1).tolist() == [4.0, 4.0]
@@ -169,13 +169,66 @@ def test_the_least_important_are_dropped_and_the_next_merged() -> None:
 
 
 def test_pruning_alone_leaves_sizes_of_one() -> None:
-    left = reduced(TokenBatch(tokens().features, 1), torch.rand(2, 6), Kept(pruned=3, merged=3), mean)
+    given = TokenBatch(tokens().features, 1)
+    left = reduced(given, torch.rand(2, 6), Kept(pruned=3, merged=3), "mean", "importance")
     assert left.sizes is None and left.log_sizes is None and left.patches == 3
+
+
+def most_alike_to_go(features: Tensor, count: int) -> set[int]:
+    """Of every second token those that are most like one between, by loops."""
+    likeness = {
+        token: max(
+            cosine(features[token].tolist(), features[other].tolist()) for other in range(1, len(features), 2)
+        )
+        for token in range(0, len(features), 2)
+    }
+    return set(sorted(likeness, key=lambda token: -likeness[token])[:count])
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("patches", [8, 9])
+def test_of_every_second_token_the_most_alike_are_merged(patches: int, merge: MergeName) -> None:
+    given = TokenBatch(tokens(3, patches=patches).features, 1)
+    for going in range(1, patches // 2 + 1):
+        left = reduced(given, None, Kept(pruned=patches, merged=patches - going), merge, "bipartite")
+        for sample in range(3):
+            features = given.features[sample, 1:]
+            gone = sorted(most_alike_to_go(features, going))
+            staying = [token for token in range(patches) if token not in gone]
+            parts = features[None, staying], torch.ones(1, len(staying)), features[None, gone]
+            wanted, sizes, _ = MERGES[merge](*parts, torch.ones(1, going))
+            torch.testing.assert_close(left.features[sample, 1:], wanted[0])
+            assert left.sizes is not None
+            torch.testing.assert_close(left.sizes[sample], sizes[0])
+
+
+def test_what_is_dropped_first_leaves_the_others_in_their_places() -> None:
+    given = TokenBatch(tokens(patches=8).features, 1)
+    importance = torch.tensor([0.3, 0.9, 0.1, 0.8, 0.7, 0.2, 0.6, 0.5]).expand(2, -1)
+    left = reduced(given, importance, Kept(pruned=6, merged=4), "weighted", "bipartite")
+    six = TokenBatch(
+        given.features[:, [0, 1, 2, 4, 5, 7, 8]], 1
+    )  # the class token, and all but patches 2 and 5
+    alike = reduced(six, None, Kept(pruned=6, merged=4), "weighted", "bipartite")
+    assert torch.equal(left.features, alike.features)
+    assert left.sizes is not None and alike.sizes is not None and torch.equal(left.sizes, alike.sizes)
+    dropped = reduced(given, importance, Kept(pruned=6, merged=6), "weighted", "bipartite")
+    assert torch.equal(dropped.features, six.features) and dropped.sizes is None
+
+
+def test_tokens_that_are_all_alike_go_once_each() -> None:
+    """As of a black background: equal likenesses must not let a token go and stay at once."""
+    same = TokenBatch(torch.ones(2, 9, 4), 1).followed()
+    left = reduced(same, None, Kept(pruned=8, merged=5), "weighted", "bipartite")
+    assert left.origin is not None and left.sizes is not None
+    assert left.sizes.sum(1).tolist() == [8.0, 8.0] and left.sizes.max() >= 2
+    for origin, sizes in zip(left.origin, left.sizes, strict=True):
+        assert torch.bincount(origin, minlength=5).tolist() == sizes.tolist()
 
 
 def test_rotary_positions_go_with_their_tokens() -> None:
     importance = torch.tensor([[0.0, 0.0, 0.0, 0.9, 0.0, 0.8]]).expand(2, -1)
-    left = reduced(tokens(), importance, Kept(pruned=6, merged=2), mean)
+    left = reduced(tokens(), importance, Kept(pruned=6, merged=2), "mean", "importance")
     assert left.positions is not None
     assert left.positions[0, 0].tolist() == [[6.0, 7.0], [10.0, 11.0]]
 
@@ -186,7 +239,8 @@ def test_every_patch_is_found_again_in_what_it_became_part_of(rule: str) -> None
     for merged in (4, 2):
         before = left
         importance = torch.rand(2, before.patches, generator=draw)
-        left = reduced(before, importance, Kept(pruned=before.patches, merged=merged), MERGES[rule])  # type: ignore[index]
+        kept = Kept(pruned=before.patches, merged=merged)
+        left = reduced(before, importance, kept, rule, "importance")  # type: ignore[arg-type]
         assert left.origin is not None and int(left.origin.max()) < merged
         staying = importance.topk(merged, 1).indices
         assert before.origin is not None

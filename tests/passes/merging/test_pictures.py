@@ -18,7 +18,7 @@ from edgepress.model import Model
 from edgepress.passes.base import PassContext
 from edgepress.passes.merging import blocks as blocks_file
 from edgepress.passes.merging.encoder import token_network
-from edgepress.passes.merging.matching import MERGES, weighted
+from edgepress.passes.merging.matching import MERGES
 from edgepress.passes.merging.pictures import followed, grid_of, pictures, png
 from edgepress.passes.merging.reduction import reduced
 from edgepress.passes.merging.schedule import Kept, Schedule
@@ -59,18 +59,24 @@ class Tracked:
     def __init__(self, samples: int, patches: int) -> None:
         self.members = [[{patch} for patch in range(patches)] for _ in range(samples)]
 
-    def __call__(self, tokens: TokenBatch, importance: Tensor, kept: Kept, merge: Any) -> TokenBatch:
+    def __call__(
+        self, tokens: TokenBatch, importance: Tensor | None, kept: Kept, merge: Any, matching: Any
+    ) -> TokenBatch:
         for sample, members in enumerate(self.members):
             rows = tokens.features[sample, tokens.leading :].double()
-            scores = importance[sample].tolist()
-            ranked = sorted(range(len(scores)), key=lambda token: -scores[token])
+            ranked = list(range(tokens.patches))
+            if importance is not None:
+                scores = importance[sample].tolist()
+                ranked = sorted(ranked, key=lambda token: -scores[token])[: kept.pruned]
+            if matching == "bipartite":
+                ranked = by_likeness(rows, sorted(ranked), kept.pruned - kept.merged)
             staying = ranked[: kept.merged]
             left = [set(members[token]) for token in staying]
-            for token in ranked[kept.merged : kept.pruned]:
+            for token in ranked[kept.merged :]:
                 alike = [float(torch.cosine_similarity(rows[token], rows[other], 0)) for other in staying]
                 left[alike.index(max(alike))] |= members[token]
             self.members[sample] = left
-        return reduced(tokens, importance, kept, merge)
+        return reduced(tokens, importance, kept, merge, matching)
 
     def ended(self, sample: int, patches: int) -> list[int]:
         """The token that each patch is part of, -1: of none."""
@@ -78,6 +84,17 @@ class Tracked:
         return [at.get(patch, -1) for patch in range(patches)]
 
 
+def by_likeness(rows: Tensor, tokens: list[int], going: int) -> list[int]:
+    """Those that stay in their order, and then those that go: of every second one the most like one between."""
+    alike = {
+        token: max(float(torch.cosine_similarity(rows[token], rows[other], 0)) for other in tokens[1::2])
+        for token in tokens[::2]
+    }
+    gone = sorted(alike, key=lambda token: -alike[token])[:going]
+    return [token for token in tokens if token not in gone] + gone
+
+
+@pytest.mark.parametrize("matching", ["importance", "bipartite"])
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize(
     ("name", "schedule"),
@@ -88,9 +105,11 @@ class Tracked:
     ],
 )
 def test_patches_end_where_loops_over_all_blocks_find_them(
-    name: str, schedule: Schedule, merge: str, monkeypatch: pytest.MonkeyPatch
+    name: str, schedule: Schedule, merge: str, matching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, network = settings_of(name, schedule, merge)
+    by = settings.schedule.model_copy(update={"matching": matching})
+    settings = replace(settings, schedule=by)
     smaller = set_up(network, settings)
     tracked = Tracked(3, 16)
     monkeypatch.setattr(blocks_file, "reduced", tracked)
@@ -108,7 +127,7 @@ def test_the_features_of_tokens_hold_the_patches_that_are_said_to_be_in_them() -
     tokens = TokenBatch(torch.eye(patches).expand(4, -1, -1), 0).followed()
     for kept in (Kept(pruned=12, merged=9), Kept(pruned=7, merged=7), Kept(pruned=7, merged=3)):
         importance = torch.rand(4, tokens.patches, generator=draw)
-        tokens = reduced(tokens, importance, kept, weighted)
+        tokens = reduced(tokens, importance, kept, "weighted", "importance")
     assert tokens.origin is not None and tokens.sizes is not None
     for sample in range(4):
         held = [set(row.nonzero()[:, 0].tolist()) for row in tokens.features[sample]]
@@ -120,7 +139,7 @@ def test_the_features_of_tokens_hold_the_patches_that_are_said_to_be_in_them() -
 
 def test_where_all_go_none_is_found() -> None:
     tokens = TokenBatch(torch.rand(2, 5, 3), 1).followed()
-    tokens = reduced(tokens, torch.rand(2, 4), Kept(pruned=0, merged=0), weighted)
+    tokens = reduced(tokens, torch.rand(2, 4), Kept(pruned=0, merged=0), "weighted", "importance")
     assert tokens.origin is not None and tokens.origin.tolist() == [[-1] * 4] * 2 and tokens.patches == 0
 
 

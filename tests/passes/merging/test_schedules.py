@@ -13,6 +13,7 @@ from edgepress.errors import CompressError
 from edgepress.passes.merging.cost import BlockWidths, Macs
 from edgepress.passes.merging.greedy import fewer, greedy
 from edgepress.passes.merging.schedule import Kept, Schedule
+from edgepress.passes.merging.sites import without_site
 from edgepress.passes.merging.uniform import keeping, uniform
 
 BLOCK = BlockWidths(width=8, attended=8, looking=64, looked_at=128, mixing=64, mlp=256)
@@ -44,6 +45,37 @@ def test_the_same_size_is_the_same_schedule() -> None:
     schedule = Schedule.of(32, [32, 20, 9], [30, 11, 9])
     assert schedule.scaled(32) == schedule and schedule.scaled(64).entering() == [64, 60, 22]
     assert schedule.sites == 3 and Schedule.whole(32, 3).sites == 0
+
+
+def bipartite(schedule: Schedule) -> Schedule:
+    return schedule.model_copy(update={"matching": "bipartite"})
+
+
+def test_bipartite_matching_merges_at_most_every_second_token() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        pruned, merged = ([draw.randint(0, 40) for _ in range(5)] for _ in range(2))
+        schedule = Schedule.of(32, pruned, merged, matching="bipartite")
+        assert falls(schedule) and Schedule.model_validate_json(schedule.model_dump_json()) == schedule
+        assert all(kept.pruned - kept.merged <= kept.pruned // 2 for kept in schedule.blocks)
+        for block in range(5):
+            for merging, step in product((False, True), (1, 7)):
+                after = fewer(schedule, block, merging, step)
+                if after is not None:
+                    Schedule.model_validate_json(after.model_dump_json())
+                    assert 1 <= schedule.blocks[block].merged - after.blocks[block].merged <= step
+    assert fewer(Schedule.of(32, [32], [16], matching="bipartite"), 0, True, 1) is None
+    assert fewer(Schedule.of(32, [32], [16], matching="bipartite"), 0, False, 1) is None
+    with pytest.raises(
+        ValueError, match=r"blocks\[0\]: merges 17 of 32 tokens, and bipartite matching merges at"
+    ):
+        Schedule(patches=32, blocks=(Kept(pruned=32, merged=15),), matching="bipartite")
+
+
+def test_a_site_left_out_leaves_what_the_next_can_merge() -> None:
+    schedule = Schedule.of(32, [32, 16, 8], [16, 8, 8], matching="bipartite")
+    without = without_site(schedule, 0, prunes=False)
+    assert [(kept.pruned, kept.merged) for kept in without.blocks] == [(32, 32), (32, 16), (8, 8)]
 
 
 @pytest.mark.parametrize("joining", [0.0, 0.5, 1.0])
@@ -79,8 +111,9 @@ def damage(weights: dict[tuple[int, bool], float]):
     return harm
 
 
-def test_greedy_meets_its_target_and_does_less_harm_than_uniform() -> None:
-    cost, whole = cost_of(5), Schedule.whole(32, 5)
+@pytest.mark.parametrize("whole", [Schedule.whole(32, 5), bipartite(Schedule.whole(32, 5))])
+def test_greedy_meets_its_target_and_does_less_harm_than_uniform(whole: Schedule) -> None:
+    cost = cost_of(5)
     for seed in range(10):
         draw = random.Random(seed)
         harm = damage({key: draw.uniform(0.1, 3) for key in product(range(5), (False, True))})
