@@ -2,7 +2,7 @@
 
 \b
     python benchmarks/token_adapters.py
-    python benchmarks/token_adapters.py --only "timm ViT" --merge soft --merge weighted
+    python benchmarks/token_adapters.py --only "timm ViT" --rule importance:soft --rule importance:mean
 
 The networks of the tests, with random weights, and a schedule that merges and, where tokens may go, drops; in float and
 in INT8 (`quantize`; PyTorch then has fake quantizers). One exported file of any batch runs on onnxruntime and, in f32,
@@ -22,6 +22,7 @@ from typing import Any
 import click
 import torch
 from reporting import environment, markdown_table, provenance, write
+from token_peers import RULES
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from token_nets import NETWORKS, SIDE, built
@@ -39,12 +40,11 @@ PACKAGES = (
 RUNTIMES = ("onnxruntime", "openvino")
 BATCHES = (1, 3, 8)
 GPUS = ("SM86", "SM89")
-MERGES = ("mean", "weighted", "soft")
 LEAST_DB = {"float": 60.0, "INT8": 20.0}
 CALIBRATION = 32
 
 
-def fewer(name: str, merge: str) -> Any:
+def fewer(name: str, rule: str) -> Any:
     """The network of that name as a model that loses tokens in its first two blocks."""
     from edgepress.model import Model
     from edgepress.passes.merging.encoder import token_network
@@ -60,7 +60,8 @@ def fewer(name: str, merge: str) -> Any:
     merged = [patches // 2, *[patches // 4] * (blocks - 1)]
     given = [patches, *merged[:-1]]
     pruned = given if read is None else [(a + b + 1) // 2 for a, b in zip(given, merged, strict=True)]
-    schedule = Schedule.of(patches, pruned, merged, merge)
+    matching, _, merge = rule.partition(":")
+    schedule = Schedule.of(patches, pruned, merged, merge, matching)
     return Model(set_up(network, Settings(encoder, schedule, read or 0, read)), inputs)
 
 
@@ -119,18 +120,18 @@ def builds(path: Path, folder: Path) -> dict[str, str]:
     return told
 
 
-def rows_of(name: str, merge: str) -> Iterator[dict[str, Any]]:
+def rows_of(name: str, rule: str) -> Iterator[dict[str, Any]]:
     """One network in float and in INT8."""
     from edgepress.pipeline.export import export
 
-    model = fewer(name, merge)
+    model = fewer(name, rule)
     for precision in LEAST_DB:
         each = model if precision == "float" else quantized(model)
         with tempfile.TemporaryDirectory() as folder:
             path = export(each, Path(folder) / "model.onnx")
             sqnr = dict(ratios(each, path, Path(folder)))
             gpus = builds(path, Path(folder))
-        yield {"name": name, "merge": merge, "precision": precision, "sqnr_db": sqnr, "tensorrt": gpus}
+        yield {"name": name, "rule": rule, "precision": precision, "sqnr_db": sqnr, "tensorrt": gpus}
 
 
 def problem(row: dict[str, Any]) -> bool:
@@ -142,20 +143,26 @@ def problem(row: dict[str, Any]) -> bool:
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, type=click.Choice(list(NETWORKS)), help="Only these.")
 @click.option(
-    "--merge", "merges", multiple=True, type=click.Choice(MERGES), default=("mean",), show_default=True
+    "--rule",
+    "rules",
+    multiple=True,
+    type=click.Choice(RULES),
+    default=("bipartite:weighted",),
+    show_default=True,
+    help="By which it is chosen who is merged, and by which they are.",
 )
-def main(only: tuple[str, ...], merges: tuple[str, ...]) -> None:
+def main(only: tuple[str, ...], rules: tuple[str, ...]) -> None:
     """Build and run all, and write the table."""
     told = environment(PACKAGES)
     rows = []
     for name in only or NETWORKS:
-        for merge in merges:
-            for row in rows_of(name, merge):
+        for rule in rules:
+            for row in rows_of(name, rule):
                 rows.append(row)
                 print(" ".join(_cells(row)), flush=True)
     header = (
         "network",
-        "merge",
+        "matched and merged by",
         "precision",
         *(f"{r} ({', '.join(map(str, BATCHES))})" for r in RUNTIMES),
         *GPUS,
@@ -175,7 +182,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     each = [
         ", ".join(f"{row['sqnr_db'][f'{runtime}, {batch}']:.0f}" for batch in BATCHES) for runtime in RUNTIMES
     ]
-    return [row["name"], row["merge"], row["precision"], *each, *row["tensorrt"].values()]
+    return [row["name"], row["rule"], row["precision"], *each, *row["tensorrt"].values()]
 
 
 if __name__ == "__main__":

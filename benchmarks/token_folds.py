@@ -29,13 +29,13 @@ from reporting import RESULTS, environment, markdown_table, provenance, write
 from token_tome import tome_at
 
 PACKAGES = ("edgepress", "torch", "timm", "scikit-learn")
-NETWORKS = ("greedy", "learned", "uniform", "soft", "weighted", "ToMe")
+NETWORKS = ("greedy", "importance", "learned", "uniform", "soft", "ToMe")
 OPTIONS = {
     "greedy": {"method": "greedy"},
+    "importance": {"method": "greedy", "matching": "importance"},
     "learned": {"method": "learned"},
     "uniform": {"method": "uniform"},
     "soft": {"method": "greedy", "merge": "soft"},
-    "weighted": {"method": "greedy", "merge": "weighted"},
 }
 FOLDS, BATCH, STRENGTHS = 5, 16, (0.001, 0.003, 0.01, 0.03, 0.1)
 FOLDER = RESULTS / "token_folds"

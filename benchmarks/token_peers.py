@@ -37,7 +37,7 @@ NETWORKS = {
     "digits-vit": EXAMPLES / "digits" / "vit.yaml",
 }
 OURS = ("greedy", "learned", "uniform")
-MERGES = ("mean", "weighted", "soft")
+RULES = tuple(f"{by}:{merge}" for by in ("bipartite", "importance") for merge in ("weighted", "mean", "soft"))
 BESIDE = ("accuracy", "KL", "agreement", "tokens")
 
 
@@ -46,20 +46,21 @@ class Made:
     """One network. share: of the plain network's multiply-accumulates."""
 
     method: str
-    merge: str
+    rule: str
     target: float
     share: float
     module: Any
     note: str = ""
 
 
-def ours(model: Any, context: Any, target: float, method: str, merge: str, start: int) -> Made:
+def ours(model: Any, context: Any, target: float, method: str, rule: str, start: int | None) -> Made:
     """What the pass makes of the network."""
-    options = {"target": target, "method": method, "merge": merge, "start": start}
+    matching, _, merge = rule.partition(":")
+    options = {"target": target, "method": method, "matching": matching, "merge": merge, "start": start}
     result = Tokens.model_validate(options).apply(model, context)
     schedule = result.plan.structure["schedule"]["blocks"]
     counts = ", ".join(str(kept["merged"]) for kept in schedule)
-    return Made(method, merge, target, _share(model, result.model.module), result.model.module, counts)
+    return Made(method, rule, target, _share(model, result.model.module), result.model.module, counts)
 
 
 def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> Made:
@@ -74,13 +75,14 @@ def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> Made:
     schedule = result.plan.structure["schedule"]
     counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
     share = _share(model, result.model.module)
-    return Made("by latency", schedule["merge"], peer.target, share, result.model.module, counts)
+    rule = f"{schedule['matching']}:{schedule['merge']}"
+    return Made("by latency", rule, peer.target, share, result.model.module, counts)
 
 
 def peers(model: Any, target: float) -> Made:
     """ToMe, by the least r that goes below the target."""
     module, share, note = tome_at(model, target)
-    return Made("ToMe", "weighted", target, share, module, note)
+    return Made("ToMe", "bipartite:weighted", target, share, module, note)
 
 
 def exact(model: Any, context: Any) -> Made:
@@ -104,7 +106,7 @@ def row_of(made: Made, model: Any, context: Any, part: Any) -> dict[str, Any]:
     assert found is not None  # both networks give logits
     return {
         "method": made.method,
-        "merge": made.merge,
+        "rule": made.rule,
         "target": made.target,
         "macs": made.share,
         "accuracy": metric.value,
@@ -154,11 +156,17 @@ def latencies(every: list[Made], model: Any, rounds: int, timed: str) -> Iterato
 @click.option("--target", "targets", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
               default=(0.6, 0.5), show_default=True, help="Shares of the multiply-accumulates.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), help="Of the test part; default: all.")
-@click.option("--start", default=1, show_default=True, help="The first block that may lose tokens, of ours.")
+@click.option("--start", type=click.IntRange(0), help="The first block that may lose tokens, of ours.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2), help="Of timing.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(OURS), default=OURS, show_default=True)
 @click.option(
-    "--merge", "merges", multiple=True, type=click.Choice(MERGES), default=MERGES, show_default=True
+    "--rule",
+    "rules",
+    multiple=True,
+    type=click.Choice(RULES),
+    default=("bipartite:weighted", "importance:mean", "importance:soft"),
+    show_default=True,
+    help="By which it is chosen who is merged, and by which they are.",
 )
 @click.option(
     "--timed", multiple=True, default=("f32:1",), show_default=True, help="Precision and batch, as int8:8."
@@ -174,10 +182,10 @@ def main(
     network: str,
     targets: tuple[float, ...],
     samples: int | None,
-    start: int,
+    start: int | None,
     rounds: int,
     methods: tuple[str, ...],
-    merges: tuple[str, ...],
+    rules: tuple[str, ...],
     timed: tuple[str, ...],
     equally_fast: bool,
     no_latency: bool,
@@ -190,7 +198,10 @@ def main(
     for target in targets:
         every.append(peers(model, target))
         every += [
-            ours(model, context, target, method, merge, start) for method in methods for merge in merges
+            ours(model, context, target, method, rule, start)
+            for method in methods
+            for rule in rules
+            if method != "learned" or rule.startswith("importance")
         ]
     if equally_fast:
         every += [as_fast(model, context, made, rounds) for made in list(every) if made.method == "ToMe"]
@@ -214,13 +225,20 @@ def _ahead(rows: list[dict[str, Any]], target: float) -> bool:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     timed = list(rows[0].get("latency", {}))
-    header = ("method", "merge", "asked for", "MACs", *(f"latency {each}" for each in timed), *BESIDE)
+    header = (
+        "method",
+        "matched and merged by",
+        "asked for",
+        "MACs",
+        *(f"latency {each}" for each in timed),
+        *BESIDE,
+    )
     return markdown_table(
         header,
         [
             [
                 row["method"],
-                row["merge"],
+                row["rule"],
                 f"{row['target']:g}",
                 f"{row['macs']:.3f}",
                 *(f"{row['latency'][each]:.3f}" for each in timed),
