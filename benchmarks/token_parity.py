@@ -158,6 +158,8 @@ def problem(row: Row, torch_db: float) -> str:
     if row.precision == "INT8":
         short = torch_db - row.whole.sqnr_db
         return f"logits {short:.1f} dB further from float than PyTorch's" if short > MARGIN_DB else ""
+    if row.beside.margin == inf:
+        return "sets differ, by likenesses, whose margin is not known"
     if row.beside.margin > TIE:
         return f"sets differ by {row.beside.margin:.2g} of an importance"
     few = row.beside.margin == 0 and row.beside.sqnr_db < LEAST_DB

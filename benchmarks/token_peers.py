@@ -63,20 +63,25 @@ def ours(model: Any, context: Any, target: float, method: str, rule: str, start:
     return Made(method, rule, target, _share(model, result.model.module), result.model.module, counts)
 
 
-def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> Made:
-    """What the pass makes of the network, by latency, where it may take what a peer takes as the recipe ends."""
+def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> list[Made]:
+    """What the pass makes of the network, by latency, where it may take what a peer takes as the recipe ends.
+
+    None where that is as much as the plain network takes.
+    """
     timed = f"{context.ends_in or 'f32'}:{context.batch or 1}"
     [ratio] = latencies([peer], model, rounds, timed)
     print(
         f"{peer.method} at {peer.target:g}: {ratio:.3f} of the plain network's latency, {timed}", flush=True
     )
+    if ratio >= 1:
+        return []
     result = Tokens.model_validate({"cost": "latency", "target": ratio}).apply(model, context)
     print(*result.notes, sep="\n  ", flush=True)
     schedule = result.plan.structure["schedule"]
     counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
     share = _share(model, result.model.module)
     rule = f"{schedule['matching']}:{schedule['merge']}"
-    return Made("by latency", rule, peer.target, share, result.model.module, counts)
+    return [Made("by latency", rule, peer.target, share, result.model.module, counts)]
 
 
 def peers(model: Any, target: float) -> Made:

@@ -4,7 +4,7 @@
     python benchmarks/token_sites.py --target 0.75 --int8          # found by latency; needs examples/solar's checkpoint
     python benchmarks/token_sites.py --schedule runs/vit/tokens.json
 
-For each site: what it takes by OpenVINO's own clock, of which for importance and sorting, for taking rows, for matching
+For each site: what it takes by OpenVINO's own clock, of which for ranking, for taking rows, for matching
 and merging; and by how much the whole network is slower without it (what went there goes at the next site, or stays),
 timed in turns in one process. Exit code 1 when a site of a schedule that was found by latency saves nothing.
 """
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,22 @@ KINDS = {
     ),
 }
 """Of ONNX operators within a site; what else is there matches and merges."""
+BEGINS = ("ReduceMean", "ReduceL2", "LpNormalization", "TopK")
 
 
 def site_nodes(graph: Any) -> list[dict[str, str]]:
-    """Of each site in the order of the graph the kind of each of its nodes: from its importance to the next norm."""
+    """Of each site in the order of the graph the kind of each of its nodes.
+
+    A site lies between the two norms of a block, and ranks tokens there: from its importance on, or where none is asked
+    for from the lengths of the features that cosines are of, to the second norm.
+    """
     nodes, found = list(graph.node), list[dict[str, str]]()
-    for place, node in enumerate(nodes):
-        if node.op_type != "TopK":
+    norms = [place for place, node in enumerate(nodes) if node.op_type == "LayerNormalization"]
+    for before, last in pairwise(norms):
+        between = range(before + 1, last)
+        if not any(nodes[place].op_type == "TopK" for place in between):
             continue
-        first = max(i for i in range(place) if nodes[i].op_type == "ReduceMean")
-        last = next(i for i in range(place, len(nodes)) if nodes[i].op_type == "LayerNormalization")
+        first = next(place for place in between if nodes[place].op_type in BEGINS)
         of_operator = {op: kind for kind, operators in KINDS.items() for op in operators}
         found.append({n.name: of_operator.get(n.op_type, "merging") for n in nodes[first:last]})
     return found

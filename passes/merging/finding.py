@@ -21,6 +21,7 @@ from .judging import Judge, judge_on
 from .known_harms import KnownHarms
 from .learning import learned
 from .options import TokensOptions
+from .replay import MOST_BYTES
 from .schedule import Schedule
 from .settings import Settings, blocks_of, set_counts, set_up
 from .sites import spread, with_fewer_sites
@@ -81,9 +82,10 @@ class Finding:
         pays = half is not None and self.macs.of(half) < self.macs.of(self.whole)
         end = last + 1 if self.read is None and pays else last
         if self.options.first >= end:
+            default = "" if self.options.start is not None else f" (as {self.options.matching_here} does)"
             raise CompressError(
                 f"{self.options.name}: start: tokens can go from the blocks 0 to {end - 1} of the {last + 1} in"
-                f" {self.encoder.place}, got {self.options.first}; give one of these"
+                f" {self.encoder.place}, got {self.options.first}{default}; give one of these"
             )
         return range(self.options.first, end)
 
@@ -143,15 +145,16 @@ class Finding:
     @property
     def _limit(self) -> float:
         options, limit = self.options, self._share * self.cost.whole
-        least = min(self.cost.of(keeping(0.0, self.whole, *way)) for way in self._ways)
+        fewest = [*self._ways, *([(self.sites, 0.0)] if self.prunes else [])]
+        least = min(self.cost.of(keeping(0.0, self.whole, *way)) for way in fewest)
         if least > limit:
             asked, left = f"target: {options.target:g}", f"{least / self.cost.whole:.3f} of it"
             if options.target_ms is not None:
                 asked, left = f"target_ms: {limit:g}", f"{least:.3g} of its {self.cost.whole:.3g} ms"
             earlier = ", or let tokens go earlier (start)" if options.first else ""
             raise CompressError(
-                f"{options.name}: {asked} of the {self.cost.unit} cannot be reached: with one patch token from block"
-                f" {options.first} on {left} are left; ask for more{earlier}"
+                f"{options.name}: {asked} of the {self.cost.unit} cannot be reached: with as few patch tokens as can be"
+                f" left from block {options.first} on {left} are left; ask for more{earlier}"
             )
         return limit
 
@@ -190,6 +193,8 @@ class Finding:
     def _uniform(self, limit: float) -> Schedule:
         """With one share at all sites; where these take time, at those of some whose schedule does least harm."""
         each = [uniform(self.whole, sites, self.cost, limit, joining) for sites, joining in self._ways]
+        if self.prunes and all(self.cost.of(schedule) > limit for schedule in each):
+            each = [uniform(self.whole, self.sites, self.cost, limit, 0.0)]  # merging alone leaves too many
         fit = [schedule for schedule in each if self.cost.of(schedule) <= limit] or each[:1]
         return fit[0] if len(fit) == 1 else min(fit, key=self.harms)
 
@@ -229,7 +234,7 @@ class Finding:
 
     def _better(self, alike: Schedule, found: Schedule, where: str) -> Schedule:
         """The found schedule, where it does no worse than the uniform one on samples that it was not found on."""
-        judge, method = self._judge(self.context.data.validation), self.options.method
+        judge, method = self._judge(self.context.data.validation, again=False), self.options.method
         harms = [judge.outputs_unlike(self.with_schedule(each).module) for each in (found, alike)]
         kept = harms[0] <= harms[1]
         how = f"searched schedule ({self.harms.tried} were tried)" if method == "greedy" else "learned one"
@@ -253,11 +258,11 @@ class Finding:
 
     @cached_property
     def _fitting(self) -> Judge:
-        return self._judge(self.context.data.calibration)
+        return self._judge(self.context.data.calibration, again=True)
 
-    def _judge(self, part: Part) -> Judge:
-        whole = self.with_schedule(self.whole)
-        return judge_on(part, whole, self.context, self.macs.whole, self.encoder.place, self.read)
+    def _judge(self, part: Part, again: bool) -> Judge:
+        whole, most_bytes = self.with_schedule(self.whole), MOST_BYTES if again else 0
+        return judge_on(part, whole, self.context, self.macs.whole, self.encoder.place, self.read, most_bytes)
 
     def _say(self, text: str) -> None:
         self.context.progress.say(f"  {self.options.name}: {text}")

@@ -65,10 +65,15 @@ class _Search:
             if (block, merging) in anew:
                 aside.append(step)
                 found = anew[block, merging]
-            elif steps := self._steps(schedule, block, merging):
+            else:
+                steps = self._steps(schedule, block, merging)
                 saving = [after for after in steps if self._saved(schedule, after) > 0]
+                if not self._cost.by_site:
+                    saving = saving[:1]
                 if not saving:
-                    aside.append(step)  # it costs more than it saves, until fewer tokens come this far
+                    aside.append(
+                        step
+                    )  # nothing can go, or costs more than it saves, until fewer tokens come this far
                     continue
                 worth, after = min(
                     ((self._worth(schedule, after), after) for after in saving), key=lambda pair: pair[0]
@@ -80,10 +85,10 @@ class _Search:
         return found
 
     def _steps(self, schedule: Schedule, block: int, merging: bool) -> list[Schedule]:
-        """One step at a block; of several sizes where it is the first there and costs something whatever its size."""
+        """One step at a block; of several sizes where it is the first there, which may cost something of its own."""
         kept, given = schedule.blocks[block], schedule.entering()[block]
         first = kept.pruned == kept.merged if merging else kept.pruned == given
-        sizes = OPENING if first and self._cost.by_site else OPENING[:1]
+        sizes = OPENING if first else OPENING[:1]
         steps = (fewer(schedule, block, merging, size * self._step) for size in sizes)
         return [after for after in steps if after is not None]
 
@@ -97,10 +102,7 @@ class _Search:
 def fewer(schedule: Schedule, block: int, merging: bool, step: int) -> Schedule | None:
     """With `step` patch tokens fewer from this block on, or as many as can go; None where none can."""
     kept = schedule.blocks[block]
-    going = min(step, kept.merged - 1)
-    if schedule.matching == "bipartite":  # at most every second token: dropping leaves fewer to merge into
-        room = kept.merged - schedule.least_merged(kept.pruned) if merging else 2 * kept.merged - kept.pruned
-        going = min(going, room)
+    going = min(step, schedule.room(block, merging))
     if going < 1:
         return None
     left = kept.merged - going

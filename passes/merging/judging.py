@@ -20,7 +20,7 @@ from .replay import Replay
 from .token_batch import TokenBatch
 
 WORK = 4e11
-"""Multiply-accumulates that a network may take on the samples: some seconds on two cores. A search takes half of it."""
+"""Multiply-accumulates that a network may take on the samples: some seconds on two cores, half of them in a search."""
 FEWEST, MOST = 32, 256
 """Samples that one look takes."""
 BATCH = 16
@@ -77,11 +77,12 @@ class Judge:
 
 
 def judge_on(
-    part: Part, whole: Model, context: PassContext, macs: float, place: str, read: int | None
+    part: Part, whole: Model, context: PassContext, macs: float, place: str, read: int | None, most_bytes: int
 ) -> Judge:
     """A judge by as many samples of a part as can be afforded, picked at random, the same ones in every process.
 
-    whole: the network with TokenBlocks at `place`, which now keep all tokens. macs: of one sample.
+    whole: the network with TokenBlocks at `place`, which now keep all tokens. macs: of one sample. most_bytes: of
+    tokens that may be remembered, to judge many networks.
     """
     inputs, labels = first_batch(context.data.calibration, TASK_SAMPLES, whole.static_batch)
     task = read_task(whole.run(*inputs), labels, None)
@@ -92,14 +93,16 @@ def judge_on(
     blocks, given = _blocks(whole.module, place), list[TokenBatch]()
 
     def keep(_: nn.Module, by_place: tuple[Tensor, ...], named: dict[str, Tensor | None]) -> None:
-        given.append(blocks.entered(by_place[0], named.get("rope")))
+        features = by_place[0] if by_place else named["features"]
+        assert features is not None
+        given.append(blocks.entered(features, named.get("rope")))
 
     handle = blocks.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         batches = [(x, run(*x)) for x, _ in picked.batches(size)]
     finally:
         handle.remove()
-    replay = Replay(given)
+    replay = Replay(given, most_bytes)
     returned = zip(replay.returned(blocks), batches, strict=True)
     tokens = [found[: len(x[0]), :read].clone() for found, (x, _) in returned]
     return Judge(whole, task, place, read, batches, replay, tokens)

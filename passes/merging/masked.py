@@ -60,7 +60,7 @@ class MaskedBlocks(TokenBlocks):
 
     def __init__(self, blocks: TokenBlocks, start: Schedule, sites: range) -> None:
         super().__init__(blocks.named_children(), blocks.leading)  # type: ignore[arg-type]  # they are TokenBlocks
-        self.restores, self.sites, self.merge = blocks.restores, sites, start.merge
+        self.restores, self.sites, self.start, self.merge = blocks.restores, sites, start, start.merge
         self.patches_at_first = start.patches
         choices = candidates(start.patches)
         self.register_buffer("choices", choices)
@@ -86,7 +86,7 @@ class MaskedBlocks(TokenBlocks):
         pruned, merged = zip(*(counts.get(index, whole) for index in range(len(self.each))), strict=True)
         if not self.prunes:
             pruned = (self.patches_at_first, *merged[:-1])
-        return Schedule.of(self.patches_at_first, pruned, merged, self.merge)
+        return self.start.with_counts(pruned, merged)
 
     def _within_the_budget(self, gradient: Tensor) -> Tensor:
         pull = self.get_buffer("pull")

@@ -77,7 +77,8 @@ class TokensOptions(Pass):
     matching: MatchingName | None = Field(
         None,
         description="Which tokens are merged, of those that are not dropped. bipartite: of every second token those"
-        " that are most like one of the tokens between (ToMe). importance: the least important (DiffRate). Default:"
+        " that are most like one of the tokens between (after ToMe), so at most every second one in a block."
+        " importance: the least important (DiffRate), without which counts cannot be learned. Default:"
         " that of the schedule, or importance where counts are learned, else bipartite.",
     )
     start: int | None = Field(

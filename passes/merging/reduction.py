@@ -25,7 +25,8 @@ def reduced(
 
     importance: of each patch, (n, patches); None where `kept.by_importance` says that it does not matter. matching:
     `importance`: the least important of those that are left are merged; `bipartite`: those of every second token that
-    are most like one of the tokens between (ToMe, arXiv 2210.09461, section 3).
+    are most like one of the tokens between (after ToMe, arXiv 2210.09461, section 3, by features in place of keys; they
+    join the most similar of all that stay, which may also be another second one).
     """
     if kept.merged == tokens.patches:
         return tokens

@@ -17,21 +17,21 @@ from .token_batch import TokenBatch
 
 MOST_BYTES = 1 << 29
 """Of tokens that are remembered."""
-Counts = tuple[Kept | None, ...]
-"""What the first blocks keep."""
+Counts = tuple[tuple[Kept | None, str, str, int], ...]
+"""What the first blocks keep, and by which rules."""
 
 
 class Replay:
     """Some batches of tokens, as the first block is given them, and what blocks with some counts made of them."""
 
-    def __init__(self, given: Sequence[TokenBatch], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, given: Sequence[TokenBatch], most_bytes: int) -> None:
         self._given, self._most_bytes = given, most_bytes
         self._known: dict[Counts, list[TokenBatch]] = {}  # the least recently used first
 
     @torch.no_grad()
     def returned(self, blocks: TokenBlocks) -> list[Tensor]:
         """What these blocks return of each batch, (n, tokens, width); they differ from others only by their counts."""
-        counts = tuple(block.kept for block in blocks.each)
+        counts = tuple((block.kept, block.merge, block.matching, block.looks) for block in blocks.each)
         start, tokens = self._recalled(counts)
         for index in range(start, len(counts)):
             tokens = [blocks.each[index](batch) for batch in tokens]
@@ -46,9 +46,11 @@ class Replay:
         return (known[-1], self._known[counts[: known[-1]]]) if known else (0, self._given)
 
     def _remember(self, counts: Counts, tokens: list[TokenBatch]) -> None:
+        """Where there is no room, what was used longest ago is forgotten, but nothing that these counts begin with."""
         self._known[counts] = tokens
         while sum(map(_bytes, self._known.values())) > self._most_bytes:
-            del self._known[next(iter(self._known))]
+            others = (known for known in self._known if known != counts[: len(known)])
+            del self._known[next(others, counts)]
 
 
 def _bytes(tokens: Sequence[TokenBatch]) -> int:

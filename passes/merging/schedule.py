@@ -76,13 +76,19 @@ class Schedule(Record, frozen=True):
         merge: MergeName = "mean",
         matching: MatchingName = "importance",
     ) -> Schedule:
-        """From counts block by block; one above what is left, or below what merging can leave, counts as that."""
+        """From counts block by block; one above what is left by then counts as that.
+
+        Where merging cannot leave as few, more are left, also from there on: what comes later drops only where its
+        counts say that it drops, and merges only where they say that it merges.
+        """
         whole = cls(patches=patches, blocks=(), merge=merge, matching=matching)
-        blocks, before = [], patches
+        blocks, given, left = list[Kept](), patches, patches  # given: by the counts alone; left: in truth
         for most, then in zip(pruned, merged, strict=True):
-            dropped = min(most, before)
-            before = min(max(then, whole.least_merged(dropped)), dropped)
-            blocks.append(Kept(pruned=dropped if before else 0, merged=before))
+            dropped = min(most, given)
+            staying = left if dropped == given else min(dropped, left)
+            given = min(then, dropped)
+            left = staying if given == dropped else max(min(given, staying), whole.least_merged(staying))
+            blocks.append(Kept(pruned=staying, merged=left))
         return whole.model_copy(update={"blocks": tuple(blocks)})
 
     def with_counts(self, pruned: Sequence[int], merged: Sequence[int]) -> Schedule:
@@ -91,9 +97,14 @@ class Schedule(Record, frozen=True):
 
     def least_merged(self, pruned: int) -> int:
         """The fewest tokens that merging can leave of so many."""
-        if self.matching == "bipartite":
-            return pruned - pruned // 2
-        return min(pruned, 1)
+        return pruned - pruned // 2 if self.matching == "bipartite" else min(pruned, 1)
+
+    def room(self, block: int, merging: bool) -> int:
+        """How many tokens more can be merged in a block, or else be dropped before it merges."""
+        kept = self.blocks[block]
+        if not merging and self.matching == "bipartite":
+            return min(2 * kept.merged - kept.pruned, kept.merged - 1)
+        return kept.merged - (self.least_merged(kept.pruned) if merging else 1)
 
     @classmethod
     def whole(cls, patches: int, blocks: int) -> Schedule:

@@ -19,8 +19,8 @@ HALF = 0.5
 def uniform(whole: Schedule, sites: Sequence[int], cost: Cost, limit: float, joining: float) -> Schedule:
     """The largest share of tokens, alike at all sites, whose cost is at most `limit`.
 
-    The least there is, one token from the first site on, where no share is small enough. joining: of what goes at a
-    site, the share that is merged; the rest is dropped.
+    The least there is where no share is small enough: one token from the first site on, or as few as merging leaves.
+    joining: of what goes at a site, the share that is merged; the rest is dropped.
     """
     if cost.of(whole) <= limit:
         return whole
@@ -33,7 +33,7 @@ def uniform(whole: Schedule, sites: Sequence[int], cost: Cost, limit: float, joi
 
 
 def keeping(share: float, whole: Schedule, sites: Sequence[int], joining: float) -> Schedule:
-    """With this share of its tokens kept at each site, at least one."""
+    """With this share of its tokens kept at each site, at least one, and as many as merging must leave."""
     pruned, merged, exact = list[int](), list[int](), float(whole.patches)
     for block in range(len(whole.blocks)):
         before = max(1, round(exact))

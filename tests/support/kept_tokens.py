@@ -23,7 +23,7 @@ class Choice:
     """What one site chose of each sample, said by the patches of the image that tokens were at first.
 
     order: (n, pruned); the first `staying` stay, and the others are merged into those. importance: of each patch where
-    PyTorch chose by it, (n, patches), minus infinity for those that went before; else None.
+    PyTorch chose by it alone who stays, (n, patches), minus infinity for those that went before; else None.
     """
 
     order: Tensor
@@ -148,7 +148,8 @@ def _choices(
         here, left = left[:count], left[count:]
         measured, values = values[:count], values[count:]
         importance = None
-        if measured and site.kept.by_importance(site.given, site.matching):
+        merges = site.kept.merged < site.kept.pruned
+        if measured and not (merges and site.matching == "bipartite"):
             nowhere = torch.full((len(patches), sites[0].given), -torch.inf)
             importance = nowhere.scatter(1, patches, measured[0])
         by_patch = patches.gather(1, site.order(here))

@@ -58,7 +58,17 @@ def test_what_is_returned_is_what_all_blocks_make(restores: bool, most_bytes: in
     runs = Runs(restores)
     replay = Replay(runs.given, most_bytes)
     whole = Schedule.whole(PATCHES, BLOCKS)
-    schedules = drawn_schedules(whole, range(1, BLOCKS), not restores, 12, random.Random(0))
+    schedules = [
+        each
+        for matching in ("importance", "bipartite")
+        for each in drawn_schedules(
+            whole.model_copy(update={"matching": matching}),
+            range(1, BLOCKS),
+            not restores,
+            8,
+            random.Random(0),
+        )
+    ]
     for schedule in [*schedules, *reversed(schedules)]:
         for found, wanted in zip(runs.again(replay, schedule), runs.anew(schedule), strict=True):
             assert torch.equal(found, wanted)
@@ -66,7 +76,7 @@ def test_what_is_returned_is_what_all_blocks_make(restores: bool, most_bytes: in
 
 def test_only_blocks_behind_the_change_run() -> None:
     runs = Runs()
-    replay = Replay(runs.given)
+    replay = Replay(runs.given, MOST_BYTES)
     runs.again(replay, Schedule.whole(PATCHES, BLOCKS))
     assert dict(runs.ran) == dict.fromkeys(range(BLOCKS), 2)  # two batches
     runs.again(replay, Schedule.of(PATCHES, [16, 16, 16, 12, 12], [16, 16, 16, 9, 9]))
@@ -81,8 +91,19 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
     replay = Replay(runs.given, most_bytes=BLOCKS * of_one_block)
     whole = Schedule.whole(PATCHES, BLOCKS)
     runs.again(replay, whole)
-    last = [PATCHES] * (BLOCKS - 1) + [PATCHES - 1]
-    for _ in range(3):  # each takes the place of another like it, and not of what both begin with
-        runs.again(replay, Schedule.of(PATCHES, last, last))
-        assert set(runs.ran) <= {BLOCKS - 1}
-        last[-1] -= 1
+    for left in range(
+        PATCHES - 1, 8, -1
+    ):  # each takes the place of another like it, and not of what both begin with
+        counts = [PATCHES] * 3 + [left] * 2
+        runs.again(replay, Schedule.of(PATCHES, counts, counts))
+        assert set(runs.ran) == {3, 4}
+    runs.again(replay, Schedule.of(PATCHES, [PATCHES, *[9] * 4], [PATCHES, *[9] * 4]))
+    assert set(runs.ran) == {1, 2, 3, 4}
+
+
+def test_what_a_run_begins_with_is_not_forgotten_for_what_it_ends_with() -> None:
+    runs = Runs()
+    replay = Replay(runs.given, most_bytes=2 * 5 * (1 + PATCHES) * 16 * 4)  # of two blocks of five
+    runs.again(replay, Schedule.whole(PATCHES, BLOCKS))
+    runs.again(replay, Schedule.of(PATCHES, [16, 16, 9, 9, 9], [16, 16, 9, 9, 9]))
+    assert set(runs.ran) == {2, 3, 4}

@@ -12,8 +12,9 @@ import pytest
 from edgepress.errors import CompressError
 from edgepress.passes.merging.cost import BlockWidths, Macs
 from edgepress.passes.merging.greedy import fewer, greedy
+from edgepress.passes.merging.probing import drawn_schedules
 from edgepress.passes.merging.schedule import Kept, Schedule
-from edgepress.passes.merging.sites import without_site
+from edgepress.passes.merging.sites import sites_of, without_site
 from edgepress.passes.merging.uniform import keeping, uniform
 
 BLOCK = BlockWidths(width=8, attended=8, looking=64, looked_at=128, mixing=64, mlp=256)
@@ -72,10 +73,46 @@ def test_bipartite_matching_merges_at_most_every_second_token() -> None:
         Schedule(patches=32, blocks=(Kept(pruned=32, merged=15),), matching="bipartite")
 
 
+def only_merges(schedule: Schedule) -> bool:
+    return [kept.pruned for kept in schedule.blocks] == schedule.entering()
+
+
 def test_a_site_left_out_leaves_what_the_next_can_merge() -> None:
-    schedule = Schedule.of(32, [32, 16, 8], [16, 8, 8], matching="bipartite")
+    schedule = Schedule.of(32, [32, 16, 8, 8], [16, 8, 8, 4], matching="bipartite")
     without = without_site(schedule, 0, prunes=False)
-    assert [(kept.pruned, kept.merged) for kept in without.blocks] == [(32, 32), (32, 16), (8, 8)]
+    assert [kept.merged for kept in without.blocks] == [32, 16, 16, 8] and only_merges(without)
+    assert sites_of(without) == [1, 3]
+
+
+@pytest.mark.parametrize("patches", [16, 49, 196, 256])
+def test_where_nothing_may_be_dropped_nothing_is_whatever_merging_can_leave(patches: int) -> None:
+    whole, sites = bipartite(Schedule.whole(patches, 12)), range(2, 9)
+    draw = random.Random(0)
+    found = drawn_schedules(whole, sites, prunes=False, count=30, draw=draw)
+    found += [keeping(share, whole, sites, 1.0) for share in (0.9, 0.51, 0.5, 0.4, 0.1, 0.0)]
+    found += [uniform(whole, sites, cost_of(12, None), share * 1e5, 1.0) for share in (0.1, 0.5, 0.9)]
+    found += [each.scaled(other) for each in found for other in (9, 50, 400)]
+    found += [without_site(each, site, prunes=False) for each in found for site in sites_of(each)]
+    by_importance = [each.model_copy(update={"matching": "importance"}) for each in found[:40]]
+    found += [bipartite(each).scaled(each.patches) for each in by_importance]
+    for each in found:
+        assert only_merges(each) and set(sites_of(each)) <= set(sites)
+        Schedule.model_validate_json(each.model_dump_json())
+
+
+def test_what_one_site_cannot_merge_is_left_and_not_dropped_at_the_next_block() -> None:
+    found = keeping(0.3, bipartite(Schedule.whole(196, 4)), [0], 0.5)
+    assert [(kept.pruned, kept.merged) for kept in found.blocks] == [(128, 64), *[(64, 64)] * 3]
+
+
+def test_greedy_asks_a_block_again_that_was_half_empty_once_earlier_ones_leave_it_fewer() -> None:
+    wide = BlockWidths(width=64, attended=64, looking=4096, looked_at=8192, mixing=4096, mlp=32768)
+    cost, whole = Macs((wide,) * 4, 1, 100, 10**9, None), bipartite(Schedule.whole(192, 4))
+    weights = {(block, merging): float(10 ** (4 - block)) for block in range(4) for merging in (False, True)}
+    found = greedy(whole, range(4), cost, 0.0, damage(weights), prunes=False)  # as far as it goes
+    further = [fewer(found, block, True, step) for block in range(4) for step in (1, 8)]
+    assert not [after for after in further if after is not None and cost.of(after) < cost.of(found)]
+    assert only_merges(found) and found.blocks[3].merged < 192 // 8
 
 
 @pytest.mark.parametrize("joining", [0.0, 0.5, 1.0])
