@@ -187,10 +187,8 @@ def main(network: str, target: float, schedule: Path | None, matching: str, samp
         options = {"schedule": schedule}
     result = Tokens.model_validate(options).apply(model, context)
     fewer = result.model
-    sites, part = (
-        sites_of(fewer.module, result.plan.structure["encoder"]["patches"]),
-        data.judge.head(samples),
-    )
+    sites = sites_of(fewer.module, result.plan.structure["encoder"]["patches"])
+    part = data.judge.head(samples)
     inputs = [x for x, _ in part.batches(BATCH)]
     networks = {"float": fewer, "INT8": Quantize(sensitivity_samples=0).apply(fewer, context).model}
     by_torch = {

@@ -57,16 +57,20 @@ def ours(model: Any, context: Any, target: float, method: str, rule: str, start:
     """What the pass makes of the network."""
     matching, _, merge = rule.partition(":")
     options = {"target": target, "method": method, "matching": matching, "merge": merge, "start": start}
-    result = Tokens.model_validate(options).apply(model, context)
-    schedule = result.plan.structure["schedule"]["blocks"]
-    counts = ", ".join(str(kept["merged"]) for kept in schedule)
-    return Made(method, rule, target, _share(model, result.model.module), result.model.module, counts)
+    return _made(method, target, model, Tokens.model_validate(options).apply(model, context))
+
+
+def _made(method: str, target: float, model: Any, result: Any) -> Made:
+    schedule, module = result.plan.structure["schedule"], result.model.module
+    counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
+    rule = f"{schedule['matching']}:{schedule['merge']}"
+    return Made(method, rule, target, _share(model, module), module, counts)
 
 
 def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> list[Made]:
     """What the pass makes of the network, by latency, where it may take what a peer takes as the recipe ends.
 
-    None where that is as much as the plain network takes.
+    Nothing where that is as much as the plain network takes.
     """
     timed = f"{context.ends_in or 'f32'}:{context.batch or 1}"
     [ratio] = latencies([peer], model, rounds, timed)
@@ -77,11 +81,7 @@ def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> list[Made]:
         return []
     result = Tokens.model_validate({"cost": "latency", "target": ratio}).apply(model, context)
     print(*result.notes, sep="\n  ", flush=True)
-    schedule = result.plan.structure["schedule"]
-    counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
-    share = _share(model, result.model.module)
-    rule = f"{schedule['matching']}:{schedule['merge']}"
-    return [Made("by latency", rule, peer.target, share, result.model.module, counts)]
+    return [_made("by latency", peer.target, model, result)]
 
 
 def peers(model: Any, target: float) -> Made:

@@ -23,6 +23,7 @@ from ..training.job import Group
 from ..training.stage import Stages
 from .cost import Cost
 from .distributions import FARTHEST, least
+from .greedy import fewer
 from .masked import MaskedBlocks
 from .options import TokensOptions
 from .schedule import Schedule
@@ -111,9 +112,8 @@ class Counting(Taught):
         return torch.tensor([max(fall / most, LEAST_SLOPE) for fall in falls], dtype=torch.float64)
 
     def _fall(self, schedule: Schedule, block: int) -> float:
-        less = min(FEWER, schedule.blocks[block].merged - 1)
-        if less < 1:
+        after = fewer(schedule, block, merging=True, step=FEWER)
+        if after is None:
             return 0.0
-        pruned, merged = ([getattr(kept, name) for kept in schedule.blocks] for name in ("pruned", "merged"))
-        merged[block:] = [min(count, merged[block] - less) for count in merged[block:]]
-        return (self.cost.of(schedule) - self.cost.of(schedule.with_counts(pruned, merged))) / less
+        less = schedule.blocks[block].merged - after.blocks[block].merged
+        return (self.cost.of(schedule) - self.cost.of(after)) / less

@@ -60,8 +60,7 @@ class MaskedBlocks(TokenBlocks):
 
     def __init__(self, blocks: TokenBlocks, start: Schedule, sites: range) -> None:
         super().__init__(blocks.named_children(), blocks.leading)  # type: ignore[arg-type]  # they are TokenBlocks
-        self.restores, self.sites, self.start, self.merge = blocks.restores, sites, start, start.merge
-        self.patches_at_first = start.patches
+        self.restores, self.sites, self.start = blocks.restores, sites, start
         choices = candidates(start.patches)
         self.register_buffer("choices", choices)
         pairs = [(start.blocks[block].pruned, start.blocks[block].merged) for block in sites]
@@ -82,10 +81,10 @@ class MaskedBlocks(TokenBlocks):
     def schedule(self) -> Schedule:
         """With the expected counts, rounded up."""
         counts = dict(zip(self.sites, (self.means().detach() - SLACK).ceil().int().tolist(), strict=True))
-        whole = [self.patches_at_first] * 2
+        whole = [self.start.patches] * 2
         pruned, merged = zip(*(counts.get(index, whole) for index in range(len(self.each))), strict=True)
         if not self.prunes:
-            pruned = (self.patches_at_first, *merged[:-1])
+            pruned = (self.start.patches, *merged[:-1])
         return self.start.with_counts(pruned, merged)
 
     def _within_the_budget(self, gradient: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ class MaskedBlocks(TokenBlocks):
                 now = _through(block, now, lambda state, _: state)
                 continue
             counts = (kept.blocks[index].pruned, kept.blocks[index].merged)
-            now = _through(block, now, _Site(chances[place], counts, self.prunes, self.merge))
+            now = _through(block, now, _Site(chances[place], counts, self.prunes, self.start.merge))
         return now.restored() if self.restores else now.tokens.features
 
 
