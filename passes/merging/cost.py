@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import nn
 
 from .blocks import TokenBlock
-from .schedule import Kept, MatchingName, Schedule
+from .schedule import Kept, Schedule
 
 
 class Cost(Protocol):
@@ -70,21 +70,23 @@ class BlockWidths:
             mlp=sum(layer.weight.numel() for layer in block.mlp.modules() if isinstance(layer, nn.Linear)),
         )
 
-    def work(self, leading: int, given: int, kept: Kept, matching: MatchingName, looks: int = 0) -> Work:
-        """Of a block that is given so many patch tokens, and keeps some of them.
+    def work(self, leading: int, given: int, kept: Kept, rules: Schedule, looks: int = 0) -> Work:
+        """Of a block that is given so many patch tokens, and keeps some of them by the rules of a schedule.
 
         looks: the first tokens whose scores are computed once more, for importance; 0: those of all, there already.
         """
         tokens, going = leading + given, kept.pruned - kept.merged
-        looked = looks * tokens * self.attended if kept.by_importance(given, matching) else 0
-        matched = going * kept.merged * (2 * self.width + 1)  # cosines, features, sizes
-        if going and matching == "bipartite":
-            matched += (kept.pruned // 2) * (kept.pruned - kept.pruned // 2) * self.width
+        looked = looks * tokens * self.attended if kept.by_importance(given, rules.matching) else 0
+        matched, joined = going, kept.merged  # cosines of how many tokens, and how many any of them may join
+        if rules.matching == "bipartite" and going:
+            matched, joined = kept.pruned - kept.pruned // 2, kept.pruned // 2
+            matched += going if rules.merge == "soft" else 0  # once more, by how much they are shared out
+        merging = joined * (matched * self.width + going * (self.width + 1))  # cosines; features and sizes
         return Work(
             layers=tokens * (self.looked_at + self.looking + self.mixing),
             products=tokens * 2 * tokens * self.attended,
             mlp=(leading + kept.merged) * self.mlp,
-            site=looked + matched,
+            site=looked + merging,
         )
 
     def last_work(self, tokens: int, read: int) -> Work:
@@ -117,7 +119,7 @@ class Macs:
         """Of each block with a schedule."""
         rows = zip(self.blocks, schedule.entering(), schedule.blocks, strict=True)
         return [
-            block.work(self.leading, given, kept, schedule.matching, self.read or 0)
+            block.work(self.leading, given, kept, schedule, self.read or 0)
             if (read := self.read_of(index)) is None
             else block.last_work(self.leading + given, read)
             for index, (block, given, kept) in enumerate(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .matching import MERGES, cosines
+from .matching import MERGES, Similar, most_similar
 from .schedule import Kept, MatchingName, MergeName
 from .token_batch import TokenBatch, taken
 
@@ -24,44 +24,55 @@ def reduced(
     """The tokens that are left of `tokens`: the least important go, some of the others are merged into those that stay.
 
     importance: of each patch, (n, patches); None where `kept.by_importance` says that it does not matter. matching:
-    `importance`: the least important of those that are left are merged; `bipartite`: those of every second token that
-    are most like one of the tokens between (after ToMe, arXiv 2210.09461, section 3, by features in place of keys; they
-    join the most similar of all that stay, which may also be another second one).
+    `importance`: the least important of those that are left are merged, into any that stay (DiffRate, arXiv 2305.17997,
+    section 3.2); `bipartite`: of every second token those that are most like one of the tokens between, into these
+    (ToMe, arXiv 2210.09461, section 3, by features in place of keys). Then the tokens between come last.
     """
     if kept.merged == tokens.patches:
         return tokens
     order = None if importance is None else importance.topk(kept.pruned, dim=1).indices
-    if matching == "bipartite":
-        if order is not None:  # in their places, so that every second token is one beside those between
-            tokens = _left(tokens, order.sort(1).values, order[:, :0], merge)
-        if kept.merged == kept.pruned:
-            return tokens
-        order = _by_likeness(tokens.features[:, tokens.leading :], kept.pruned - kept.merged)
-    assert order is not None
-    return _left(tokens, order[:, : kept.merged], order[:, kept.merged :], merge)
+    if matching == "importance":
+        assert order is not None
+        return _left(tokens, order[:, : kept.merged], order[:, kept.merged :], merge)
+    if order is not None:  # in their places, so that every second token is one beside those between
+        tokens = _left(tokens, order.sort(1).values, order[:, :0], merge)
+    going = kept.pruned - kept.merged
+    return _most_alike_joined(tokens, going, merge) if going else tokens
 
 
-def _by_likeness(patches: Tensor, going: int) -> Tensor:
-    """The places of those that stay, in their order, and then of those to go, (n, patches) int64.
+def _most_alike_joined(tokens: TokenBatch, going: int, merge: MergeName) -> TokenBatch:
+    """So many of every second token, those most like one of the tokens between, merged into these."""
+    patches = tokens.features[:, tokens.leading :]
+    similarity, place = most_similar(patches[:, ::2], patches[:, 1::2])
+    order = similarity.argsort(1, descending=True)
+    most, others = order[:, :going], order[:, going:].sort(1).values
+    between = torch.arange(1, tokens.patches, 2, device=order.device).expand(order.shape[0], -1)
+    similar = taken(similarity, most), taken(place, most)
+    return _left(tokens, torch.cat([2 * others, between], 1), 2 * most, merge, others.shape[1], similar)
 
-    These are of every second token the ones that are most like one of the tokens between, which all stay.
+
+def _left(
+    tokens: TokenBatch,
+    places: Tensor,
+    going: Tensor,
+    merge: MergeName,
+    apart: int = 0,
+    similar: Similar | None = None,
+) -> TokenBatch:
+    """The tokens at `places`, (n, staying), those at `going`, (n, going), merged into them; all others are lost.
+
+    apart: how many of those that stay, the first, none is merged into. similar: of those that go among the rest.
     """
-    likeness = cosines(patches[:, ::2], patches[:, 1::2]).topk(1).values[..., 0]
-    order = 2 * likeness.argsort(1, descending=True)
-    between = torch.arange(1, patches.shape[1], 2, device=patches.device).expand(patches.shape[0], -1)
-    staying = torch.cat([order[:, going:], between], 1).sort(1).values
-    return torch.cat([staying, order[:, :going]], 1)
-
-
-def _left(tokens: TokenBatch, places: Tensor, going: Tensor, merge: MergeName) -> TokenBatch:
-    """The tokens at `places`, (n, staying), those at `going`, (n, going), merged into them; all others are lost."""
     patches, joined = tokens.features[:, tokens.leading :], going
     features, sizes = taken(patches, places), None if tokens.sizes is None else taken(tokens.sizes, places)
     if going.shape[1]:
         every = torch.ones_like(patches[..., 0]) if tokens.sizes is None else tokens.sizes
-        features, sizes, joined = MERGES[merge](
-            features, taken(every, places), taken(patches, going), taken(every, going)
+        sizes = taken(every, places)
+        met, mass, joined = MERGES[merge](
+            features[:, apart:], sizes[:, apart:], taken(patches, going), taken(every, going), similar
         )
+        features, sizes = torch.cat([features[:, :apart], met], 1), torch.cat([sizes[:, :apart], mass], 1)
+        joined = joined + apart
     origin, lost = tokens.origin, tokens.lost or places.shape[1] + going.shape[1] < tokens.patches
     if origin is not None:
         origin = taken(_renumbered(torch.cat([places, going], 1), joined, tokens.patches, lost), origin)

@@ -60,10 +60,11 @@ class Site:
         if self.kept.pruned < self.given:
             tokens = rankings[0].long().sort(1).values
         if self.kept.merged < self.kept.pruned:
-            going = 2 * rankings[-1][:, : self.kept.pruned - self.kept.merged].long()
-            stays = torch.ones(n, self.kept.pruned, dtype=torch.bool).scatter(1, going, False)
-            staying = torch.arange(self.kept.pruned).expand(n, -1)[stays].reshape(n, self.kept.merged)
-            tokens = tokens.gather(1, torch.cat([staying, going], 1))
+            every = 2 * rankings[-1].long()
+            going = self.kept.pruned - self.kept.merged
+            between = torch.arange(1, self.kept.pruned, 2).expand(n, -1)
+            order = [every[:, going:].sort(1).values, between, every[:, :going]]
+            tokens = tokens.gather(1, torch.cat(order, 1))
         return tokens
 
 

@@ -65,9 +65,12 @@ def test_what_is_read_at_the_end_is_found_and_all_else_dropped_without_a_change(
 
 
 @pytest.mark.parametrize(
-    ("merge", "matching"), [*((merge, "importance") for merge in MERGES), ("weighted", "bipartite")]
+    ("name", "merge", "matching"),
+    [
+        *((name, "weighted", "bipartite") for name in NETWORKS),
+        *(("timm ViT", merge, matching) for merge in MERGES for matching in ("importance", "bipartite")),
+    ],
 )
-@pytest.mark.parametrize("name", NETWORKS)
 def test_the_cost_is_what_the_smaller_network_multiplies(name: str, merge: str, matching: str) -> None:
     network = built(name)
     patches = find_encoder(network, INPUTS).patches

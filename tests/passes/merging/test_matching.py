@@ -108,7 +108,7 @@ def test_one_operator_alone_reads_the_cosines(rule: str) -> None:
 
     `max` over an axis is exported as two operators, one for the values and one for the places.
     """
-    graph = make_fx(MERGES[rule])(*drawn(2, 3, 4)).graph  # type: ignore[index]
+    graph = make_fx(lambda *given: MERGES[rule](*given))(*drawn(2, 3, 4)).graph  # type: ignore[index]
     product = next(node for node in graph.nodes if node.target is torch.ops.aten.bmm.default)
     while next(iter(product.users)).target is torch.ops.aten._unsafe_view.default:
         [product] = product.users
@@ -187,19 +187,25 @@ def most_alike_to_go(features: Tensor, count: int) -> set[int]:
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("patches", [8, 9])
-def test_of_every_second_token_the_most_alike_are_merged(patches: int, merge: MergeName) -> None:
+def test_of_every_second_token_the_most_alike_are_merged_into_those_between(
+    patches: int, merge: MergeName
+) -> None:
     given = TokenBatch(tokens(3, patches=patches).features, 1)
     for going in range(1, patches // 2 + 1):
         left = reduced(given, None, Kept(pruned=patches, merged=patches - going), merge, "bipartite")
         for sample in range(3):
             features = given.features[sample, 1:]
             gone = sorted(most_alike_to_go(features, going))
-            staying = [token for token in range(patches) if token not in gone]
-            parts = features[None, staying], torch.ones(1, len(staying)), features[None, gone]
-            wanted, sizes, _ = MERGES[merge](*parts, torch.ones(1, going))
-            torch.testing.assert_close(left.features[sample, 1:], wanted[0])
+            apart = [token for token in range(0, patches, 2) if token not in gone]
+            between = list(range(1, patches, 2))
+            parts = features[between].tolist(), [1.0] * len(between), features[gone].tolist(), [1.0] * going
+            wanted, sizes = by_loops(merge, *parts)
+            met = torch.tensor(wanted)
+            torch.testing.assert_close(
+                left.features[sample, 1:], torch.cat([features[apart], met]), rtol=1e-4, atol=1e-5
+            )
             assert left.sizes is not None
-            torch.testing.assert_close(left.sizes[sample], sizes[0])
+            torch.testing.assert_close(left.sizes[sample], torch.tensor([1.0] * len(apart) + sizes))
 
 
 def test_what_is_dropped_first_leaves_the_others_in_their_places() -> None:

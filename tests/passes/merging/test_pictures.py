@@ -69,12 +69,18 @@ class Tracked:
                 scores = importance[sample].tolist()
                 ranked = sorted(ranked, key=lambda token: -scores[token])[: kept.pruned]
             if matching == "bipartite":
-                ranked = by_likeness(rows, sorted(ranked), kept.pruned - kept.merged)
+                ranked = sorted(ranked)
+            apart = 0  # of those that stay, which none may join
+            if matching == "bipartite" and kept.merged < kept.pruned:
+                ranked = by_likeness(rows, ranked, kept.pruned - kept.merged)
+                apart = kept.merged - kept.pruned // 2
             staying = ranked[: kept.merged]
             left = [set(members[token]) for token in staying]
             for token in ranked[kept.merged :]:
-                alike = [float(torch.cosine_similarity(rows[token], rows[other], 0)) for other in staying]
-                left[alike.index(max(alike))] |= members[token]
+                alike = [
+                    float(torch.cosine_similarity(rows[token], rows[other], 0)) for other in staying[apart:]
+                ]
+                left[apart + alike.index(max(alike))] |= members[token]
             self.members[sample] = left
         return reduced(tokens, importance, kept, merge, matching)
 
@@ -85,13 +91,13 @@ class Tracked:
 
 
 def by_likeness(rows: Tensor, tokens: list[int], going: int) -> list[int]:
-    """Those that stay in their order, and then those that go: of every second one the most like one between."""
+    """Of every second one those that stay, then those between, then those that go: the most like one between."""
     alike = {
         token: max(float(torch.cosine_similarity(rows[token], rows[other], 0)) for other in tokens[1::2])
         for token in tokens[::2]
     }
     gone = sorted(alike, key=lambda token: -alike[token])[:going]
-    return [token for token in tokens if token not in gone] + gone
+    return [token for token in tokens[::2] if token not in gone] + tokens[1::2] + gone
 
 
 @pytest.mark.parametrize("matching", ["importance", "bipartite"])
