@@ -20,7 +20,7 @@ def test_inputs_that_no_launch_may_hold_are_refused_before_they_are_drawn() -> N
 
 
 def test_where_nobody_asked_as_many_are_made_as_fit() -> None:
-    assert len(random_sequence(IMAGES, 100, 0, 64, asked=False)) == 3  # of 300 MiB each
+    assert len(random_sequence(IMAGES, 171, 0, 64, asked=False)) == 1  # of 513 MiB each
 
 
 def test_a_single_input_is_repeated_whatever_it_takes() -> None:

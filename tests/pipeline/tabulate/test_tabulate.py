@@ -18,6 +18,7 @@ from edgepress.errors import CompressError
 from edgepress.form import Form
 from edgepress.model import Model
 from edgepress.passes.channels.dissect import dissect
+from edgepress.passes.quantize import Quantize
 from edgepress.pipeline.devices.sections import DeviceSection
 from edgepress.pipeline.prepare import Prepared
 from edgepress.pipeline.recipe.file import read_recipe
@@ -178,14 +179,14 @@ def test_a_real_device_tells_the_time_of_every_layer(tmp_path: Path) -> None:
 def test_the_command_writes_a_table_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = write_recipe(tmp_path, targets=["onnxruntime"])
     monkeypatch.chdir(tmp_path)
-    asked = ["tabulate", str(recipe), "-d", "fake", "--probes", "8"]
+    asked = ["tabulate", str(recipe), "-d", "fake", "--probes", "4"]
     done = CliRunner().invoke(cli, [*asked, "-o", "t.json"])
     assert done.exit_code == 0, done.output
     found = LatencyTable.read(tmp_path / "t.json")
     assert "slowest 4 of 4 layers" in done.output and f"over {len(found.probes)} networks" in done.output
     assert found.precision == "int8" and found.grid == Prepared(read_recipe(recipe), tmp_path).scheme.name
     page = Page((tmp_path / "t.html").read_text())
-    assert page.classes("circle").count("point") == len(found.probes) > 4 and "stem.0" in page.text
+    assert page.classes("circle").count("point") == len(found.probes) > 2 and "stem.0" in page.text
     again = CliRunner().invoke(cli, [*asked, "-o", "t.json", "--json"])
     assert json.loads(again.stdout) == json.loads((tmp_path / "t.json").read_text())
     floats = CliRunner().invoke(cli, [*asked, "--float", "--probes", "0"])
@@ -215,18 +216,18 @@ def test_a_network_without_a_recipe_needs_the_shape_of_its_input(tmp_path: Path)
 
 def test_a_pass_is_given_the_table_of_the_recipes_first_device_once(tmp_path: Path) -> None:
     (tmp_path / "devices.yaml").write_text("devices:\n  sim: { runtime: fake }\n")
-    recipe = read_recipe(write_recipe(tmp_path, targets=["sim", "onnxruntime"], budgets={}))
+    recipe = read_recipe(write_recipe(tmp_path, targets=["sim", "onnxruntime"], passes=[], budgets={}))
     told = Told()
     prepared = Prepared(recipe, tmp_path, progress=told)
     data, model = prepared.read()
     table = prepared.context(data, Store(tmp_path / "store")).latency_table
     assert table is not None
     found = table(model)
-    assert (found.device, found.precision) == ("sim", "int8") and len(found.probes) > 8
+    assert (found.device, found.precision) == ("sim", "float") and len(found.probes) > 8
     timing = [line for line in told.said if "timing" in line]
     assert table(model) == found and [line for line in told.said if "timing" in line] == timing
-    without = replace(prepared, recipe=recipe.model_copy(update={"passes": ()}))
-    assert without.tabulate_plan.precision == "float"
+    quantized = replace(prepared, recipe=recipe.model_copy(update={"passes": (Quantize(),)}))
+    assert quantized.tabulate_plan.precision == "int8"
 
 
 def test_names_out_of_files_do_nothing_on_the_page(tmp_path: Path) -> None:
