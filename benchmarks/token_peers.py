@@ -60,6 +60,12 @@ def ours(model: Any, context: Any, target: float, method: str, rule: str, start:
     return _made(method, target, model, Tokens.model_validate(options).apply(model, context))
 
 
+def of_file(model: Any, context: Any, path: Path) -> Made:
+    """What the pass makes of the network by the schedule of an earlier search."""
+    made = _made("schedule", 0.0, model, Tokens(schedule=path, pictures=0).apply(model, context))
+    return replace(made, target=round(made.share, 3))
+
+
 def _made(method: str, target: float, model: Any, result: Any) -> Made:
     schedule, module = result.plan.structure["schedule"], result.model.module
     counts = ", ".join(str(kept["merged"]) for kept in schedule["blocks"])
@@ -160,6 +166,8 @@ def latencies(every: list[Made], model: Any, rounds: int, timed: str) -> Iterato
 @click.option("--network", default="solar-vit", show_default=True, type=click.Choice(list(NETWORKS)))
 @click.option("--target", "targets", multiple=True, type=click.FloatRange(0, 1, min_open=True, max_open=True),
               default=(0.6, 0.5), show_default=True, help="Shares of the multiply-accumulates.")  # fmt: skip
+@click.option("--schedule", "schedules", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="tokens.json of an earlier search, in place of searching.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), help="Of the test part; default: all.")
 @click.option("--start", type=click.IntRange(0), help="The first block that may lose tokens, of ours.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2), help="Of timing.")
@@ -186,6 +194,7 @@ def latencies(every: list[Made], model: Any, rounds: int, timed: str) -> Iterato
 def main(
     network: str,
     targets: tuple[float, ...],
+    schedules: tuple[Path, ...],
     samples: int | None,
     start: int | None,
     rounds: int,
@@ -204,18 +213,20 @@ def main(
         every.append(peers(model, target))
         every += [
             ours(model, context, target, method, rule, start)
-            for method in methods
+            for method in (() if schedules else methods)
             for rule in rules
             if method != "learned" or rule.startswith("importance")
         ]
+    every += [of_file(model, context, path) for path in schedules]
     if equally_fast:
-        every += [as_fast(model, context, made, rounds) for made in list(every) if made.method == "ToMe"]
+        peers_made = [made for made in every if made.method == "ToMe"]
+        every += [found for made in peers_made for found in as_fast(model, context, made, rounds)]
     rows = [row_of(made, model, context, part) for made in every]
     for each in () if no_latency else timed:
         for row, ratio in zip(rows, latencies(every, model, rounds, each), strict=True):
             row.setdefault("latency", {})[each] = ratio
     text = f"# Tokens, {network}, {len(part)} samples\n\n{provenance(told)}\n{_table(rows)}"
-    broken = [target for target in targets if not _ahead(rows, target)]
+    broken = [] if schedules else [target for target in targets if not _ahead(rows, target)]
     record = {"environment": told, "network": network, "rows": rows, "broken": broken}
     print(text, "written:", *write(f"token_peers_{network}", record, text))
     for target in broken:
