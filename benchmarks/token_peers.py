@@ -9,7 +9,7 @@ All networks drop, exactly, what nothing reads behind the last attention, ToMe's
 of the plain network's multiply-accumulates: accuracy, KL divergence and agreement with it on the test part, untrained,
 in float; and the latency of engines of OpenVINO that run in turns in one process (`--timed int8:8`: precision and
 batch), as a share of the plain network's of the same precision, without that step. Schedules are searched by the
-calibration part. Exit code 1 when none of ours has a KL as low as ToMe's.
+calibration part. Exit code 1 when none of ours has a KL as low as ToMe's, where schedules are searched.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
+from edgepress.errors import CompressError
 from edgepress.passes.tokens import Tokens
 from int8_peers import EXAMPLES, _read
 from reporting import environment, markdown_table, provenance, write
@@ -63,7 +64,7 @@ def ours(model: Any, context: Any, target: float, method: str, rule: str, start:
 def of_file(model: Any, context: Any, path: Path) -> Made:
     """What the pass makes of the network by the schedule of an earlier search."""
     made = _made("schedule", 0.0, model, Tokens(schedule=path, pictures=0).apply(model, context))
-    return replace(made, target=round(made.share, 3))
+    return replace(made, target=round(made.share, 3), note=f"{path.name}: {made.note}")
 
 
 def _made(method: str, target: float, model: Any, result: Any) -> Made:
@@ -78,16 +79,26 @@ def as_fast(model: Any, context: Any, peer: Made, rounds: int) -> list[Made]:
 
     Nothing where that is as much as the plain network takes.
     """
-    timed = f"{context.ends_in or 'f32'}:{context.batch or 1}"
+    timed = _ends_in(context)
     [ratio] = latencies([peer], model, rounds, timed)
     print(
         f"{peer.method} at {peer.target:g}: {ratio:.3f} of the plain network's latency, {timed}", flush=True
     )
     if ratio >= 1:
         return []
-    result = Tokens.model_validate({"cost": "latency", "target": ratio}).apply(model, context)
+    try:
+        result = Tokens.model_validate({"cost": "latency", "target": ratio}).apply(model, context)
+    except CompressError as error:
+        print(f"by latency, {ratio:.3f} asked for: {error}", flush=True)
+        return []
     print(*result.notes, sep="\n  ", flush=True)
-    return [_made("by latency", peer.target, model, result)]
+    made = _made("by latency", peer.target, model, result)
+    return [replace(made, note=f"{ratio:.3f} of {timed} asked for: {made.note}")]
+
+
+def _ends_in(context: Any) -> str:
+    """Precision and batch that schedules are searched for by latency, as the recipe ends."""
+    return f"{context.ends_in or 'f32'}:{context.batch or 1}"
 
 
 def peers(model: Any, target: float) -> Made:
@@ -205,6 +216,8 @@ def main(
     no_latency: bool,
 ) -> None:
     """Make all networks, judge and time them, and write the table."""
+    if schedules and start is not None:
+        raise click.UsageError("--start is of a search, and --schedule takes the place of one; leave one out")
     told = environment(PACKAGES)
     model, data, context, _ = _read(NETWORKS[network])
     part = data.judge if samples is None else data.judge.head(samples)
@@ -221,6 +234,7 @@ def main(
     if equally_fast:
         peers_made = [made for made in every if made.method == "ToMe"]
         every += [found for made in peers_made for found in as_fast(model, context, made, rounds)]
+        timed = tuple(dict.fromkeys([*timed, _ends_in(context)]))  # what they are as fast in
     rows = [row_of(made, model, context, part) for made in every]
     for each in () if no_latency else timed:
         for row, ratio in zip(rows, latencies(every, model, rounds, each), strict=True):

@@ -80,8 +80,9 @@ class BlockWidths:
         matched, joined = going, kept.merged  # cosines of how many tokens, and how many any of them may join
         if rules.matching == "bipartite" and going:
             matched, joined = kept.pruned - kept.pruned // 2, kept.pruned // 2
-            matched += going if rules.merge == "soft" else 0  # once more, by how much they are shared out
-        merging = joined * (matched * self.width + going * (self.width + 1))  # cosines; features and sizes
+            matched += going if rules.merge == "soft" else 0  # once more, as what they are shared out by
+        sums = self.width + (rules.merge == "mean")  # features, and the plain mean's sizes by their cosines
+        merging = joined * (matched * self.width + going * sums)
         return Work(
             layers=tokens * (self.looked_at + self.looking + self.mixing),
             products=tokens * 2 * tokens * self.attended,

@@ -19,8 +19,8 @@ from .blocks import TokenBlocks
 from .replay import Replay
 from .token_batch import TokenBatch
 
-WORK = 4e11
-"""Multiply-accumulates that a network may take on the samples: some seconds on two cores, half of them in a search."""
+WORK = 8e11
+"""Multiply-accumulates that a network may take on the samples: some seconds on four cores, half of them in a search."""
 FEWEST, MOST = 32, 256
 """Samples that one look takes."""
 BATCH = 16
@@ -58,9 +58,10 @@ class Judge:
         return float(torch.cat(found).double().mean())
 
     def tokens_unlike(self, network: nn.Module) -> float:
-        """Squared error over variance of the tokens that outputs are made of; mean over samples.
+        """Squared error over variance of the tokens that outputs are made of; geometric mean over samples.
 
-        A sample tells far more by these than by the logits of a few classes.
+        A sample tells far more by these than by the logits of a few classes. By a plain mean the few samples that are
+        furthest off would decide, and a search would find what suits these.
         """
         errors = [
             (found[: len(tokens), : self.read] - tokens).double().square().flatten(1).mean(1)
@@ -68,7 +69,7 @@ class Judge:
                 self.replay.returned(_blocks(network, self.place)), self.tokens, strict=True
             )
         ]
-        return float(torch.cat(errors).mean()) / self._variance
+        return float(torch.cat(errors).clamp(min=SMALLEST).log().mean().exp()) / self._variance
 
     @cached_property
     def _variance(self) -> float:

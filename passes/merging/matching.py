@@ -61,7 +61,7 @@ def mean(
     Sizes add up, those of tokens that go times their cosine (DiffRate, arXiv 2305.17997, section 3.3 and its code),
     which counts as 0 where it is negative: so no size falls.
     """
-    similarity, place = similar or most_similar(going, staying)
+    similarity, place = most_similar(going, staying) if similar is None else similar
     to = _one_hot(place, staying).transpose(-1, -2)
     features = (staying + to @ going) / (1 + to.sum(-1, keepdim=True))
     return features, sizes + (to @ (going_sizes * similarity.clamp(min=0))[..., None])[..., 0], place
@@ -74,7 +74,7 @@ def weighted(
 
     (ToMe, arXiv 2210.09461, section 3.)
     """
-    _, place = similar or most_similar(going, staying)
+    place = cosines(going, staying).argmax(-1) if similar is None else similar[1]
     return *_weighted_mean(_one_hot(place, staying), staying, sizes, going, going_sizes), place
 
 
@@ -83,7 +83,8 @@ def soft(
 ) -> Merged:
     """Each token that goes is shared out over all that stay, by a softmax of its cosines; means weighted by size.
 
-    A many-to-many assignment without training, as of Token Transforming (arXiv 2506.05709).
+    A many-to-many assignment without training, as of Token Transforming (arXiv 2506.05709). The most similar ones do
+    not tell all shares: cosines are computed anew, as one operator alone may read those that gave them.
     """
     shares = (SHARPNESS * cosines(going, staying)).softmax(-1)
     return *_weighted_mean(shares, staying, sizes, going, going_sizes), shares.argmax(-1)

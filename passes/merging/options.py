@@ -71,14 +71,14 @@ class TokensOptions(Pass):
     merge: MergeName | None = Field(
         None,
         description="What becomes of merged tokens: mean (DiffRate) or weighted (ToMe, by the patches that each stands"
-        " for) with the most similar token that stays; soft: shared out over all that stay. Default: that of the"
+        " for) with the most similar token they may join; soft: shared out over all these. Default: that of the"
         " schedule, or weighted where matching is bipartite, else mean.",
     )
     matching: MatchingName | None = Field(
         None,
         description="Which tokens are merged, of those that are not dropped. bipartite: of every second token those"
-        " that are most like one of the tokens between (after ToMe), so at most every second one in a block."
-        " importance: the least important (DiffRate), without which counts cannot be learned. Default:"
+        " that are most like one of the tokens between, into these (ToMe): at most every second one in a block."
+        " importance: the least important, into any that stay (DiffRate); learned counts need it. Default:"
         " that of the schedule, or importance where counts are learned, else bipartite.",
     )
     start: int | None = Field(

@@ -15,7 +15,7 @@ from .blocks import TokenBlocks
 from .schedule import Kept
 from .token_batch import TokenBatch
 
-MOST_BYTES = 1 << 29
+MOST_BYTES = 1 << 30
 """Of tokens that are remembered."""
 Counts = tuple[tuple[Kept | None, str, str, int], ...]
 """What the first blocks keep, and by which rules."""

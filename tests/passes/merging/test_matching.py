@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,18 +104,29 @@ def test_cosines_of_a_token_without_features_are_zero() -> None:
     assert cosines(torch.zeros(1, 1, 3), torch.ones(1, 2, 3)).tolist() == [[[0.0, 0.0]]]
 
 
+def by_likeness(rule: MergeName) -> Callable[[Tensor], Tensor]:
+    """A bipartite site, of features alone."""
+    return lambda features: (
+        reduced(TokenBatch(features, 1), None, Kept(pruned=7, merged=5), rule, "bipartite").features
+    )
+
+
 @pytest.mark.parametrize("rule", MERGES)
-def test_one_operator_alone_reads_the_cosines(rule: str) -> None:
+def test_one_operator_alone_reads_each_product(rule: MergeName) -> None:
     """OpenVINO 2026.4 scales a product of activations in INT8 twice where two read it and the batch varies.
 
     `max` over an axis is exported as two operators, one for the values and one for the places.
     """
-    graph = make_fx(lambda *given: MERGES[rule](*given))(*drawn(2, 3, 4)).graph  # type: ignore[index]
-    product = next(node for node in graph.nodes if node.target is torch.ops.aten.bmm.default)
-    while next(iter(product.users)).target is torch.ops.aten._unsafe_view.default:
-        [product] = product.users
-    [reader] = product.users
-    assert reader.target is not torch.ops.aten.max.dim
+    alone = make_fx(lambda *given: MERGES[rule](*given))(*drawn(2, 3, 4))
+    site = make_fx(by_likeness(rule))(torch.randn(2, 8, 5))
+    for graph in (alone.graph, site.graph):
+        products = [node for node in graph.nodes if node.target is torch.ops.aten.bmm.default]
+        assert products
+        for product in products:
+            [reader] = product.users
+            while reader.target is torch.ops.aten._unsafe_view.default:
+                [reader] = reader.users
+            assert reader.target is not torch.ops.aten.max.dim
 
 
 def test_gradients_reach_what_goes_and_what_stays() -> None:
@@ -190,7 +203,11 @@ def most_alike_to_go(features: Tensor, count: int) -> set[int]:
 def test_of_every_second_token_the_most_alike_are_merged_into_those_between(
     patches: int, merge: MergeName
 ) -> None:
-    given = TokenBatch(tokens(3, patches=patches).features, 1)
+    """Of unequal sizes, as after an earlier site; what rotary embeddings turn them by goes with them."""
+    given = tokens(3, patches=patches)
+    sizes = 1 + 3 * torch.rand(3, patches, generator=torch.Generator().manual_seed(2))
+    given = replace(given, sizes=sizes)
+    assert given.positions is not None
     for going in range(1, patches // 2 + 1):
         left = reduced(given, None, Kept(pruned=patches, merged=patches - going), merge, "bipartite")
         for sample in range(3):
@@ -198,14 +215,19 @@ def test_of_every_second_token_the_most_alike_are_merged_into_those_between(
             gone = sorted(most_alike_to_go(features, going))
             apart = [token for token in range(0, patches, 2) if token not in gone]
             between = list(range(1, patches, 2))
-            parts = features[between].tolist(), [1.0] * len(between), features[gone].tolist(), [1.0] * going
-            wanted, sizes = by_loops(merge, *parts)
-            met = torch.tensor(wanted)
+            own = sizes[sample]
+            staying, others = (features[rows].tolist() for rows in (between, gone))
+            wanted, masses = by_loops(merge, staying, own[between].tolist(), others, own[gone].tolist())
+            met, mass = torch.tensor(wanted), torch.tensor(masses)
             torch.testing.assert_close(
                 left.features[sample, 1:], torch.cat([features[apart], met]), rtol=1e-4, atol=1e-5
             )
-            assert left.sizes is not None
-            torch.testing.assert_close(left.sizes[sample], torch.tensor([1.0] * len(apart) + sizes))
+            assert left.sizes is not None and left.positions is not None
+            torch.testing.assert_close(
+                left.sizes[sample], torch.cat([own[apart], mass]), rtol=1e-4, atol=1e-5
+            )
+            positions = left.positions[:, 0].expand(3, -1, -1)[sample]
+            assert torch.equal(positions, given.positions[0, 0, apart + between])
 
 
 def test_what_is_dropped_first_leaves_the_others_in_their_places() -> None:

@@ -21,7 +21,7 @@ from edgepress.passes.merging.encoder import token_network
 from edgepress.passes.merging.matching import MERGES
 from edgepress.passes.merging.pictures import followed, grid_of, pictures, png
 from edgepress.passes.merging.reduction import reduced
-from edgepress.passes.merging.schedule import Kept, Schedule
+from edgepress.passes.merging.schedule import Kept, MatchingName, Schedule
 from edgepress.passes.merging.settings import Settings, blocks_of, set_up
 from edgepress.passes.merging.token_batch import TokenBatch
 from edgepress.passes.tokens import Tokens
@@ -127,13 +127,14 @@ def test_patches_end_where_loops_over_all_blocks_find_them(
     assert origins[-1].unique().tolist() == [*([-1] if lost[0] else []), *range(schedule.blocks[-1].merged)]
 
 
-def test_the_features_of_tokens_hold_the_patches_that_are_said_to_be_in_them() -> None:
+@pytest.mark.parametrize("matching", ["importance", "bipartite"])
+def test_the_features_of_tokens_hold_the_patches_that_are_said_to_be_in_them(matching: MatchingName) -> None:
     """Each patch is a dimension of its own at first: a mean of some is not 0 in theirs alone."""
     draw, patches = torch.Generator().manual_seed(0), 12
     tokens = TokenBatch(torch.eye(patches).expand(4, -1, -1), 0).followed()
-    for kept in (Kept(pruned=12, merged=9), Kept(pruned=7, merged=7), Kept(pruned=7, merged=3)):
+    for kept in (Kept(pruned=12, merged=9), Kept(pruned=7, merged=5), Kept(pruned=5, merged=3)):
         importance = torch.rand(4, tokens.patches, generator=draw)
-        tokens = reduced(tokens, importance, kept, "weighted", "importance")
+        tokens = reduced(tokens, importance, kept, "weighted", matching)
     assert tokens.origin is not None and tokens.sizes is not None
     for sample in range(4):
         held = [set(row.nonzero()[:, 0].tolist()) for row in tokens.features[sample]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from edgepress.errors import CompressError
+from edgepress.pipeline.devices import feeds
 from edgepress.pipeline.devices.feeds import random_sequence
 from onnx.helper import make_node
 from tiny_onnx import model_of
@@ -19,8 +20,9 @@ def test_inputs_that_no_launch_may_hold_are_refused_before_they_are_drawn() -> N
     )
 
 
-def test_where_nobody_asked_as_many_are_made_as_fit() -> None:
-    assert len(random_sequence(IMAGES, 171, 0, 64, asked=False)) == 1  # of 513 MiB each
+def test_where_nobody_asked_as_many_are_made_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MOST_BYTES", 10 << 20)
+    assert len(random_sequence(IMAGES, 1, 0, 64, asked=False)) == 3
 
 
 def test_a_single_input_is_repeated_whatever_it_takes() -> None:
