@@ -20,7 +20,7 @@ from .replay import Replay
 from .token_batch import TokenBatch
 
 WORK = 8e11
-"""Multiply-accumulates that a network may take on the samples: some seconds on four cores, half of them in a search."""
+"""Multiply-accumulates that a network may take on the samples: some ten seconds on two cores, less in a search."""
 FEWEST, MOST = 32, 256
 """Samples that one look takes."""
 BATCH = 16

@@ -34,9 +34,8 @@ def reduced(
     if matching == "importance":
         assert order is not None
         return _left(tokens, order[:, : kept.merged], order[:, kept.merged :], merge)
-    if (
-        order is not None
-    ):  # in the order they came in: at first every second token is one beside those between
+    if order is not None:
+        # in the order they came in: at first every second token is one beside those between
         tokens = _left(tokens, order.sort(1).values, order[:, :0], merge)
     going = kept.pruned - kept.merged
     return _most_alike_joined(tokens, going, merge) if going else tokens
@@ -65,17 +64,20 @@ def _left(
 
     apart: how many of those that stay, the first, none is merged into. similar: of those that go among the rest.
     """
-    patches, joined = tokens.features[:, tokens.leading :], going
-    sizes = torch.ones_like(patches[..., 0]) if tokens.sizes is None and going.shape[1] else tokens.sizes
-    features, left_sizes = taken(patches, places), None if sizes is None else taken(sizes, places)
-    if sizes is not None and left_sizes is not None and going.shape[1]:
+    patches, sizes, joined = tokens.features[:, tokens.leading :], tokens.sizes, going
+    features = taken(patches, places)
+    if going.shape[1]:
+        every = torch.ones_like(patches[..., 0]) if sizes is None else sizes
+        sizes = taken(every, places)
         met, mass, joined = MERGES[merge](
-            features[:, apart:], left_sizes[:, apart:], taken(patches, going), taken(sizes, going), similar
+            features[:, apart:], sizes[:, apart:], taken(patches, going), taken(every, going), similar
         )
         if apart:
-            met, mass = torch.cat([features[:, :apart], met], 1), torch.cat([left_sizes[:, :apart], mass], 1)
+            met, mass = torch.cat([features[:, :apart], met], 1), torch.cat([sizes[:, :apart], mass], 1)
             joined = joined + apart
-        features, left_sizes = met, mass
+        features, sizes = met, mass
+    elif sizes is not None:
+        sizes = taken(sizes, places)
     origin, lost = tokens.origin, tokens.lost or places.shape[1] + going.shape[1] < tokens.patches
     if origin is not None:
         origin = taken(_renumbered(torch.cat([places, going], 1), joined, tokens.patches, lost), origin)
@@ -83,7 +85,7 @@ def _left(
     if positions is not None:
         positions = taken(positions[:, 0].expand(places.shape[0], -1, -1), places)[:, None]
     leading = tokens.features[:, : tokens.leading]
-    return TokenBatch(torch.cat([leading, features], 1), tokens.leading, left_sizes, positions, origin, lost)
+    return TokenBatch(torch.cat([leading, features], 1), tokens.leading, sizes, positions, origin, lost)
 
 
 def _renumbered(order: Tensor, joined: Tensor, before: int, lost: bool) -> Tensor:

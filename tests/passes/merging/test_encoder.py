@@ -77,13 +77,14 @@ def test_the_cost_is_what_the_smaller_network_multiplies(name: str, merge: str, 
     patches = find_encoder(network, INPUTS).patches
     prunes = READ.get(name, 1) is not None
     blocks = 4 if "hand" in name else 3
-    merged = [patches, patches // 2 + 1, patches // 4 + 1, patches // 4 + 1][
-        :blocks
-    ]  # odd: halves are unequal
-    pruned = [patches, 3 * patches // 4 + 1 if prunes else patches, patches // 2 + 1, patches // 4 + 1][
-        :blocks
-    ]
-    settings = settings_of(name, network, Schedule.of(patches, pruned, merged), merge, matching)
+    half, quarter = (
+        patches // 2 + 1,
+        patches // 4 + 1,
+    )  # odd, which cannot be halved
+    merged = [patches, half, quarter, quarter]
+    pruned = [patches, half + quarter - 1 if prunes else patches, half, quarter]
+    schedule = Schedule.of(patches, pruned[:blocks], merged[:blocks])
+    settings = settings_of(name, network, schedule, merge, matching)
     tokens = rebuilt(network, INPUTS, settings.encoder)
     both = network, set_up(tokens, settings)
     whole, smaller = (total_macs(one.macs for one in count_macs(each, INPUTS)) for each in both)

@@ -33,7 +33,7 @@ def test_unlikeness_is_a_geometric_mean_so_that_no_single_sample_decides() -> No
             read.append(blocks(_entered(network, images))[:, 0].double())
     set_counts(blocks, Settings(encoder, whole, 1, None))
     judge = judge_on(part, model, context, 2e10, encoder.place, 1, 0)
-    assert judge.samples == 40  # as many as the work of 8e11 allows
+    assert judge.samples == 40
     assert judge.tokens_unlike(network) < 1e-6
     set_counts(blocks, Settings(encoder, fewer, 1, None))
     errors = (read[1] - read[0]).square().mean(1)
